@@ -1,0 +1,60 @@
+"""The SOURCE of a mount, and what can be a name in a folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from wbfs.model.errors import NameInvalid
+from wbfs.model.names import Source, is_safe_component, is_version_name, parse_source
+
+
+@pytest.mark.parametrize(
+    ("text", "components"),
+    [
+        ("", ()),
+        ("team", ("team",)),
+        ("team/project", ("team", "project")),
+        ("team/project/", ("team", "project")),
+        ("team/project/artifact", ("team", "project", "artifact")),
+        ("team/project/artifact:v3", ("team", "project", "artifact", "v3")),
+        ("team/project/artifact:v3/a/b", ("team", "project", "artifact", "v3", "a", "b")),
+        ("team/project/artifact:v3//a/", ("team", "project", "artifact", "v3", "a")),
+        ("project/artifact:latest", ("me", "project", "artifact", "latest")),
+        ("artifact:latest", ("me", "mine", "artifact", "latest")),
+        ("artifact:latest/images", ("me", "mine", "artifact", "latest", "images")),
+    ],
+)
+def test_source(text: str, components: tuple[str, ...]) -> None:
+    source = parse_source(text, default_entity="me", default_project="mine")
+    assert source.components == components
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a/b/c/d", "a/b/c/d:v1", ":v1", "artifact:", "a/../c", "artifact:v1/../x", "a//c:v1", "\0"],
+)
+def test_bad_source(text: str) -> None:
+    with pytest.raises(NameInvalid, match="source"):
+        parse_source(text, default_entity="me", default_project="mine")
+
+
+def test_missing_default_is_named() -> None:
+    with pytest.raises(NameInvalid, match="names no project.*WANDB_PROJECT"):
+        parse_source("artifact:latest", default_entity="me", default_project="")
+    assert parse_source("", default_entity="", default_project="") == Source()
+
+
+@pytest.mark.parametrize("name", ["a", "ä", "a b", "x" * 255, "..a", "a\nb", "日" * 85])
+def test_safe_components(name: str) -> None:
+    assert is_safe_component(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "x" * 256, "日" * 86, "\ud800"])
+def test_unsafe_components(name: str) -> None:
+    assert not is_safe_component(name)
+
+
+def test_version_names() -> None:
+    assert is_version_name("v0")
+    assert is_version_name("v17")
+    assert not any(map(is_version_name, ["v", "latest", "v1a", "V1", "v-1", " v1"]))

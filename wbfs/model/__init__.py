@@ -1,0 +1,1 @@
+"""Plain data: names, versions, entries, digests, settings and errors. No input or output."""

@@ -1,0 +1,147 @@
+"""What W&B has: projects, collections, versions, a manifest's entries, and their blobs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from wbfs.model.digests import Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Viewer:
+    """Whose key it is: the user's own entity and the teams that they belong to."""
+
+    entity: str
+    username: str
+    teams: tuple[str, ...]
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """The entity and the teams, each once, the entity first."""
+        return tuple(dict.fromkeys((self.entity, *self.teams)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A project of an entity; `created_at_ns` is nanoseconds since the epoch."""
+
+    entity: str
+    name: str
+    created_at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """A named series of versions: a source sequence, or a portfolio of links."""
+
+    entity: str
+    project: str
+    name: str
+    type: str
+    created_at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One immutable artifact as a member of one collection.
+
+    `name` is `vN` with the collection's own index, which for a link is not the source's.
+    `metadata` is JSON text. `digest` is the digest of the manifest, in hexadecimal.
+    """
+
+    id: str
+    entity: str
+    project: str
+    collection: str
+    name: str
+    type: str
+    digest: str
+    digest_algorithm: str = "MANIFEST_MD5"
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    size: int = 0
+    file_count: int = 0
+    created_at_ns: int = 0
+    description: str = ""
+    metadata: str = "{}"
+
+    @property
+    def path(self) -> str:
+        """`entity/project/collection:vN`, as the SDK writes it."""
+        return f"{self.entity}/{self.project}/{self.collection}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Where an entry's bytes live outside W&B.
+
+    `token` is the entry's digest field as the manifest has it: an etag for object stores and http,
+    the URI itself where the content was not looked at (`checksum=False`). `etag` and `version_id`
+    are what the manifest's `extra` recorded, or empty.
+    """
+
+    uri: str
+    token: str
+    etag: str = ""
+    version_id: str = ""
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether the manifest says nothing of the object's content."""
+        return self.token == self.uri
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One row of a manifest: a file's path and what its bytes are.
+
+    `digest` is None for a reference whose content digest the manifest doesn't know. `size` is in
+    bytes, and None where it is not known before the bytes are fetched. `birth_artifact_id` is the
+    artifact that first stored the bytes.
+    """
+
+    path: str
+    size: int | None
+    digest: Digest | None
+    reference: Reference | None = None
+    birth_artifact_id: str = ""
+
+    @property
+    def blob(self) -> Blob:
+        """The blob that holds this entry's bytes."""
+        if self.digest is not None:
+            key = f"{self.digest.algorithm}-{self.digest.hex}"
+        elif self.reference is not None:
+            # Not by URI alone: what identifies the content goes in too.
+            parts = (self.reference.uri, self.reference.token, self.reference.version_id)
+            key = "ref-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        else:
+            raise ValueError(f"entry {self.path!r} has neither a digest nor a reference")
+        return Blob(key=key, size=self.size, digest=self.digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """Content by what identifies it: the unit that is fetched once and stored once.
+
+    `key` is its file name in the store.
+    """
+
+    key: str
+    size: int | None
+    digest: Digest | None = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A version's manifest as the server gave it: nothing in it is to be trusted.
+
+    `entries` are in the manifest's own order. `unreadable` names the rows that are no entries at
+    all, each with the reason: (path, reason). `digest_matches` tells whether the entries hash to
+    the version's digest.
+    """
+
+    entries: tuple[Entry, ...]
+    unreadable: tuple[tuple[str, str], ...] = ()
+    digest_matches: bool = True

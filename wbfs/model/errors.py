@@ -1,0 +1,87 @@
+"""The errors that wbfs raises. What each means to a program is decided in `wbfs.fs.errno_map` only.
+
+Every message says what was being done, to what, why it failed and what to do next, and holds no
+API key and no signed URL's query.
+"""
+
+from __future__ import annotations
+
+
+class WbfsError(Exception):
+    """The base of all errors that wbfs raises on purpose."""
+
+
+class UsageError(WbfsError):
+    """What the user asked for can't be done: bad arguments, settings or mountpoint."""
+
+
+class NotFound(WbfsError):
+    """The server itself said that there is no such entity, project, artifact, alias or file."""
+
+
+class NotADirectory(WbfsError):
+    """A path goes on below a file."""
+
+
+class IsADirectory(WbfsError):
+    """A directory was opened as a file."""
+
+
+class BadHandle(WbfsError):
+    """The kernel named a handle that is not open."""
+
+
+class StaleInode(WbfsError):
+    """The kernel named an inode that this mount never gave out or whose version is gone."""
+
+
+class NameInvalid(WbfsError):
+    """A text is no entity, project, artifact or alias name."""
+
+
+class AccessDenied(WbfsError):
+    """Not logged in, or logged in without permission."""
+
+
+class RemoteError(WbfsError):
+    """The server could not be reached or failed, also after the retries."""
+
+
+class RemoteTimeout(RemoteError):
+    """No answer by the operation's deadline."""
+
+
+class RateLimited(RemoteError):
+    """The server still asked for fewer requests at the deadline."""
+
+
+class RemoteProtocolError(RemoteError):
+    """The server answered something that the W&B protocol does not allow."""
+
+
+class UrlExpired(RemoteError):
+    """A signed URL is no longer accepted; a fresh one may be."""
+
+
+class ContentError(WbfsError):
+    """The bytes are not those that the manifest names."""
+
+
+class IntegrityError(ContentError):
+    """Bytes of a wrong digest or size, also at the second try."""
+
+
+class ReferenceChanged(ContentError):
+    """A reference's object is no longer the one that the manifest recorded."""
+
+
+class ReferenceUnsupported(ContentError):
+    """No handler is installed for a reference's scheme."""
+
+
+class StoreError(WbfsError):
+    """The local cache could not be read or written."""
+
+
+class StoreFull(StoreError):
+    """The local cache's disk is full."""

@@ -1,0 +1,89 @@
+"""Names of entities, projects, collections and aliases, and the SOURCE of a mount."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from wbfs.model.errors import NameInvalid
+
+REGISTRY_PREFIX = "wandb-registry-"
+NAME_MAX = 255
+"""Bytes that one component of a path may have, as on every Linux filesystem."""
+
+_VERSION = re.compile(r"v\d+")
+
+
+def is_version_name(name: str) -> bool:
+    """Whether `name` is a version's own name (`v0`, `v17`), which never moves."""
+    return _VERSION.fullmatch(name) is not None
+
+
+def is_safe_component(name: str) -> bool:
+    """Whether `name` can stand as one component of a path on Linux."""
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        return False
+    # A lone surrogate (JSON can hold one) has no bytes to be looked up by.
+    try:
+        return len(name.encode()) <= NAME_MAX
+    except UnicodeEncodeError:
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The directory that a mount shows: parts from the left, empty where it shows them all.
+
+    `alias` is a version's name, an alias, a digest or an id. `folder` is a path in the artifact.
+    """
+
+    entity: str = ""
+    project: str = ""
+    collection: str = ""
+    alias: str = ""
+    folder: str = ""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The path from the whole namespace's root to this directory."""
+        names = (self.entity, self.project, self.collection, self.alias)
+        return tuple(name for name in (*names, *self.folder.split("/")) if name)
+
+
+def parse_source(text: str, *, default_entity: str, default_project: str) -> Source:
+    """Parse `entity[/project[/artifact[:alias[/folder]]]]`, or `[[entity/]project/]artifact:alias`.
+
+    With an alias, parts missing on the left come from the defaults, as with the SDK; without one
+    the parts count from the left. The empty text means everything. Raises NameInvalid.
+    """
+    left, colon, right = text.partition(":")
+    parts = left.strip("/").split("/") if left.strip("/") else []
+    alias, _, folder = right.strip("/").partition("/")
+    if len(parts) > 3:
+        raise NameInvalid(
+            f"source {text!r} has {len(parts)} parts before the alias, but entity/project/artifact"
+            " are three; a folder goes behind an alias: entity/project/artifact:alias/folder"
+        )
+    if colon and not (parts and alias):
+        raise NameInvalid(f"source {text!r} needs an artifact before the ':' and an alias behind")
+    if colon:
+        defaults = [default_entity, default_project, ""]
+        parts = [*defaults[: 3 - len(parts)], *parts]
+        for name, part in zip(("entity", "project"), parts, strict=False):
+            if not part:
+                raise NameInvalid(
+                    f"source {text!r} names no {name} and your W&B settings have none: write"
+                    f" {name}/... in front or set WANDB_{name.upper()}"
+                )
+    folders = [part for part in folder.split("/") if part]
+    for part in (*parts, *([alias] if alias else []), *folders):
+        if not is_safe_component(part):
+            raise NameInvalid(f"source {text!r} has an invalid part {part!r}")
+    entity, project, collection = (*parts, "", "", "")[:3]
+    return Source(
+        entity=entity,
+        project=project,
+        collection=collection,
+        alias=alias,
+        folder="/".join(folders),
+    )
