@@ -1,0 +1,353 @@
+"""W&B's artifacts: who am I, what is there, which version is meant, where are its files.
+
+Blocking code, for worker threads; every call has a deadline. All calls raise AccessDenied, and
+RemoteError or its kinds where the server can't be had.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from wbfs.model.entries import Collection, Manifest, Project, Version, Viewer
+from wbfs.model.errors import AccessDenied, NotFound, RemoteError, RemoteProtocolError
+from wbfs.model.names import is_version_name
+from wbfs.remote import queries
+from wbfs.remote.bytes import Location, open_stream
+from wbfs.remote.credentials import Credentials
+from wbfs.remote.graphql import GraphQL, follow
+from wbfs.remote.manifests import parse_manifest
+from wbfs.remote.transport import Deadline, Transport
+
+COMMITTED = "COMMITTED"
+MANIFEST_ATTEMPTS = 3
+"""Times that a manifest is asked for, each with a fresh URL: they are short-lived."""
+
+
+class WandbApi:
+    """The artifacts that one user may see."""
+
+    def __init__(self, *, transport: Transport, credentials: Credentials) -> None:
+        self._transport = transport
+        self._graphql = GraphQL(transport=transport, credentials=credentials)
+        self._lock = threading.Lock()
+        self._features: frozenset[str] | None = None
+
+    def viewer(self, *, deadline: Deadline) -> Viewer:
+        """Return whose key it is."""
+        data = self._graphql.execute(queries.VIEWER, {}, deadline=deadline)
+        viewer = data.get("viewer")
+        if viewer is None:
+            raise AccessDenied(
+                "the server knows nobody by this API key: run `wandb login`, or check"
+                " WANDB_API_KEY and WANDB_BASE_URL"
+            )
+        teams = (viewer.get("teams") or {}).get("edges") or ()
+        return Viewer(
+            entity=viewer.get("entity") or viewer.get("username") or "",
+            username=viewer.get("username") or "",
+            teams=tuple(edge["node"]["name"] for edge in teams),
+        )
+
+    def entity_exists(self, entity: str, *, deadline: Deadline) -> bool:
+        """Whether there is such a user or team, as far as the server tells."""
+        data = self._graphql.execute(queries.ENTITY, {"entity": entity}, deadline=deadline)
+        return data.get("entity") is not None
+
+    def organization_entity(self, name: str, *, member: str, deadline: Deadline) -> str:
+        """Return the entity that holds an organization's registries.
+
+        `name` is the organization's, or its entity's; `member` is an entity of the user's, through
+        which organizations are found. An empty `name` means the only one. Raises NotFound.
+        """
+        data = self._graphql.execute(queries.ORGANIZATIONS, {"entity": member}, deadline=deadline)
+        entity = data.get("entity") or {}
+        found = [entity["organization"]] if entity.get("organization") else []
+        found += (entity.get("user") or {}).get("organizations") or []
+        by_entity = {one["orgEntity"]["name"]: one["name"] for one in found if one.get("orgEntity")}
+        matching = [one for one, other in by_entity.items() if not name or name in (one, other)]
+        if len(matching) != 1:
+            known = ", ".join(sorted(by_entity)) or "none"
+            raise NotFound(
+                f"which organization's registry is meant? Name it in front; yours are: {known}"
+            )
+        return str(matching[0])
+
+    def projects(self, entity: str, *, deadline: Deadline) -> Iterator[Project]:
+        """Yield an entity's projects, page by page. Raises NotFound."""
+        edges = self._graphql.pages(
+            queries.PROJECTS,
+            {"entity": entity, "perPage": queries.PAGE_SIZE},
+            ["models"],
+            missing=f"there is no entity {entity!r}",
+            deadline=deadline,
+        )
+        return (_project(edge["node"], entity) for edge in edges)
+
+    def project(self, entity: str, name: str, *, deadline: Deadline) -> Project:
+        """Return one project. Raises NotFound."""
+        data = self._graphql.execute(
+            queries.PROJECT, {"entity": entity, "project": name}, deadline=deadline
+        )
+        missing = f"there is no project {entity}/{name}, or you may not see it"
+        return _project(follow(data, ["project"], missing=missing), entity)
+
+    def collections(self, entity: str, project: str, *, deadline: Deadline) -> Iterator[Collection]:
+        """Yield a project's collections of every type, source and linked. Raises NotFound."""
+        edges = self._graphql.pages(
+            queries.COLLECTIONS,
+            {"entity": entity, "project": project, "perPage": queries.PAGE_SIZE},
+            ["project", "artifactCollections"],
+            missing=f"there is no project {entity}/{project}, or you may not see it",
+            deadline=deadline,
+        )
+        return (_collection(edge["node"], entity, project) for edge in edges)
+
+    def collection(self, entity: str, project: str, name: str, *, deadline: Deadline) -> Collection:
+        """Return one collection. Raises NotFound."""
+        data = self._graphql.execute(
+            queries.COLLECTION,
+            {"entity": entity, "project": project, "collection": name},
+            deadline=deadline,
+        )
+        missing = f"there is no artifact {entity}/{project}/{name}, or you may not see it"
+        node = follow(data, ["project", "artifactCollection"], missing=missing)
+        return _collection(node, entity, project)
+
+    def versions(self, collection: Collection, *, deadline: Deadline) -> Iterator[Version]:
+        """Yield a collection's committed versions with their names in it. Raises NotFound."""
+        edges = self._graphql.pages(
+            queries.versions(with_algorithm=self._has_algorithms(deadline)),
+            {
+                "entity": collection.entity,
+                "project": collection.project,
+                "type": collection.type,
+                "collection": collection.name,
+                "perPage": queries.PAGE_SIZE,
+                "filters": json.dumps({"state": COMMITTED}),
+            },
+            ["project", "artifactType", "artifactCollection", "artifacts"],
+            missing=f"the artifact {collection.entity}/{collection.project}/{collection.name} is"
+            " gone",
+            deadline=deadline,
+        )
+        place = (collection.entity, collection.project, collection.name)
+        for edge in edges:
+            node = edge["node"]
+            if node.get("state") != COMMITTED:
+                continue
+            aliases = [
+                alias["alias"] for alias in node.get("aliases") or () if _place(alias) == place
+            ]
+            yield _version(node, place, edge["version"], aliases)
+
+    def version(
+        self, entity: str, project: str, collection: str, alias: str, *, deadline: Deadline
+    ) -> Version:
+        """Return what `alias` names: `vN`, an alias, a digest, or an artifact's id.
+
+        Raises NotFound.
+        """
+        place = (entity, project, collection)
+        missing = f"there is no version or alias {alias!r} of {'/'.join(place)}"
+        if (artifact_id := _artifact_id(alias)) is not None:
+            return self._version_by_id(artifact_id, place, missing, deadline)
+        data = self._graphql.execute(
+            queries.membership(with_algorithm=self._has_algorithms(deadline)),
+            {"entity": entity, "project": project, "name": f"{collection}:{alias}"},
+            deadline=deadline,
+        )
+        node = follow(data, ["project", "artifactCollectionMembership"], missing=missing)
+        return _member(node, follow(node, ["artifact"], missing=missing), place, missing)
+
+    def version_by_id(self, artifact_id: str, *, deadline: Deadline) -> Version:
+        """Return an artifact as a version of the collection that it was logged to.
+
+        The id is as the server gives it, or the hexadecimal form that references have. Raises
+        NotFound.
+        """
+        missing = f"there is no artifact of id {artifact_id}, or you may not see it"
+        return self._version_by_id(
+            _artifact_id(artifact_id) or artifact_id, None, missing, deadline
+        )
+
+    def _version_by_id(
+        self,
+        artifact_id: str,
+        place: tuple[str, str, str] | None,
+        missing: str,
+        deadline: Deadline,
+    ) -> Version:
+        data = self._graphql.execute(
+            queries.artifact_by_id(with_algorithm=self._has_algorithms(deadline)),
+            {"id": artifact_id},
+            deadline=deadline,
+        )
+        artifact = follow(data, ["artifact"], missing=missing)
+        if place is None:
+            place = _place({"artifactCollection": artifact.get("artifactSequence") or {}})
+        for edge in (artifact.get("artifactMemberships") or {}).get("edges") or ():
+            if _place(edge["node"]) == place:
+                return _member(edge["node"], artifact, place, missing)
+        raise NotFound(missing)
+
+    def manifest(self, version: Version, *, deadline: Deadline) -> Manifest:
+        """Fetch and parse a version's manifest. Raises NotFound, RemoteProtocolError."""
+        attempt = 1
+        while True:
+            final = attempt == MANIFEST_ATTEMPTS or deadline.expired
+            try:
+                manifest = self._manifest(version, deadline)
+            except RemoteError:
+                if final:
+                    raise
+            else:
+                # Damaged on the way, maybe; if it stays so, it is the server's word.
+                if manifest.digest_matches or final:
+                    return manifest
+            attempt += 1
+
+    def _manifest(self, version: Version, deadline: Deadline) -> Manifest:
+        data = self._graphql.execute(queries.MANIFEST, {"id": version.id}, deadline=deadline)
+        missing = f"{version.path} has no manifest"
+        file = follow(data, ["artifact", "currentManifest", "file"], missing=missing)
+        location = Location(url=file["directUrl"], headers=self._transport.extra_headers)
+        with open_stream(self._transport, location, deadline=deadline) as stream:
+            body = b"".join(stream.pieces)
+        return parse_manifest(
+            body,
+            digest=version.digest,
+            digest_algorithm=version.digest_algorithm,
+            what=version.path,
+        )
+
+    def file_urls(
+        self, version: Version, paths: Sequence[str], *, deadline: Deadline
+    ) -> dict[str, str]:
+        """Return signed URLs of a version's files by path; a file that the server lacks has none.
+
+        Raises NotFound where the version is gone.
+        """
+        urls: dict[str, str] = {}
+        for first in range(0, len(paths), queries.FILES_PAGE_SIZE):
+            edges = self._graphql.pages(
+                queries.FILE_URLS,
+                {
+                    "entity": version.entity,
+                    "project": version.project,
+                    "collection": version.collection,
+                    "alias": version.name,
+                    "fileNames": list(paths[first : first + queries.FILES_PAGE_SIZE]),
+                    "perPage": queries.FILES_PAGE_SIZE,
+                },
+                ["project", "artifactCollection", "artifactMembership", "files"],
+                missing=f"{version.path} is gone: it was deleted, or you may no longer see it",
+                deadline=deadline,
+            )
+            nodes = (edge["node"] for edge in edges)
+            urls.update({node["name"]: node["directUrl"] for node in nodes if node["directUrl"]})
+        return urls
+
+    def _has_algorithms(self, deadline: Deadline) -> bool:
+        """Whether the server knows of digest algorithms; a server that can't say does not."""
+        with self._lock:
+            if self._features is None:
+                self._features = self._ask_features(deadline)
+            return "ARTIFACT_DIGEST_ALGORITHM" in self._features
+
+    def _ask_features(self, deadline: Deadline) -> frozenset[str]:
+        try:
+            data = self._graphql.execute(queries.FEATURES, {}, deadline=deadline)
+        except RemoteProtocolError:
+            return frozenset()
+        features = (data.get("serverInfo") or {}).get("features") or ()
+        return frozenset(one["name"] for one in features if one and one.get("isEnabled"))
+
+
+def _project(node: Mapping[str, Any], entity: str) -> Project:
+    return Project(entity=entity, name=node["name"], created_at_ns=_time_ns(node["createdAt"]))
+
+
+def _collection(node: Mapping[str, Any], entity: str, project: str) -> Collection:
+    return Collection(
+        entity=entity,
+        project=project,
+        name=node["name"],
+        type=node["type"]["name"],
+        created_at_ns=_time_ns(node["createdAt"]),
+    )
+
+
+def _place(node: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return entity, project and name of a node's collection; empty texts for one not seen."""
+    collection = node.get("artifactCollection") or {}
+    project = collection.get("project") or {}
+    entity = project.get("entity") or {}
+    return entity.get("name") or "", project.get("name") or "", collection.get("name") or ""
+
+
+def _member(
+    membership: Mapping[str, Any],
+    artifact: Mapping[str, Any],
+    place: tuple[str, str, str],
+    missing: str,
+) -> Version:
+    """Return an artifact as a member of the collection at `place`. Raises NotFound."""
+    if artifact.get("state") != COMMITTED:
+        raise NotFound(f"{missing}: it is {str(artifact.get('state')).lower()}")
+    aliases = [alias["alias"] for alias in membership.get("aliases") or ()]
+    own_name = next(filter(is_version_name, aliases), f"v{membership['versionIndex']}")
+    return _version(artifact, place, own_name, aliases)
+
+
+def _version(
+    artifact: Mapping[str, Any], place: tuple[str, str, str], name: str, aliases: Sequence[str]
+) -> Version:
+    entity, project, collection = place
+    return Version(
+        id=artifact["id"],
+        entity=entity,
+        project=project,
+        collection=collection,
+        name=name,
+        type=(artifact.get("artifactType") or {}).get("name") or "",
+        digest=artifact.get("digest") or "",
+        digest_algorithm=artifact.get("digestAlgorithm") or "MANIFEST_MD5",
+        aliases=tuple(alias for alias in aliases if not is_version_name(alias)),
+        tags=tuple(tag["name"] for tag in artifact.get("tags") or ()),
+        size=int(artifact.get("size") or 0),
+        file_count=int(artifact.get("fileCount") or 0),
+        created_at_ns=_time_ns(artifact["createdAt"]),
+        description=artifact.get("description") or "",
+        metadata=artifact.get("metadata") or "{}",
+    )
+
+
+def _time_ns(text: str) -> int:
+    """Return nanoseconds since the epoch; a time without a zone is UTC."""
+    try:
+        time = datetime.fromisoformat(text)
+    except (ValueError, TypeError) as error:
+        raise RemoteProtocolError(f"the server gave {text!r} for a time") from error
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    return int(time.timestamp()) * 1_000_000_000 + time.microsecond * 1000
+
+
+def _artifact_id(text: str) -> str | None:
+    """Return the id that `text` is, or that it is the hexadecimal form of; None for neither."""
+    try:
+        decoded = bytes.fromhex(text)
+    except ValueError:
+        try:
+            decoded = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            return None
+    if not decoded.startswith(b"Artifact:"):
+        return None
+    return base64.b64encode(decoded).decode()

@@ -1,0 +1,219 @@
+"""Server, key and defaults, found as the wandb SDK finds them: environment, netrc, settings files.
+
+The W&B protocol's order for the key: `WANDB_API_KEY` or `WANDB_IDENTITY_TOKEN_FILE`, then netrc by
+host and port, then the settings files where their server is the one in use.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import logging
+import netrc
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from wbfs.model.errors import AccessDenied, UsageError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_BASE_URL = "https://api.forge.coreweave.com"
+_SAME_DEPLOYMENT = frozenset({"forge.coreweave.com", "api.forge.coreweave.com", "api.wandb.ai"})
+_JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
+_KEY = re.compile(r"[\w-]{40,}")
+_HOW_TO_LOG_IN = "run `wandb login`, or set WANDB_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A text that no log and no traceback shows."""
+
+    value: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return "***"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Who asks which server, and the user's defaults; empty texts where nothing is set.
+
+    `read_key` returns the API key as it is now, so that one that was changed since is found;
+    `identity_token_file` is set instead of a key for federated identities. `verify` is what
+    requests takes: a CA bundle's path, or whether to check certificates.
+    """
+
+    base_url: str
+    entity: str
+    project: str
+    username: str
+    email: str
+    read_key: Callable[[], Secret]
+    identity_token_file: Path | None
+    extra_headers: Mapping[str, str] = field(repr=False)
+    proxies: Mapping[str, str] = field(repr=False)
+    verify: bool | str
+
+
+def load_credentials(
+    environ: Mapping[str, str] = os.environ, directory: Path | None = None
+) -> Credentials:
+    """Read the environment and the settings files; `directory` stands for the current one.
+
+    Raises AccessDenied where there is no key, UsageError for settings that make no sense.
+    """
+    settings = _read_settings(environ, directory or Path.cwd())
+    base_url = _normalize(environ.get("WANDB_BASE_URL") or settings.get("base_url", ""))
+    token_file = environ.get("WANDB_IDENTITY_TOKEN_FILE")
+    if token_file and environ.get("WANDB_API_KEY"):
+        raise AccessDenied(
+            "both WANDB_API_KEY and WANDB_IDENTITY_TOKEN_FILE are set: unset the one that is not"
+            " meant"
+        )
+
+    def read_key() -> Secret:
+        return _find_key(environ, base_url, directory or Path.cwd())
+
+    if not token_file:
+        read_key()
+
+    def setting(name: str) -> str:
+        return environ.get(f"WANDB_{name.upper()}") or settings.get(name, "")
+
+    return Credentials(
+        base_url=base_url,
+        entity=setting("entity"),
+        project=setting("project"),
+        username=setting("username"),
+        email=environ.get("WANDB_USER_EMAIL", ""),
+        read_key=read_key,
+        identity_token_file=Path(token_file).expanduser() if token_file else None,
+        extra_headers=_extra_headers(environ),
+        proxies=_proxies(environ, settings),
+        verify=_verify(environ),
+    )
+
+
+def _read_settings(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
+    """Return the settings files' values; those of the working directory win."""
+    home = Path(environ.get("HOME", "~")).expanduser()
+    config = Path(environ.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb").expanduser()
+    root = Path(environ.get("WANDB_DIR") or directory).expanduser()
+    local = root / (".wandb" if (root / ".wandb").is_dir() else "wandb")
+    values: dict[str, str] = {}
+    for path in (config / "settings", local / "settings"):
+        parser = configparser.ConfigParser(interpolation=None, default_section="no defaults")
+        try:
+            parser.read(path)
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise UsageError(f"can't read the W&B settings file {path}: {error}") from error
+        if parser.has_section("default"):
+            values.update(parser.items("default"))
+    return values
+
+
+def _normalize(base_url: str) -> str:
+    url = (base_url or DEFAULT_BASE_URL).strip().rstrip("/")
+    if url == "https://forge.coreweave.com/api/wandb":
+        return DEFAULT_BASE_URL
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UsageError(
+            f"WANDB_BASE_URL {url!r} is no http(s) address: give one like https://wandb.example.com"
+        )
+    host = parts.hostname or ""
+    if host.endswith(".wandb.ai") and (host == "app.wandb.ai" or parts.scheme == "http"):
+        raise UsageError(f"{url} is not W&B's API: it is https://api.wandb.ai")
+    return url
+
+
+def _find_key(environ: Mapping[str, str], base_url: str, directory: Path) -> Secret:
+    host = urlsplit(base_url).netloc
+    settings = _read_settings(environ, directory)
+    key = environ.get("WANDB_API_KEY") or _netrc_key(environ, host)
+    if not key and _normalize(settings.get("base_url", "")) == base_url:
+        key = settings.get("api_key", "")
+    if not key:
+        raise AccessDenied(f"no W&B API key for {host} was found: {_HOW_TO_LOG_IN}")
+    key = key.strip()
+    # On-premises keys have a prefix before the first hyphen.
+    if not _JWT.fullmatch(key) and not any(
+        _KEY.fullmatch(part) for part in (key, key.partition("-")[2])
+    ):
+        raise AccessDenied(
+            f"the W&B API key for {host} is not one: it has {len(key)} characters and needs 40 or"
+            f" more letters, digits, '_' and '-'; {_HOW_TO_LOG_IN}"
+        )
+    return Secret(key)
+
+
+def _netrc_key(environ: Mapping[str, str], host: str) -> str:
+    """Return the password that netrc has for the host with its port, or the empty text."""
+    home = Path(environ.get("HOME", "~")).expanduser()
+    named = environ.get("NETRC")
+    candidates = [Path(named).expanduser()] if named else [home / ".netrc", home / "_netrc"]
+    path = next((path for path in candidates if path.exists()), None)
+    if path is None:
+        return ""
+    try:
+        hosts = netrc.netrc(path)
+    except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
+        # The parse error's text may quote the file.
+        reason = error.strerror if isinstance(error, OSError) else "it is malformed"
+        log.warning("%s is left out of account: %s", path, reason)
+        return ""
+    names = [host, "api.wandb.ai"] if host in _SAME_DEPLOYMENT else [host]
+    for name in names:
+        found = hosts.authenticators(name)
+        if found and found[2]:
+            return found[2]
+    return ""
+
+
+def _extra_headers(environ: Mapping[str, str]) -> dict[str, str]:
+    name = next(
+        (
+            name
+            for name in ("WANDB_X_EXTRA_HTTP_HEADERS", "WANDB__EXTRA_HTTP_HEADERS")
+            if environ.get(name)
+        ),
+        None,
+    )
+    if name is None:
+        return {}
+    return _json_texts(name, environ[name])
+
+
+def _proxies(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+    """Return W&B's own proxy settings; the standard variables are requests' to read."""
+    proxies: dict[str, str] = {}
+    if environ.get("WANDB__PROXIES"):
+        proxies.update(_json_texts("WANDB__PROXIES", environ["WANDB__PROXIES"]))
+    for scheme in ("http", "https"):
+        name = f"{scheme}_proxy"
+        if value := environ.get(f"WANDB_{name.upper()}") or settings.get(name):
+            proxies[scheme] = value
+    return proxies
+
+
+def _json_texts(name: str, text: str) -> dict[str, str]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise UsageError(f'{name} must be a JSON object of texts, like {{"X-Name": "value"}}')
+    return value
+
+
+def _verify(environ: Mapping[str, str]) -> bool | str:
+    if environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "yes"):
+        return False
+    if environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE"):
+        # requests reads these itself.
+        return True
+    return environ.get("SSL_CERT_FILE") or True

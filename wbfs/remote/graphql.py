@@ -1,0 +1,188 @@
+"""W&B's GraphQL: authorized calls, their errors, and Relay's pages. Blocking code."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from wbfs.model.errors import (
+    AccessDenied,
+    NotFound,
+    RemoteError,
+    RemoteProtocolError,
+)
+from wbfs.remote.credentials import Credentials
+from wbfs.remote.transport import Deadline, Transport, host_of, read_body
+
+TOKEN_MARGIN_S = 300.0
+"""Seconds before its end that a federated identity's token is exchanged anew."""
+_DENIED = ("permission denied", "not authorized", "unauthorized", "forbidden", "not logged in")
+
+
+class GraphQL:
+    """The API of one server."""
+
+    def __init__(self, *, transport: Transport, credentials: Credentials) -> None:
+        self._transport = transport
+        self._credentials = credentials
+        self._host = host_of(credentials.base_url)
+        self._lock = threading.Lock()
+        self._authorization = ""
+        self._valid_until = 0.0
+
+    def execute(
+        self, query: str, variables: Mapping[str, object], *, deadline: Deadline
+    ) -> dict[str, Any]:
+        """Run a query and return its data.
+
+        Raises AccessDenied; RemoteError, RateLimited or RemoteTimeout where the server can't be
+        had; RemoteProtocolError where it answers something else than GraphQL.
+        """
+        used = self._header(deadline)
+        status, body = self._post(query, variables, used, deadline)
+        if status == 401:
+            # The key may have been changed since it was read.
+            self._forget(used)
+            fresh = self._header(deadline)
+            if fresh != used:
+                status, body = self._post(query, variables, fresh, deadline)
+        return self._data(status, body)
+
+    def _post(
+        self, query: str, variables: Mapping[str, object], authorization: str, deadline: Deadline
+    ) -> tuple[int, bytes]:
+        headers = {**self._transport.extra_headers, "Authorization": authorization}
+        if self._credentials.username:
+            headers["X-WANDB-USERNAME"] = self._credentials.username
+        if self._credentials.email:
+            headers["X-WANDB-USER-EMAIL"] = self._credentials.email
+        body = {"query": query, "variables": dict(variables)}
+        url = f"{self._credentials.base_url}/graphql"
+        with self._transport.request(
+            "POST", url, headers=headers, json=body, deadline=deadline
+        ) as response:
+            return response.status_code, read_body(response)
+
+    def _data(self, status: int, body: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        errors = _messages(answer)
+        if status == 401:
+            said = f" ({errors})" if errors else ""
+            raise AccessDenied(
+                f"{self._host} does not accept the API key{said}: run `wandb login`, or check"
+                " WANDB_API_KEY and WANDB_BASE_URL"
+            )
+        if status == 403:
+            raise AccessDenied(f"{self._host} denies it: {errors or 'no reason given'}")
+        if not isinstance(answer, dict) or not ("data" in answer or errors):
+            raise RemoteProtocolError(
+                f"{self._host} answers {status}, and not as a W&B server does: is WANDB_BASE_URL"
+                " its API's address, and does a proxy or a login page stand in between?"
+            )
+        if errors:
+            if any(word in errors.lower() for word in _DENIED):
+                raise AccessDenied(f"{self._host} says: {errors}")
+            raise RemoteError(f"{self._host} says: {errors}")
+        data = answer["data"]
+        if not isinstance(data, dict):
+            raise RemoteProtocolError(f"{self._host} answers without data")
+        return data
+
+    def pages(
+        self,
+        query: str,
+        variables: Mapping[str, object],
+        path: Sequence[str],
+        *,
+        missing: str,
+        deadline: Deadline,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the edges of a Relay connection, all pages of it.
+
+        `path` leads to the connection; the query takes `$cursor`. Raises NotFound with the text
+        `missing` where something on the path is null.
+        """
+        cursor: str | None = None
+        while True:
+            data = self.execute(query, {**variables, "cursor": cursor}, deadline=deadline)
+            connection = follow(data, path, missing=missing)
+            yield from connection.get("edges") or ()
+            page = connection.get("pageInfo") or {}
+            if not page.get("hasNextPage"):
+                return
+            if not page.get("endCursor") or page["endCursor"] == cursor:
+                raise RemoteProtocolError(f"{self._host} pages in a circle")
+            cursor = page["endCursor"]
+
+    def _header(self, deadline: Deadline) -> str:
+        with self._lock:
+            if not self._authorization or time.time() > self._valid_until:
+                self._authorization, self._valid_until = self._authorize(deadline)
+            return self._authorization
+
+    def _forget(self, authorization: str) -> None:
+        with self._lock:
+            if self._authorization == authorization:
+                self._authorization = ""
+
+    def _authorize(self, deadline: Deadline) -> tuple[str, float]:
+        """Return the Authorization header, and until when it is good."""
+        path = self._credentials.identity_token_file
+        if path is None:
+            key = self._credentials.read_key().value
+            return f"Basic {base64.b64encode(f'api:{key}'.encode()).decode()}", float("inf")
+        try:
+            token = path.read_text().strip()
+        except OSError as error:
+            raise AccessDenied(f"can't read the identity token {path}: {error.strerror}") from error
+        form = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            "assertion": token,
+        }
+        url = f"{self._credentials.base_url}/oidc/token"
+        with self._transport.request(
+            "POST", url, headers=self._transport.extra_headers, data=form, deadline=deadline
+        ) as response:
+            status, body = response.status_code, read_body(response)
+        if status >= 400:
+            raise AccessDenied(
+                f"{self._host} does not accept the identity token of {path} ({status})"
+            )
+        try:
+            answer = json.loads(body)
+            lifetime_s = float(answer["expires_in"])
+            return f"Bearer {answer['access_token']}", time.time() + lifetime_s - TOKEN_MARGIN_S
+        except (ValueError, KeyError, TypeError):
+            raise RemoteProtocolError(f"{self._host} gave no token for an identity") from None
+
+
+def follow(data: Mapping[str, Any], path: Sequence[str], *, missing: str) -> dict[str, Any]:
+    """Return what is at `path` of an answer. Raises NotFound where the server said null."""
+    value: Any = data
+    for name in path:
+        value = value.get(name)
+        if value is None:
+            raise NotFound(missing)
+    if not isinstance(value, dict):
+        raise RemoteProtocolError(f"the server's {'.'.join(path)} is no object")
+    return value
+
+
+def _messages(answer: object) -> str:
+    """Return the errors of an answer in the server's words, or the empty text."""
+    if not isinstance(answer, dict):
+        return ""
+    errors = answer.get("errors") or ([answer["error"]] if answer.get("error") else [])
+    if not isinstance(errors, list):
+        return "an error that it does not describe"
+    texts = [
+        error.get("message", "") if isinstance(error, dict) else str(error) for error in errors
+    ]
+    return "; ".join(str(text) or "an error without a message" for text in texts)

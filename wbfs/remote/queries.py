@@ -1,0 +1,150 @@
+"""The GraphQL texts: lean ones that W&B's schema certainly serves, since its SDK asks the same."""
+
+from __future__ import annotations
+
+PAGE_SIZE = 200
+FILES_PAGE_SIZE = 1000
+
+FEATURES = "query ServerFeaturesQuery { serverInfo { features { name isEnabled } } }"
+
+VIEWER = """
+query Viewer { viewer { id entity username teams { edges { node { name } } } } }
+"""
+
+ENTITY = "query Entity($entity: String!) { entity(name: $entity) { id name } }"
+
+ORGANIZATIONS = """
+query FetchOrgInfoFromEntity($entity: String!) {
+  entity(name: $entity) {
+    organization { name orgEntity { name } }
+    user { organizations { name orgEntity { name } } }
+  }
+}
+"""
+
+PROJECTS = """
+query GetProjects($entity: String!, $cursor: String, $perPage: Int) {
+  models(entityName: $entity, after: $cursor, first: $perPage) {
+    pageInfo { endCursor hasNextPage }
+    edges { node { name entityName createdAt } }
+  }
+}
+"""
+
+PROJECT = """
+query GetProject($entity: String!, $project: String!) {
+  project(name: $project, entityName: $entity) { name entityName createdAt }
+}
+"""
+
+_COLLECTION_FIELDS = "__typename name createdAt type: defaultArtifactType { name }"
+
+COLLECTIONS = f"""
+query ProjectArtifactCollections(
+  $entity: String!, $project: String!, $cursor: String, $perPage: Int
+) {{
+  project(name: $project, entityName: $entity) {{
+    artifactCollections(after: $cursor, first: $perPage) {{
+      pageInfo {{ endCursor hasNextPage }}
+      edges {{ node {{ {_COLLECTION_FIELDS} }} }}
+    }}
+  }}
+}}
+"""
+
+COLLECTION = f"""
+query ProjectArtifactCollection($entity: String!, $project: String!, $collection: String!) {{
+  project(name: $project, entityName: $entity) {{
+    artifactCollection(name: $collection) {{ {_COLLECTION_FIELDS} }}
+  }}
+}}
+"""
+
+_PLACE = "artifactCollection { __typename name project { name entity { name } } }"
+
+
+def _artifact_fields(with_algorithm: bool) -> str:
+    """A server without the feature does not know the field."""
+    algorithm = "digestAlgorithm" if with_algorithm else ""
+    return f"""
+      id versionIndex state size digest {algorithm} fileCount createdAt description metadata
+      artifactType {{ name }} tags {{ name }}
+    """
+
+
+def versions(*, with_algorithm: bool) -> str:
+    """Return the query for a collection's versions, with their aliases in all collections."""
+    return f"""
+    query ProjectArtifacts(
+      $entity: String!, $project: String!, $type: String!, $collection: String!,
+      $cursor: String, $perPage: Int, $filters: JSONString
+    ) {{
+      project(name: $project, entityName: $entity) {{
+        artifactType(name: $type) {{
+          artifactCollection(name: $collection) {{
+            __typename
+            artifacts(after: $cursor, first: $perPage, filters: $filters) {{
+              pageInfo {{ endCursor hasNextPage }}
+              edges {{
+                version
+                node {{ {_artifact_fields(with_algorithm)} aliases {{ alias {_PLACE} }} }}
+              }}
+            }}
+          }}
+        }}
+      }}
+    }}
+    """
+
+
+def membership(*, with_algorithm: bool) -> str:
+    """Return the query for `collection:alias`."""
+    return f"""
+    query ArtifactMembershipByName($entity: String!, $project: String!, $name: String!) {{
+      project(name: $project, entityName: $entity) {{
+        artifactCollectionMembership(name: $name) {{
+          versionIndex aliases {{ alias }} {_PLACE}
+          artifact {{ {_artifact_fields(with_algorithm)} }}
+        }}
+      }}
+    }}
+    """
+
+
+def artifact_by_id(*, with_algorithm: bool) -> str:
+    """Return the query for an artifact and the collections that it is in."""
+    return f"""
+    query ArtifactByID($id: ID!) {{
+      artifact(id: $id) {{
+        {_artifact_fields(with_algorithm)}
+        artifactSequence {{ __typename name project {{ name entity {{ name }} }} }}
+        artifactMemberships {{ edges {{ node {{ versionIndex aliases {{ alias }} {_PLACE} }} }} }}
+      }}
+    }}
+    """
+
+
+MANIFEST = """
+query FetchArtifactManifest($id: ID!) {
+  artifact(id: $id) { currentManifest { file { directUrl } } }
+}
+"""
+
+FILE_URLS = """
+query ArtifactMembershipFiles(
+  $entity: String!, $project: String!, $collection: String!, $alias: String!,
+  $fileNames: [String!], $cursor: String, $perPage: Int
+) {
+  project(name: $project, entityName: $entity) {
+    artifactCollection(name: $collection) {
+      __typename
+      artifactMembership(aliasName: $alias) {
+        files(names: $fileNames, after: $cursor, first: $perPage) {
+          pageInfo { endCursor hasNextPage }
+          edges { node { name: displayName directUrl } }
+        }
+      }
+    }
+  }
+}
+"""

@@ -1,0 +1,49 @@
+"""References: entries whose bytes live outside W&B; one module a scheme. Blocking code."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from wbfs.model.entries import Reference
+from wbfs.model.errors import ReferenceUnsupported
+from wbfs.remote.bytes import ByteStream
+from wbfs.remote.references.file import FileReferences
+from wbfs.remote.references.http import HttpReferences
+from wbfs.remote.transport import Deadline, Transport
+
+
+class ReferenceHandler(Protocol):
+    """What gets the bytes of references of one scheme."""
+
+    def open(
+        self, reference: Reference, *, start: int, stop: int | None, deadline: Deadline
+    ) -> AbstractContextManager[ByteStream]:
+        """Ask for bytes of the object that the manifest recorded.
+
+        Raises ReferenceChanged where it is no longer that one, and RemoteError or its kinds.
+        """
+        ...
+
+
+class References:
+    """The schemes that can be read."""
+
+    def __init__(self, transport: Transport) -> None:
+        http = HttpReferences(transport)
+        self._handlers: dict[str, ReferenceHandler] = {
+            "http": http,
+            "https": http,
+            "file": FileReferences(),
+        }
+
+    def for_uri(self, uri: str) -> ReferenceHandler:
+        """Return the handler of a URI's scheme. Raises ReferenceUnsupported."""
+        scheme = uri.partition(":")[0].lower()
+        handler = self._handlers.get(scheme)
+        if handler is None:
+            raise ReferenceUnsupported(
+                f"references to {scheme}:// can't be read by this version of wbfs;"
+                " artifact.download() of the wandb SDK may"
+            )
+        return handler

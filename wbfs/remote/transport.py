@@ -1,0 +1,307 @@
+"""HTTP: one session, time-outs, retries, and answers turned into errors. The only user of requests.
+
+Blocking code, for worker threads. No message made here holds a URL's query or a header's value:
+signed URLs and keys are secrets, also in an exception's text.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Self
+from urllib.parse import urlsplit
+
+import requests
+import tenacity
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from wbfs import __version__
+from wbfs.model.errors import (
+    RateLimited,
+    RemoteError,
+    RemoteTimeout,
+    WbfsError,
+)
+from wbfs.remote.credentials import Credentials
+
+USER_AGENT = f"wbfs/{__version__}"
+CONNECT_TIMEOUT_S = 10.0
+ATTEMPT_TIMEOUT_S = 15.0
+"""Seconds that a connection may be silent."""
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 8.0
+SLEEP_SLICE_S = 0.25
+CONNECTIONS = 64
+"""Connections kept alive to one host."""
+MAX_REDIRECTS = 10
+
+_RETRIED = frozenset({408, 409, 425, 429})
+_NOT_RETRIED = frozenset({501, 505, 507, 511})
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment of the monotonic clock, in seconds."""
+
+    at_s: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Self:
+        """Return the moment that many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until then, 0 after it."""
+        return max(0.0, self.at_s - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether it has passed."""
+        return self.remaining_s == 0
+
+
+class _Retryable(Exception):
+    """An attempt that may go better next time; `error` is what it means if there is no next."""
+
+    def __init__(self, error: WbfsError, retry_after_s: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry_after_s = retry_after_s
+
+
+class _Session(requests.Session):
+    """A session that takes proxies and CAs from the environment, and never netrc's passwords."""
+
+    def rebuild_auth(
+        self, prepared_request: requests.PreparedRequest, response: requests.Response
+    ) -> None:
+        """Drop the key where a redirect leads to another host."""
+        before, after = response.request.url, prepared_request.url
+        if (
+            before is None
+            or after is None
+            or self.should_strip_auth(  # type: ignore[no-untyped-call]
+                before, after
+            )
+        ):
+            prepared_request.headers.pop("Authorization", None)
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Stand where requests would put what netrc says of the host."""
+    return request
+
+
+class Transport:
+    """The way to all servers."""
+
+    def __init__(
+        self,
+        *,
+        extra_headers: Mapping[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+        verify: bool | str = True,
+        checkpoint: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`extra_headers` go to W&B and its stores; `checkpoint` raises when nobody waits."""
+        self.extra_headers = dict(extra_headers or {})
+        self._checkpoint = checkpoint
+        session = self._session = _Session()
+        session.max_redirects = MAX_REDIRECTS
+        session.headers["User-Agent"] = USER_AGENT
+        # Bytes must come as they are, and a session shared by threads must keep no cookies.
+        session.headers["Accept-Encoding"] = "identity"
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        session.proxies.update(proxies or {})
+        self._verify = verify
+        adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
+        session.mount("https://", adapter)
+        session.mount("http://", adapter)
+
+    @classmethod
+    def for_credentials(
+        cls, credentials: Credentials, *, checkpoint: Callable[[], None]
+    ) -> Transport:
+        """Return the transport that a user's W&B settings ask for."""
+        return cls(
+            extra_headers=credentials.extra_headers,
+            proxies=credentials.proxies,
+            verify=credentials.verify,
+            checkpoint=checkpoint,
+        )
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        self._session.close()
+
+    def checkpoint(self) -> None:
+        """Raise, in whatever way was asked for, when nobody waits for the work any more."""
+        self._checkpoint()
+
+    @contextmanager
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        json: object = None,
+        data: Mapping[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+        deadline: Deadline,
+    ) -> Iterator[requests.Response]:
+        """Send a request and yield the answer, of any status that is not worth a retry.
+
+        Its body is not read yet. Raises RemoteError, RateLimited, RemoteTimeout.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Retryable),
+            wait=_wait,
+            stop=lambda state: deadline.remaining_s <= state.upcoming_sleep,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            response = retrying(self._attempt, method, url, headers, json, data, proxies, deadline)
+        except _Retryable as failure:
+            raise failure.error from None
+        with response:
+            yield response
+
+    def _attempt(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        json: object,
+        data: Mapping[str, str] | None,
+        proxies: Mapping[str, str] | None,
+        deadline: Deadline,
+    ) -> requests.Response:
+        self._checkpoint()
+        remaining_s = max(deadline.remaining_s, 0.01)
+        try:
+            response = self._session.request(
+                method,
+                url,
+                headers=dict(headers),
+                json=json,
+                data=data,
+                auth=_no_auth,
+                proxies=dict(proxies) if proxies is not None else None,
+                verify=self._verify if self._verify is not True else None,
+                timeout=(min(CONNECT_TIMEOUT_S, remaining_s), min(ATTEMPT_TIMEOUT_S, remaining_s)),
+                stream=True,
+            )
+        except requests.exceptions.SSLError as error:
+            raise RemoteError(
+                f"can't trust {host_of(url)}: {_root_cause(error)}; where a company's CA signs,"
+                " name its bundle in REQUESTS_CA_BUNDLE"
+            ) from None
+        except requests.exceptions.TooManyRedirects:
+            raise RemoteError(f"{host_of(url)} redirects without end") from None
+        except requests.exceptions.Timeout:
+            raise _Retryable(timed_out(url)) from None
+        except requests.exceptions.ConnectionError as error:
+            raise _Retryable(unreachable(url, error)) from None
+        except requests.exceptions.RequestException as error:
+            raise RemoteError(f"can't ask {host_of(url)}: {type(error).__name__}") from None
+        status = response.status_code
+        if status in _RETRIED or (status >= 500 and status not in _NOT_RETRIED):
+            retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
+            response.close()
+            kind = RateLimited if status == 429 else RemoteError
+            raise _Retryable(
+                kind(f"{host_of(url)} answers {status} {response.reason}, also after retries"),
+                retry_after_s,
+            )
+        return response
+
+    def _sleep(self, seconds: float) -> None:
+        end = Deadline.after(seconds)
+        while not end.expired:
+            self._checkpoint()
+            time.sleep(min(SLEEP_SLICE_S, end.remaining_s))
+
+
+_backoff = tenacity.wait_exponential_jitter(
+    initial=FIRST_WAIT_S, max=LONGEST_WAIT_S, jitter=FIRST_WAIT_S
+)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Return the seconds to the next attempt: what the server asked for, else ever longer."""
+    failure = state.outcome.exception() if state.outcome else None
+    if isinstance(failure, _Retryable) and failure.retry_after_s is not None:
+        return failure.retry_after_s
+    return _backoff(state)
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Read a Retry-After header: seconds, or a date."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def read_body(response: requests.Response) -> bytes:
+    """Return the whole body. Raises RemoteError, RemoteTimeout."""
+    url = response.url
+    try:
+        return response.content
+    except requests.exceptions.ConnectionError as error:
+        if isinstance(error.args[0] if error.args else None, urllib3.exceptions.ReadTimeoutError):
+            raise timed_out(url) from None
+        raise unreachable(url, error) from None
+    except requests.exceptions.RequestException as error:
+        raise unreachable(url, error) from None
+
+
+def host_of(url: str) -> str:
+    """Return the part of a URL that may be told: the server's name and port."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def timed_out(url: str) -> RemoteTimeout:
+    """Return the error of a server that is silent."""
+    return RemoteTimeout(
+        f"{host_of(url)} does not answer in time: the server or the network is slow; try again, or"
+        " raise --timeout"
+    )
+
+
+def unreachable(url: str, error: Exception) -> RemoteError:
+    """Return the error of a connection that failed or broke."""
+    return RemoteError(
+        f"can't reach {host_of(url)}: {_root_cause(error)}; is the network up, and the server's"
+        " address right?"
+    )
+
+
+def _root_cause(error: BaseException) -> str:
+    """Say what failed in the operating system's words; libraries' own texts have URLs in them."""
+    pending: list[BaseException] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno is not None and current.strerror:
+            # getaddrinfo's numbers are its own.
+            return current.strerror if current.errno < 0 else os.strerror(current.errno)
+        linked = (current.__cause__, current.__context__, getattr(current, "reason", None))
+        pending += [one for one in (*linked, *current.args) if isinstance(one, BaseException)]
+    return type(error).__name__
