@@ -1,0 +1,53 @@
+"""The one door from trio to worker threads: each kind of work has its own, bounded number of them.
+
+`model`, `remote` and `store` block; nothing else calls them from trio in ways that may take long.
+The kinds are apart so that no number of slow downloads keeps a look-up from its thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+class Kind(StrEnum):
+    """What a thread is used for."""
+
+    METADATA = "metadata"  # names, listings, manifests
+    DATA = "data"  # file bytes
+    DISK = "disk"  # the local cache
+
+
+THREADS = {Kind.METADATA: 16, Kind.DATA: 32, Kind.DISK: 8}
+"""Threads of each kind: that many requests are on the wire, or reads on the disk, at most."""
+
+
+class Offload:
+    """Runs blocking functions in worker threads."""
+
+    def __init__(self) -> None:
+        self._limiters = {kind: trio.CapacityLimiter(count) for kind, count in THREADS.items()}
+
+    async def run(self, kind: Kind, function: Callable[[], T]) -> T:
+        """Run `function` in a thread of that kind and return what it returns.
+
+        The function keeps to its own deadline. When the caller is cancelled, which for a flight is
+        at the mount's end only, the thread is left to find out by `checkpoint`.
+        """
+        return await trio.to_thread.run_sync(
+            function, limiter=self._limiters[kind], abandon_on_cancel=True
+        )
+
+    def busy(self) -> dict[str, int]:
+        """How many threads of each kind are at work."""
+        return {kind.value: limiter.borrowed_tokens for kind, limiter in self._limiters.items()}
+
+
+def checkpoint() -> None:
+    """Raise trio.Cancelled in a worker thread whose caller was cancelled."""
+    trio.from_thread.check_cancelled()
