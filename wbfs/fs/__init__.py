@@ -1,0 +1,1 @@
+"""The namespace, inode arithmetic, handles and the pyfuse3 operations."""

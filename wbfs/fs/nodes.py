@@ -1,0 +1,220 @@
+"""What is in the tree: directories above the versions, folders and files of versions.
+
+Plain values; `Tree` makes them, `attributes_of` and `xattrs_of` say what a program sees of them.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from wbfs.fs.inodes import ROOT_INODE, Inode, TreeKey, inode_of, tree_key
+from wbfs.model.entries import Collection, Project, Version
+from wbfs.store.manifests import ROOT_FOLDER, File, Folder
+
+XATTR_PREFIX = "user.wandb."
+
+
+@dataclass(frozen=True, slots=True)
+class RootDirectory:
+    """All entities."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntityDirectory:
+    """One entity's projects."""
+
+    entity: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectDirectory:
+    """One project's collections."""
+
+    project: Project
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionDirectory:
+    """One collection's versions and aliases."""
+
+    collection: Collection
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDirectory:
+    """A version by one of its names, `vN` or an alias: the root of its files.
+
+    `name` is the name that it was looked up by.
+    """
+
+    version: Version
+    name: str
+
+    @property
+    def key(self) -> TreeKey:
+        """The key of this directory's folders."""
+        version = self.version
+        return tree_key(
+            "folder", version.entity, version.project, version.collection, self.name, version.id
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FolderDirectory:
+    """A folder below a version directory."""
+
+    top: VersionDirectory
+    folder: Folder
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFile:
+    """A file of a version."""
+
+    version: Version
+    file: File
+
+
+Listed = RootDirectory | EntityDirectory | ProjectDirectory | CollectionDirectory
+"""Directories whose names the server lists."""
+Directory = Listed | VersionDirectory | FolderDirectory
+Node = Directory | VersionFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What `stat` shows; the mode is without the umask, times are nanoseconds since the epoch."""
+
+    inode: Inode
+    mode: int
+    size: int
+    mtime_ns: int
+
+
+def file_key(version: Version) -> TreeKey:
+    """The key of a version's files."""
+    return tree_key("file", version.id)
+
+
+def inode_of_node(node: Node) -> Inode:
+    """Return the node's number, were the whole namespace mounted."""
+    match node:
+        case RootDirectory():
+            return ROOT_INODE
+        case EntityDirectory():
+            return inode_of(tree_key("entity", node.entity))
+        case ProjectDirectory():
+            return inode_of(tree_key("project", node.project.entity, node.project.name))
+        case CollectionDirectory():
+            collection = node.collection
+            return inode_of(
+                tree_key("collection", collection.entity, collection.project, collection.name)
+            )
+        case VersionDirectory():
+            return inode_of(node.key, ROOT_FOLDER)
+        case FolderDirectory():
+            return inode_of(node.top.key, node.folder.id)
+        case VersionFile():
+            return inode_of(file_key(node.version), node.file.id)
+
+
+def path_of(node: Node) -> str:
+    """Return the path for messages, as the whole namespace would have it."""
+    match node:
+        case RootDirectory():
+            return "/"
+        case EntityDirectory():
+            return node.entity
+        case ProjectDirectory():
+            return f"{node.project.entity}/{node.project.name}"
+        case CollectionDirectory():
+            collection = node.collection
+            return f"{collection.entity}/{collection.project}/{collection.name}"
+        case VersionDirectory():
+            version = node.version
+            return f"{version.entity}/{version.project}/{version.collection}/{node.name}"
+        case FolderDirectory():
+            return f"{path_of(node.top)}/.../{node.folder.name}"
+        case VersionFile():
+            return f"{node.version.path}/{node.file.entry.path}"
+
+
+def attributes_of(node: Node) -> Attributes:
+    """Return what `stat` shows of the node."""
+    inode = inode_of_node(node)
+    match node:
+        case RootDirectory() | EntityDirectory():
+            mtime_ns = 0
+        case ProjectDirectory():
+            mtime_ns = node.project.created_at_ns
+        case CollectionDirectory():
+            mtime_ns = node.collection.created_at_ns
+        case VersionDirectory():
+            mtime_ns = node.version.created_at_ns
+        case FolderDirectory():
+            mtime_ns = node.top.version.created_at_ns
+        case VersionFile():
+            return Attributes(
+                inode=inode,
+                mode=stat.S_IFREG | 0o444,
+                size=node.file.entry.size or 0,
+                mtime_ns=node.version.created_at_ns,
+            )
+    return Attributes(inode=inode, mode=stat.S_IFDIR | 0o555, size=0, mtime_ns=mtime_ns)
+
+
+def xattrs_of(node: Node) -> dict[str, str]:
+    """Return the `user.wandb.*` attributes: what the node is in W&B's words."""
+    match node:
+        case RootDirectory():
+            values = {}
+        case EntityDirectory():
+            values = {"entity": node.entity}
+        case ProjectDirectory():
+            values = {"entity": node.project.entity, "project": node.project.name}
+        case CollectionDirectory():
+            collection = node.collection
+            values = {
+                "entity": collection.entity,
+                "project": collection.project,
+                "artifact": collection.name,
+                "type": collection.type,
+            }
+        case VersionDirectory():
+            values = _version_xattrs(node.version)
+        case FolderDirectory():
+            values = _version_xattrs(node.top.version)
+        case VersionFile():
+            entry = node.file.entry
+            values = _version_xattrs(node.version)
+            values["size"] = "" if entry.size is None else str(entry.size)
+            values["digest"] = entry.digest.base64 if entry.digest else ""
+            values["birth_artifact"] = entry.birth_artifact_id
+            if entry.reference is not None:
+                values["uri"] = entry.reference.uri
+                values["digest"] = values["digest"] or entry.reference.token
+    return {XATTR_PREFIX + name: value for name, value in values.items()}
+
+
+def _version_xattrs(version: Version) -> dict[str, str]:
+    return {
+        "entity": version.entity,
+        "project": version.project,
+        "artifact": version.collection,
+        "type": version.type,
+        "version": version.name,
+        "aliases": ",".join(version.aliases),
+        "tags": ",".join(version.tags),
+        "digest": version.digest,
+        "size": str(version.size),
+        "id": version.id,
+        "created_at": _iso_time(version.created_at_ns),
+        "description": version.description,
+        "metadata": version.metadata,
+    }
+
+
+def _iso_time(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,316 @@
+"""The filesystem as pyfuse3 wants it: requests in, attributes, names and bytes out.
+
+Every operation goes through one boundary, `_operation`, where an exception becomes an errno: what
+pyfuse3 does not expect would leave the request unanswered and end the whole mount. Trio thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+
+from wbfs.fetch.fetcher import Fetcher, Reader
+from wbfs.fs.control import CONTROL_NAME, Control, ControlFile, ErrorLog
+from wbfs.fs.errno_map import errno_for
+from wbfs.fs.handles import HandleId, Handles
+from wbfs.fs.inodes import CONTROL_FOLDER, ROOT_INODE, Inode
+from wbfs.fs.nodes import XATTR_PREFIX, Attributes, VersionFile, xattrs_of
+from wbfs.fs.tree import DirectoryListing, Tree
+from wbfs.model.errors import IsADirectory, WbfsError
+from wbfs.model.names import NAME_MAX
+
+log = logging.getLogger(__name__)
+
+FOREVER_S = 10 * 365 * 86400.0
+"""The time-out of what never changes: everything below a version."""
+BLOCK_SIZE = 4096
+LOG_AGAIN_S = 60.0
+"""Seconds before the same error is logged again."""
+MAX_LOGGED = 1000
+"""Errors remembered as logged."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """Whose the files are, and which permission bits they don't have."""
+
+    uid: int
+    gid: int
+    umask: int
+
+
+@dataclass(slots=True)
+class OpenControlFile:
+    """A control file's contents as they were when it was opened."""
+
+    contents: bytes
+
+
+def _operation(
+    function: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
+    """Make an operation answer with a value or an errno, whatever happens in it."""
+    name = function.__name__
+
+    @functools.wraps(function)
+    async def bounded(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self._requests[name] += 1
+        try:
+            return await function(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except WbfsError as error:
+            number = errno_for(error)
+            self._report(name, number, error)
+            raise pyfuse3.FUSEError(number) from error
+        except Exception as error:
+            log.exception("defect in %s%r", name, args[:1])
+            self._errors.add(operation=name, errno_name="EIO", error=error)
+            raise pyfuse3.FUSEError(errno.EIO) from error
+
+    return bounded
+
+
+class Operations(pyfuse3.Operations):
+    """The requests of one mount."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(
+        self,
+        *,
+        tree: Tree,
+        fetcher: Fetcher,
+        control: Control,
+        errors: ErrorLog,
+        requests: Counter[str],
+        ownership: Ownership,
+        cache_dir: Path,
+    ) -> None:
+        super().__init__()
+        self._tree = tree
+        self._fetcher = fetcher
+        self._control = control
+        self._ownership = ownership
+        self._cache_dir = cache_dir
+        self._files: Handles[Reader | OpenControlFile] = Handles()
+        self._directories: Handles[DirectoryListing | None] = Handles()
+        self._logged: dict[tuple[str, str], float] = {}
+        self._errors = errors
+        self._requests = requests
+
+    def _report(self, operation: str, number: int, error: WbfsError) -> None:
+        """Say why a program gets an errno: in errors.jsonl, and now and then in the log."""
+        name = errno.errorcode.get(number, str(number))
+        self._errors.add(operation=operation, errno_name=name, error=error)
+        now = trio.current_time()
+        key = (operation, str(error))
+        if now - self._logged.get(key, -math.inf) < LOG_AGAIN_S:
+            return
+        if len(self._logged) >= MAX_LOGGED:
+            self._logged.clear()
+        self._logged[key] = now
+        log.error("%s: %s: %s", operation, name, error)
+
+    def close(self) -> None:
+        """Let go of what is still open when the mount ends: the kernel releases nothing then."""
+        for opened in self._files.clear():
+            if isinstance(opened, Reader):
+                opened.close()
+        self._directories.clear()
+
+    # Names
+
+    @_operation
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        text = os.fsdecode(name)
+        if parent_inode == ROOT_INODE and text == CONTROL_NAME:
+            return self._control_folder_attributes()
+        if parent_inode == CONTROL_FOLDER:
+            file = self._control.by_name(text)
+            return self._control_file_attributes(file) if file else _no_such_name(FOREVER_S)
+        found = await self._tree.look_up(Inode(parent_inode), text)
+        if found.node is None:
+            return _no_such_name(found.ttl_s)
+        return self._entry(self._tree.attributes(found.node), found.ttl_s)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Numbers are computed: there is nothing to forget."""
+
+    @_operation
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        if inode == CONTROL_FOLDER:
+            return self._control_folder_attributes()
+        if (file := self._control.by_inode(Inode(inode))) is not None:
+            return self._control_file_attributes(file)
+        if inode == ROOT_INODE:
+            # The mountpoint must answer also while the server doesn't.
+            node, valid_until = await self._tree.root()
+            attributes = self._tree.attributes(node, is_root=True)
+            return self._entry(attributes, valid_until - trio.current_time())
+        return self._entry(self._tree.attributes(await self._tree.node(Inode(inode))), math.inf)
+
+    # Directories
+
+    @_operation
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> HandleId:
+        if inode == CONTROL_FOLDER:
+            return self._directories.add(None)
+        return self._directories.add(await self._tree.listing(Inode(inode)))
+
+    @_operation
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        listing = self._directories.get(HandleId(fh))
+        if listing is None:
+            for number, file in enumerate(self._control.files[start_id:], start_id + 1):
+                attributes = self._control_file_attributes(file)
+                if not pyfuse3.readdir_reply(token, file.name.encode(), attributes, number):
+                    return
+            return
+        ttl_s = listing.ttl_s
+        # The directory itself and the one above: the kernel looks at their names only.
+        own = self._entry(self._tree.attributes(listing.node), 0)
+        for number, dots in enumerate((b".", b"..")[start_id:], start_id + 1):
+            if not pyfuse3.readdir_reply(token, dots, own, number):
+                return
+        position = max(start_id, 2)
+        children = await self._tree.children(listing, position - 2)
+        for number, (name, node) in enumerate(children, position + 1):
+            entry = self._entry(self._tree.attributes(node), ttl_s)
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number):
+                return
+
+    @_operation
+    async def releasedir(self, fh: int) -> None:
+        self._directories.pop(HandleId(fh))
+
+    # Files
+
+    @_operation
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise pyfuse3.FUSEError(errno.EROFS)
+        if (control := self._control.by_inode(Inode(inode))) is not None:
+            handle = self._files.add(OpenControlFile(control.render()))
+            return pyfuse3.FileInfo(fh=handle, direct_io=True, keep_cache=False)
+        node = await self._tree.node(Inode(inode))
+        if not isinstance(node, VersionFile):
+            raise IsADirectory(f"inode {inode} is a directory")
+        handle = self._files.add(self._fetcher.reader(node.version, node.file.entry))
+        # A file of unknown size looks empty: only past the page cache can it be read.
+        unsized = node.file.entry.size is None
+        return pyfuse3.FileInfo(fh=handle, direct_io=unsized, keep_cache=not unsized)
+
+    @_operation
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        opened = self._files.get(HandleId(fh))
+        if isinstance(opened, OpenControlFile):
+            return opened.contents[off : off + size]
+        # pyfuse3 takes any contiguous buffer, which saves a copy.
+        return await opened.read(off, size)  # type: ignore[return-value]
+
+    @_operation
+    async def flush(self, fh: int) -> None:
+        # Nothing to write; the kernel asks once and never again.
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    @_operation
+    async def release(self, fh: int) -> None:
+        opened = self._files.pop(HandleId(fh))
+        if isinstance(opened, Reader):
+            opened.close()
+
+    # Extended attributes and the filesystem as a whole
+
+    @_operation
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        text = os.fsdecode(name)
+        if not text.startswith(XATTR_PREFIX):
+            # Not ENODATA: `ls -l` would go on to ask for each file.
+            raise pyfuse3.FUSEError(errno.ENOTSUP)
+        value = (await self._xattrs(inode)).get(text)
+        if value is None:
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        return value.encode("utf-8", "surrogatepass")
+
+    @_operation
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        return [name.encode() for name in await self._xattrs(inode)]
+
+    @_operation
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        # What is read comes to rest in the cache: its disk's numbers say what there is room for.
+        disk = os.statvfs(self._cache_dir)
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = disk.f_frsize
+        data.f_blocks, data.f_bfree, data.f_bavail = disk.f_blocks, disk.f_bfree, disk.f_bavail
+        data.f_files = data.f_ffree = data.f_favail = 0
+        data.f_namemax = NAME_MAX
+        return data
+
+    # Everything is read-only. The mount is too, so the kernel asks none of these; whoever opened
+    # /dev/fuse for us might have forgotten to say `ro`.
+
+    async def _read_only(self, *_: Any, **__: Any) -> NoReturn:
+        raise pyfuse3.FUSEError(errno.EROFS)
+
+    setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = write = create = _read_only
+    setxattr = removexattr = _read_only
+
+    async def _xattrs(self, inode: int) -> dict[str, str]:
+        if inode == CONTROL_FOLDER or self._control.by_inode(Inode(inode)):
+            return {}
+        return xattrs_of(await self._tree.node(Inode(inode)))
+
+    def _entry(self, attributes: Attributes, ttl_s: float) -> pyfuse3.EntryAttributes:
+        timeout_s = min(max(ttl_s, 0.0), FOREVER_S)
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = attributes.inode
+        entry.generation = 0
+        entry.entry_timeout = timeout_s
+        entry.attr_timeout = FOREVER_S if attributes.inode != ROOT_INODE else timeout_s
+        entry.st_mode = attributes.mode & ~self._ownership.umask
+        entry.st_nlink = 1
+        entry.st_uid = self._ownership.uid
+        entry.st_gid = self._ownership.gid
+        entry.st_size = attributes.size
+        entry.st_blksize = BLOCK_SIZE
+        entry.st_blocks = -(-attributes.size // 512)
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attributes.mtime_ns
+        return entry
+
+    def _control_folder_attributes(self) -> pyfuse3.EntryAttributes:
+        mode = 0o040555
+        return self._entry(
+            Attributes(inode=CONTROL_FOLDER, mode=mode, size=0, mtime_ns=0), math.inf
+        )
+
+    def _control_file_attributes(self, file: ControlFile) -> pyfuse3.EntryAttributes:
+        mode = 0o100444
+        return self._entry(Attributes(inode=file.inode, mode=mode, size=0, mtime_ns=0), math.inf)
+
+
+def _no_such_name(ttl_s: float) -> pyfuse3.EntryAttributes:
+    """Return the answer that lets the kernel remember that a name is not there."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = 0
+    entry.entry_timeout = min(max(ttl_s, 0.0), FOREVER_S)
+    return entry
