@@ -1,0 +1,104 @@
+"""`wbfs devserver`."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from pathlib import Path
+
+import click
+
+from wbfs.model.errors import UsageError
+
+
+@click.command()
+@click.option(
+    "--data-dir",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where everything that is logged is kept; made where it isn't there.",
+)
+@click.option("--port", type=int, default=8080, show_default=True, help="The API's; 0 is any free.")
+@click.option("--file-port", type=int, default=0, help="The files' own port.  [default: any free]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--user", default="admin", show_default=True, help="Name of the first user.")
+@click.option(
+    "--url-lifetime",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a signed URL is good for.",
+)
+@click.option(
+    "--max-page-size",
+    type=click.IntRange(min=1),
+    default=5000,
+    show_default=True,
+    help="Rows that one page of a listing has at most.",
+)
+@click.option(
+    "--storage-layout",
+    type=click.Choice(["V1", "V2"]),
+    default="V2",
+    show_default=True,
+    help="How files of new artifacts are laid out.",
+)
+@click.option(
+    "--xxh128/--md5", default=True, show_default=True, help="Digests that clients may log with."
+)
+def devserver(
+    data_dir: Path,
+    port: int,
+    file_port: int,
+    host: str,
+    user: str,
+    url_lifetime: float,
+    max_page_size: int,
+    storage_layout: str,
+    xxh128: bool,
+) -> None:
+    """Run a stand-in for the W&B server, for demos and tests.
+
+    The wandb SDK can log in to it, log artifacts, use and download them; what it is given is kept
+    in the data directory. It is no place for data that matters.
+
+    \b
+    Example:
+      wbfs devserver --data-dir ~/wandb-server --port 8080
+    and in another terminal:
+      export WANDB_BASE_URL=http://127.0.0.1:8080
+      export WANDB_API_KEY=$(cat ~/wandb-server/api-key)
+      wandb artifact put --name my-project/my-data --type dataset ./data
+    """
+    try:
+        from wbfs.devserver.app import DevServer, ServerSettings
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"the stand-in server needs {error.name}, which is not installed: run"
+            " pip install 'wbfs[devserver]'"
+        ) from error
+
+    settings = ServerSettings(
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        file_port=file_port,
+        user=user,
+        url_lifetime_s=url_lifetime,
+        max_page_size=max_page_size,
+        storage_layout=storage_layout,
+        xxh128=xxh128,
+    )
+    try:
+        server = DevServer(settings)
+    except OSError as error:
+        raise UsageError(
+            f"can't serve on {host}:{port} from {data_dir}: {error.strerror}"
+        ) from error
+    click.echo(f"The stand-in server keeps its data in {data_dir}. To use it as {user!r}:\n")
+    click.echo(f"  export WANDB_BASE_URL={server.addresses.base_url}")
+    key_file = shlex.quote(str(server.api_key_file.absolute()))
+    click.echo(f"  export WANDB_API_KEY=$(cat {key_file})\n")
+    click.echo("Ctrl-C ends it.")
+    asyncio.run(server.run())

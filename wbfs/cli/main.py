@@ -1,0 +1,47 @@
+"""The `wbfs` command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from wbfs import __version__
+from wbfs.cli.devserver import devserver
+from wbfs.cli.mount import mount
+from wbfs.cli.umount import umount
+from wbfs.model.errors import WbfsError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="wbfs")
+def commands() -> None:
+    """Weights & Biases artifacts as a filesystem.
+
+    Mount them, and any program that can open a file can read them. Nothing is downloaded until it
+    is read; what was read stays in a local cache.
+
+    \b
+    Examples:
+      wbfs mount ~/artifacts
+      ls ~/artifacts/my-team/my-project/bike-dataset/latest
+      wbfs umount ~/artifacts
+    """
+
+
+commands.add_command(mount)
+commands.add_command(umount)
+commands.add_command(devserver)
+
+
+def main() -> None:
+    """Run the command line; errors are one line, without a traceback."""
+    try:
+        commands()
+    except WbfsError as error:
+        click.echo(f"wbfs: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""`wbfs mount`."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+from pathlib import Path
+
+import click
+import platformdirs
+
+from wbfs.model.settings import ALIAS_TTL_S, TIMEOUT_S, MountSettings
+
+LOG_BYTES = 10 << 20
+LOG_FILES = 3
+START_TIMEOUT_S = 90.0
+"""Seconds to wait for a daemon in the background; it gives up earlier itself, and says why."""
+
+
+class _Octal(click.ParamType[int]):
+    name = "octal"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Read permission bits as chmod does."""
+        if isinstance(value, int):
+            return value
+        try:
+            return int(value, 8) & 0o777
+        except ValueError:
+            self.fail(f"{value!r} is not octal, as in 022", param, ctx)
+
+
+@click.command()
+@click.argument("source_and_mountpoint", nargs=-1, required=True, metavar="[SOURCE] MOUNTPOINT")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to the terminal.")
+@click.option(
+    "--cache-dir",
+    envvar="WBFS_CACHE_DIR",
+    type=click.Path(path_type=Path),
+    default=lambda: platformdirs.user_cache_path("wbfs"),
+    show_default="WBFS_CACHE_DIR, or ~/.cache/wbfs",
+    help="Where what was read is kept; mounts may share it.",
+)
+@click.option(
+    "--alias-ttl",
+    type=click.FloatRange(min=0),
+    default=ALIAS_TTL_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an alias, or a listing of names, is believed before the server is asked again.",
+)
+@click.option("--pin", is_flag=True, help="Resolve each alias once: it never moves in this mount.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one operation may wait for the server, with all retries.",
+)
+@click.option(
+    "--uid", type=int, default=os.getuid, show_default="you", help="Owner of all files, by number."
+)
+@click.option(
+    "--gid",
+    type=int,
+    default=os.getgid,
+    show_default="yours",
+    help="Group of all files, by number.",
+)
+@click.option(
+    "--umask",
+    type=_Octal(),
+    default="000",
+    show_default=True,
+    help="Permission bits that files (0444) and directories (0555) shall not have.",
+)
+@click.option("--allow-other", is_flag=True, help="Let other users, and containers, read it too.")
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    show_default="one a mountpoint, below ~/.local/state/wbfs",
+    help="Where the daemon in the background logs.",
+)
+@click.option("--debug", is_flag=True, help="Log more.")
+def mount(
+    source_and_mountpoint: tuple[str, ...],
+    foreground: bool,
+    cache_dir: Path,
+    alias_ttl: float,
+    pin: bool,
+    timeout: float,
+    uid: int,
+    gid: int,
+    umask: int,
+    allow_other: bool,
+    log_file: Path | None,
+    debug: bool,
+) -> None:
+    """Mount artifacts on MOUNTPOINT, an empty directory, and return once they can be read.
+
+    SOURCE narrows what is shown; without it, it is everything that you may see, as
+    entity/project/artifact/alias/... Parts left out in front of artifact:alias come from your W&B
+    settings. Server and key are found as the wandb SDK finds them: WANDB_BASE_URL, WANDB_API_KEY,
+    netrc (wandb login) and settings files.
+
+    \b
+    Examples:
+      wbfs mount ~/artifacts
+      wbfs mount my-team/my-project ~/project
+      wbfs mount my-team/my-project/bike-dataset:v3 /data/bikes
+      wbfs mount bike-dataset:latest/images /data/images
+      wbfs mount --pin --alias-ttl 10 my-team /mnt/team
+    """
+    # Imported late: `wbfs --help` needs none of it.
+    from wbfs.daemon.background import run_in_background
+    from wbfs.daemon.mount import run_mount
+    from wbfs.daemon.mountpoint import resolve_mountpoint
+
+    if len(source_and_mountpoint) > 2:
+        raise click.UsageError("give one MOUNTPOINT, and at most one SOURCE before it")
+    *sources, mountpoint = source_and_mountpoint
+    path = resolve_mountpoint(Path(mountpoint))
+    if not foreground and log_file is None:
+        name = str(path).strip("/").replace("/", "-") or "root"
+        log_file = platformdirs.user_state_path("wbfs") / f"{name}.log"
+    settings = MountSettings(
+        source="".join(sources),
+        mountpoint=path,
+        cache_dir=cache_dir.absolute(),
+        log_file=log_file.absolute() if log_file else None,
+        alias_ttl_s=alias_ttl,
+        timeout_s=timeout,
+        pin=pin,
+        uid=uid,
+        gid=gid,
+        umask=umask,
+        allow_other=allow_other,
+    )
+    _start_logging(settings.log_file, debug=debug)
+    if foreground:
+        run_mount(settings, lambda: None)
+    else:
+        assert settings.log_file is not None
+        run_in_background(
+            lambda on_ready: run_mount(settings, on_ready),
+            log_file=settings.log_file,
+            timeout_s=START_TIMEOUT_S,
+        )
+
+
+def _start_logging(log_file: Path | None, *, debug: bool) -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    if log_file is not None:
+        log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES
+        )
+    logging.basicConfig(
+        handlers=[handler],
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # It logs paths with their queries, and a signed URL's query is a secret.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""One mount's life: start, background, signals, status, stop."""

@@ -1,0 +1,90 @@
+"""Going into the background: the command returns once the mount answers, the daemon stays."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from wbfs.model.errors import WbfsError
+
+log = logging.getLogger(__name__)
+
+_READY = b"\0ready"
+
+
+def run_in_background(
+    run: Callable[[Callable[[], None]], None], *, log_file: Path, timeout_s: float
+) -> None:
+    """Run `run(on_ready)` in a child and return once it calls `on_ready`, in the parent.
+
+    An error before that is raised here as WbfsError, in its own words; what comes after goes to
+    `log_file`. To be called before any thread is started.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os._exit(_run_child(run, log_file, writing))
+    os.close(writing)
+    message = _read_all(reading, timeout_s)
+    os.close(reading)
+    if message is None:
+        os.kill(child, signal.SIGTERM)
+        raise WbfsError(f"the mount did not answer within {timeout_s:.0f} s; see {log_file}")
+    if message != _READY:
+        os.waitpid(child, 0)
+        raise WbfsError(message.decode() or f"the daemon ended at once; see {log_file}")
+
+
+def _run_child(run: Callable[[Callable[[], None]], None], log_file: Path, writing: int) -> int:
+    def on_ready() -> None:
+        # Not before the mount: under autofs only its own process group may mount.
+        os.setsid()
+        os.chdir("/")
+        with open(os.devnull, "rb") as null, log_file.open("ab") as file:
+            os.dup2(null.fileno(), 0)
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.write(writing, _READY)
+        os.close(writing)
+
+    try:
+        run(on_ready)
+    except WbfsError as error:
+        log.error("%s", error)
+        _try_to_tell(writing, str(error))
+        return 1
+    except BaseException:
+        log.exception("the daemon ends on a defect")
+        _try_to_tell(writing, f"the daemon failed; see {log_file}")
+        return 1
+    finally:
+        logging.shutdown()
+        sys.stderr.flush()
+    return 0
+
+
+def _try_to_tell(writing: int, message: str) -> None:
+    """Tell the waiting parent, if there is still one."""
+    try:
+        os.write(writing, message.encode())
+    except OSError as error:
+        log.debug("nobody waits for the daemon any more: %s", error)
+
+
+def _read_all(reading: int, timeout_s: float) -> bytes | None:
+    """Return what the child says before it closes the pipe, or None if it takes too long."""
+    message = b""
+    poll = select.poll()
+    poll.register(reading, select.POLLIN | select.POLLHUP)
+    while poll.poll(timeout_s * 1000):
+        piece = os.read(reading, 65536)
+        if not piece:
+            return message
+        message += piece
+    return None

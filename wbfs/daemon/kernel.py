@@ -1,0 +1,44 @@
+"""Kernel settings of a running mount that FUSE's own protocol, as pyfuse3 has it, can't set."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+MAX_BACKGROUND = 256
+"""Reads that the kernel sends at once. Its default of 12 would make every reader wait for the
+twelve that wait for a slow server, those of cached files too."""
+
+_CONTROL = Path("/sys/fs/fuse/connections")
+_COMMAND_TIMEOUT_S = 5.0
+_SET_PRIVATELY = f'mount -t fusectl none {_CONTROL} && echo "$1" > "{_CONTROL}/$2/max_background"'
+
+
+def allow_many_reads(mountpoint: Path) -> bool:
+    """Raise the number of reads in flight of the mount; return whether that was permitted.
+
+    The control filesystem is mounted in most systems; where it isn't, root mounts it for a moment
+    where nobody else sees it.
+    """
+    connection = str(os.minor(os.stat(mountpoint).st_dev))
+    setting = _CONTROL / connection / "max_background"
+    try:
+        if setting.exists():
+            setting.write_text(str(MAX_BACKGROUND))
+            return True
+        command = ["unshare", "--mount", "sh", "-c", _SET_PRIVATELY, "sh"]
+        subprocess.run(
+            [*command, str(MAX_BACKGROUND), connection],
+            check=True,
+            capture_output=True,
+            timeout=_COMMAND_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info("the kernel sends at most 12 reads at once (max_background): %s", error)
+        return False
+    return True

@@ -1,0 +1,50 @@
+"""`.wbfs/metrics`: the mount's counters in the Prometheus text format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from wbfs.fetch.fetcher import Fetcher
+from wbfs.fetch.offload import Offload
+
+
+class Metrics(Collector):
+    """Reads the counters where they are kept, when it is asked."""
+
+    def __init__(self, *, fetcher: Fetcher, offload: Offload, requests: Mapping[str, int]) -> None:
+        """Take what counts; `requests` are the kernel's, by operation."""
+        self._fetcher = fetcher
+        self._offload = offload
+        self._requests = requests
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """Return all metrics as text."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric, as the registry wants it."""
+        requests = CounterMetricFamily("wbfs_requests", "Kernel requests", labels=["operation"])
+        for operation, count in sorted(self._requests.items()):
+            requests.add_metric([operation], count)
+        yield requests
+        counters = self._fetcher.counters
+        for name, text, value in (
+            ("wbfs_fetched_bytes", "File bytes fetched", counters.fetched_bytes),
+            ("wbfs_fetched_files", "Files fetched", counters.fetched_files),
+            ("wbfs_failed_fetches", "Fetches that failed", counters.failed_fetches),
+            ("wbfs_served_bytes", "File bytes given to the kernel", counters.served_bytes),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        yield GaugeMetricFamily(
+            "wbfs_fetching_files", "Files being fetched", self._fetcher.fetching
+        )
+        threads = GaugeMetricFamily("wbfs_busy_threads", "Threads at work", labels=["kind"])
+        for kind, count in self._offload.busy().items():
+            threads.add_metric([kind], count)
+        yield threads
