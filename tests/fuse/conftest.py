@@ -1,0 +1,71 @@
+"""Fixtures of the tests that mount: the logged corpus, and mounts that are always taken down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import CorpusItem, accounts, log_corpus, write_reference_files
+from mounts import Mount
+from stand_in import StandIn
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything here, so that `-m "not fuse"` leaves it out."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.fuse)
+
+
+@pytest.fixture(scope="session")
+def corpus(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> tuple[CorpusItem, ...]:
+    """Return what the corpus program logged with the real SDK."""
+    folder = tmp_path_factory.mktemp("corpus")
+    stand_in.accounts(accounts("admin"))
+    write_reference_files(stand_in.public_dir)
+    env = stand_in.env(tmp_path_factory.mktemp("corpus-home"))
+    return log_corpus(
+        env | {"CORPUS_FOLDER": str(folder), "CORPUS_HTTP_URL": stand_in.public_url}
+    ).items
+
+
+Mounter = Callable[..., Mount]
+
+
+@pytest.fixture
+def mounter(stand_in: StandIn, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mounter]:
+    """Return what mounts: mounter(source="", server=stand_in, api_key=None, cache=..., ...)."""
+    mounts: list[Mount] = []
+
+    def mount(
+        source: str = "",
+        *,
+        server: StandIn = stand_in,
+        api_key: str | None = None,
+        cache: Path | None = None,
+        path: Path | None = None,
+        options: Sequence[str] = (),
+        **settings: Any,
+    ) -> Mount:
+        number = len(mounts)
+        home = tmp_path / f"home{number}"
+        home.mkdir()
+        mounted = Mount(
+            path=path or tmp_path / f"mount{number}",
+            env=server.env(home, api_key),
+            cache_dir=cache or tmp_path / "cache",
+            log_file=tmp_path / f"mount{number}.log",
+            source=source,
+            options=options,
+            **settings,
+        )
+        mounts.append(mounted)
+        return mounted
+
+    yield mount
+    for mounted in reversed(mounts):
+        mounted.take_down()
+        # pytest shows it where the test failed.
+        print(f"--- log of {mounted.path}:\n{mounted.log()}")

@@ -1,0 +1,186 @@
+"""Modes, owners, times, extended attributes, statfs, and that nothing can be written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Mounter
+from corpus import CorpusItem
+from mounts import check, run
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def first_file(version: Path) -> Path:
+    return next(path for path in sorted(version.rglob("*")) if path.is_file())
+
+
+def test_stat_and_the_mount_table(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
+    mount = mounter()
+    version = mount.path / corpus[0].path / corpus[0].version
+    created = datetime.fromisoformat(os.getxattr(version, "user.wandb.created_at").decode())
+    for path in (version, first_file(version)):
+        found = path.stat()
+        assert (found.st_uid, found.st_gid) == (os.getuid(), os.getgid())
+        assert int(found.st_mtime) == int(created.timestamp())
+    assert stat.filemode(version.stat().st_mode) == "dr-xr-xr-x"
+    assert stat.filemode(first_file(version).stat().st_mode) == "-r--r--r--"
+    [line] = [
+        line for line in Path("/proc/mounts").read_text().splitlines() if str(mount.path) in line
+    ]
+    source, _, kind, options, *_ = line.split()
+    assert (source, kind) == ("wbfs", "fuse.wbfs")
+    assert "ro" in options.split(",")
+
+
+def test_owner_and_umask_can_be_chosen(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
+    mount = mounter(options=["--uid", "1234", "--gid", "2345", "--umask", "027"])
+    version = mount.path / corpus[0].path / corpus[0].version
+    found = first_file(version).stat()
+    assert (found.st_uid, found.st_gid, stat.filemode(found.st_mode)) == (1234, 2345, "-r--r-----")
+    assert stat.filemode(version.stat().st_mode) == "dr-xr-x---"
+
+
+def test_inode_numbers_are_the_same_in_every_mount(
+    mounter: Mounter, corpus: tuple[CorpusItem, ...]
+) -> None:
+    one, two = mounter(), mounter()
+    listed = [
+        check("find", mount.path, "-mindepth", "1", "-printf", "%P %i\n") for mount in (one, two)
+    ]
+    assert sorted(listed[0].splitlines()) == sorted(listed[1].splitlines())
+    numbers = [line.rsplit(" ", 1)[1] for line in listed[0].splitlines()]
+    assert len(set(numbers)) > len(corpus)
+
+
+def test_xattrs_say_what_a_path_is(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
+    mount = mounter()
+    one = corpus[0]
+    version = mount.path / one.path / one.version
+
+    def value(path: Path, name: str) -> str:
+        return os.getxattr(path, f"user.wandb.{name}").decode()
+
+    assert os.listxattr(mount.path) == []
+    assert value(mount.path / one.entity, "entity") == one.entity
+    assert value(mount.path / one.path, "type") == one.type
+    names = ("entity", "project", "artifact", "type", "version")
+    expected = [one.entity, one.project, one.collection, one.type, one.version]
+    assert [value(version, name) for name in names] == expected
+    assert set(value(version, "aliases").split(",")) >= set(one.aliases) - {""}
+    assert isinstance(json.loads(value(version, "metadata")), dict)
+    for name in ("tags", "digest", "size", "id", "created_at", "description"):
+        assert f"user.wandb.{name}" in os.listxattr(version)
+    file = first_file(version)
+    assert int(value(file, "size")) == file.stat().st_size
+    assert value(file, "digest")
+    assert "user.wandb.birth_artifact" in os.listxattr(file)
+
+
+def test_references_tell_their_uri(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
+    mount = mounter()
+    uris = set()
+    for one in corpus:
+        for path in (mount.path / one.path / one.version).rglob("*"):
+            if path.is_file():
+                with contextlib.suppress(OSError):
+                    uri = os.getxattr(path, "user.wandb.uri").decode()
+                    uris.add(uri.partition(":")[0])
+    assert {"http", "file", "wandb-artifact"} <= uris
+
+
+def test_other_xattrs(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
+    mount = mounter()
+    path = mount.path / corpus[0].path / corpus[0].version
+    for name, expected in (
+        ("user.wandb.nonsense", errno.ENODATA),
+        ("user.other", errno.ENOTSUP),
+        ("security.selinux", errno.ENOTSUP),
+        ("system.posix_acl_access", errno.ENOTSUP),
+    ):
+        with pytest.raises(OSError, match=os.strerror(expected)):
+            os.getxattr(path, name)
+
+
+def test_ls_asks_for_foreign_xattrs_once(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
+    mount = mounter()
+    check("ls", "-lR", mount.path)
+    before = mount.status()["requests"]
+    check("ls", "-lR", mount.path)
+    after = mount.status()["requests"]
+    assert before.get("getxattr", 0) <= 10
+    # What the kernel knows it does not ask again: below the versions, and above for a while.
+    for operation in ("lookup", "getattr", "getxattr"):
+        assert after.get(operation, 0) - before.get(operation, 0) <= 3, operation
+
+
+WRITES: dict[str, Callable[[Path, Path], Any]] = {
+    "create": lambda _, folder: (folder / "new").write_text("x"),
+    "write": lambda file, _: file.open("r+b"),
+    "truncate": lambda file, _: os.truncate(file, 0),
+    "mkdir": lambda _, folder: (folder / "new").mkdir(),
+    "rmdir": lambda _, folder: folder.rmdir(),
+    "unlink": lambda file, _: file.unlink(),
+    "rename": lambda file, folder: file.rename(folder / "new"),
+    "symlink": lambda _, folder: (folder / "new").symlink_to("x"),
+    "link": lambda file, folder: os.link(file, folder / "new"),
+    "chmod": lambda file, _: file.chmod(0o777),
+    "chown": lambda file, _: os.chown(file, 0, 0),
+    "utime": lambda file, _: os.utime(file, (0, 0)),
+    "setxattr": lambda file, _: os.setxattr(file, "user.wandb.id", b"x"),
+    "removexattr": lambda file, _: os.removexattr(file, "user.wandb.id"),
+    "mknod": lambda _, folder: os.mkfifo(folder / "new"),
+}
+
+
+def test_every_write_gets_erofs(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
+    mount = mounter()
+    version = mount.path / corpus[0].path / corpus[0].version
+    file = first_file(version)
+    for name, write in WRITES.items():
+        # A mountpoint can't be removed for another reason.
+        for folder in (version, mount.path) if name != "rmdir" else (version,):
+            with pytest.raises(OSError, match="Read-only file system") as caught:
+                write(file, folder)
+            assert caught.value.errno == errno.EROFS, name
+
+
+def test_df_works(mounter: Mounter) -> None:
+    mount = mounter()
+    header, line = check("df", "-k", mount.path).splitlines()
+    assert header.startswith("Filesystem")
+    assert line.split()[0] == "wbfs"
+    assert int(line.split()[1]) > 0
+    assert os.statvfs(mount.path).f_namemax == 255
+
+
+def test_control_folder(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
+    mount = mounter()
+    assert ".wbfs" not in os.listdir(mount.path)
+    assert sorted(os.listdir(mount.path / ".wbfs")) == ["errors.jsonl", "metrics", "status.json"]
+    assert not (mount.path / "no-such-entity-at-all").exists()
+    version = mount.path / corpus[0].path / corpus[0].version
+    file = max(
+        (path for path in version.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+    )
+    content = file.read_bytes()
+    status = mount.status()
+    assert status["mountpoint"] == str(mount.path)
+    assert status["fetched"]["fetched_bytes"] == len(content)
+    metrics = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(check("cat", mount.path / ".wbfs/metrics"))
+        for sample in family.samples
+    }
+    assert metrics["wbfs_fetched_bytes_total",] == len(content)
+    assert metrics["wbfs_requests_total", "lookup"] > 0
+    assert mount.errors() == []
+    assert run("ls", "-la", mount.path / ".wbfs").returncode == 0

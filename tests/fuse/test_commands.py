@@ -1,0 +1,208 @@
+"""`wbfs mount` and `wbfs umount`: what they refuse, in one line, and that they leave nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from conftest import Mounter
+from mounts import WBFS, check, run, wait_until
+from stand_in import StandIn
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Return an empty directory to mount on."""
+    path = tmp_path / "place"
+    path.mkdir()
+    return path
+
+
+def refused(
+    path: Path,
+    env: Mapping[str, str],
+    *options: str | Path,
+    words: str,
+    timeout_s: float = 30,
+) -> None:
+    """Check that mounting fails with one line that has `words`, and leaves nothing behind."""
+    cache = path.parent / "cache-of-refused"
+    command = [*WBFS, "mount", "--cache-dir", cache, "--log-file", path.parent / "log"]
+    done = run(*command, *options, path, env=env, timeout_s=timeout_s)
+    assert done.returncode not in (0, None)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("wbfs: ")
+    assert words in lines[0]
+    assert str(path) not in [
+        line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()
+    ]
+    left = subprocess.run(["pgrep", "-f", str(cache)], capture_output=True, text=True, check=False)
+    assert left.stdout == ""
+
+
+def test_wrong_key(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
+    env = stand_in.env(tmp_path, "f" * 40)
+    refused(place, env, words="wandb login")
+    assert "f" * 40 not in (tmp_path / "log").read_text()
+
+
+def test_no_key(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
+    env = {name: value for name, value in stand_in.env(tmp_path).items() if name != "WANDB_API_KEY"}
+    refused(place, env, words="wandb login")
+
+
+def test_unreachable_server(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        env = stand_in.env(tmp_path) | {"WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+        refused(place, env, words=f"127.0.0.1:{port}", timeout_s=40)
+
+
+def test_missing_fusermount(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    refused(place, stand_in.env(tmp_path) | {"PATH": str(empty)}, words="apt install fuse3")
+
+
+def test_missing_mountpoint(stand_in: StandIn, tmp_path: Path) -> None:
+    refused(tmp_path / "nothing", stand_in.env(tmp_path), words="mkdir -p")
+
+
+def test_a_file_is_no_mountpoint(stand_in: StandIn, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    refused(tmp_path / "file", stand_in.env(tmp_path), words="is not a directory")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_mountpoint_that_is_not_empty(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
+    (place / "precious").write_text("x")
+    refused(place, stand_in.env(tmp_path), words="is not empty")
+    assert (place / "precious").read_text() == "x"
+
+
+def test_cache_inside_the_mountpoint(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
+    env = stand_in.env(tmp_path)
+    refused(place, env, "--cache-dir", place / "cache", words="inside the mountpoint")
+    (tmp_path / "link").symlink_to(place)
+    refused(place, env, "--cache-dir", tmp_path / "link" / "cache", words="inside the mountpoint")
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("no-such-entity", "there is no 'no-such-entity'"),
+        ("a/b/c/d", "has 4 parts"),
+        ("artifact:", "an alias behind"),
+    ],
+)
+def test_sources_that_are_not_there(
+    stand_in: StandIn, place: Path, tmp_path: Path, source: str, words: str
+) -> None:
+    refused(place, stand_in.env(tmp_path), source, words=words)
+
+
+def test_already_mounted(mounter: Mounter, stand_in: StandIn, tmp_path: Path) -> None:
+    mount = mounter()
+    command = [*WBFS, "mount", "--cache-dir", tmp_path / "cache", mount.path]
+    done = run(*command, env=stand_in.env(tmp_path))
+    assert done.returncode == 1
+    assert f"wbfs umount {mount.path}" in done.stderr
+    assert mount.is_alive()
+    assert os.listdir(mount.path)
+
+
+def test_stale_mountpoint_is_cleaned_up(mounter: Mounter, tmp_path: Path) -> None:
+    mount = mounter()
+    mount.kill()
+    done = run("df", mount.path)
+    assert "Transport endpoint is not connected" in done.stderr
+    again = mounter(path=mount.path)
+    assert os.listdir(again.path)
+    again.umount()
+    assert os.listdir(again.path) == []
+
+
+def test_umount_waits_for_the_daemon(mounter: Mounter) -> None:
+    mount = mounter()
+    mount.umount()
+    assert not mount.is_alive()
+    assert not os.path.ismount(mount.path)
+    done = run(*WBFS, "umount", mount.path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"wbfs: wbfs is not mounted at {mount.path}")
+
+
+def test_umount_of_a_stale_mountpoint(mounter: Mounter) -> None:
+    mount = mounter()
+    mount.kill()
+    mount.umount()
+    assert os.listdir(mount.path) == []
+
+
+def test_umount_while_in_use(mounter: Mounter) -> None:
+    mount = mounter()
+    with subprocess.Popen(["sleep", "60"], cwd=mount.path) as user:
+        try:
+            done = run(*WBFS, "umount", mount.path)
+            assert done.returncode == 1
+            assert "is in use" in done.stderr
+            assert mount.is_alive()
+            check(*WBFS, "umount", "--lazy", mount.path)
+            assert not os.path.ismount(mount.path)
+        finally:
+            user.kill()
+    wait_until(lambda: not mount.is_alive(), what="the daemon ends with its last user")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_unmount(mounter: Mounter, number: signal.Signals) -> None:
+    mount = mounter()
+    os.kill(mount.pid, number)
+    wait_until(lambda: not mount.is_alive(), what="the daemon ends")
+    assert not os.path.ismount(mount.path)
+    assert "unmounting" in mount.log()
+
+
+def test_foreground(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
+    command = [*WBFS, "mount", "-f", "--cache-dir", tmp_path / "cache", place]
+    daemon = subprocess.Popen(
+        list(map(str, command)), env=stand_in.env(tmp_path), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: os.path.ismount(place), what="it is mounted")
+        assert os.listdir(place)
+        daemon.send_signal(signal.SIGINT)
+        _, log = daemon.communicate(timeout=20)
+        assert daemon.returncode == 0
+        assert "is mounted on" in log
+        assert not os.path.ismount(place)
+    finally:
+        daemon.kill()
+        run("umount", "-l", place)
+
+
+def test_the_daemon_lets_go_of_its_starter(mounter: Mounter, tmp_path: Path) -> None:
+    began = time.monotonic()
+    mount = mounter()
+    # Its output was captured by a pipe: had the daemon kept it, `run` would not have returned.
+    assert time.monotonic() - began < 20
+    assert os.readlink(f"/proc/{mount.pid}/fd/0") == "/dev/null"
+    assert os.readlink(f"/proc/{mount.pid}/cwd") == "/"
+    assert os.getsid(mount.pid) == mount.pid
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def test_help_has_examples() -> None:
+    for command in ([], ["mount"], ["umount"], ["devserver"]):
+        text = check(*WBFS, *command, "--help")
+        assert "Example" in text
+        assert f"wbfs {' '.join(command)}".strip() in text

@@ -1,0 +1,228 @@
+"""Slow, failing and lying servers: right bytes or an error, and nobody else is held up."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Mounter
+from mounts import Mount, check, run, wait_until
+from stand_in import StandIn
+
+FILES = 60
+LARGE = 5 << 20
+LOG = f"""
+import random
+import sys
+import wandb
+with wandb.init(project="faults") as run:
+    artifact = wandb.Artifact("files", type="dataset")
+    for number in range({FILES}):
+        with artifact.new_file(f"small/{{number:02}}.bin", mode="wb") as file:
+            file.write(random.Random(number).randbytes(20_000))
+    with artifact.new_file("large.bin", mode="wb") as file:
+        file.write(random.Random("large").randbytes({LARGE}))
+    run.log_artifact(artifact).wait()
+    print(run.entity)
+"""
+
+
+@pytest.fixture(scope="session")
+def version(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of a version with many small files and a large one."""
+    done = run(
+        sys.executable, "-c", LOG, env=stand_in.env(tmp_path_factory.mktemp("faults")), timeout_s=60
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return Path(done.stdout.split()[-1], "faults", "files", "v0")
+
+
+def right_digest(mount: Mount, version: Path) -> str:
+    """Return the large file's MD5 as the manifest has it, in hexadecimal."""
+    import base64
+
+    value = os.getxattr(mount.path / version / "large.bin", "user.wandb.digest")
+    return base64.b64decode(value).hex()
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"cut_after_bytes": 1 << 20, "first": 3},
+        {"error_share": 1.0, "first": 2},
+        {"requests_per_s": 1.0, "first": 2},
+        {"delay_s": 1.0},
+        {"wrong_bytes": True, "first": 1},
+        {"expired_urls": True, "first": 1},
+    ],
+    ids=lambda fault: next(iter(fault)),
+)
+def test_the_bytes_are_right_all_the_same(
+    mounter: Mounter, version: Path, stand_in: StandIn, fault: dict[str, float]
+) -> None:
+    mount = mounter()
+    expected = right_digest(mount, version)
+    with stand_in.faults(port="files", **fault):
+        assert md5(mount.path / version / "large.bin") == expected
+
+
+def test_a_cut_transfer_goes_on_where_it_stopped(
+    mounter: Mounter, version: Path, stand_in: StandIn
+) -> None:
+    mount = mounter()
+    expected = right_digest(mount, version)
+    stand_in.clear_requests()
+    with stand_in.faults(port="files", cut_after_bytes=2 << 20, first=2):
+        assert md5(mount.path / version / "large.bin") == expected
+    gets = stand_in.requests(port="files", method="GET")
+    assert len(gets) == 3
+    assert sum(get.bytes_sent for get in gets) <= LARGE + (1 << 20)
+
+
+def read_error(path: Path) -> int | None:
+    """Return the errno of reading a file's first bytes."""
+    try:
+        with path.open("rb") as file:
+            file.read(10)
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def test_wrong_bytes_twice_are_eio_and_never_served(
+    mounter: Mounter, version: Path, stand_in: StandIn
+) -> None:
+    mount = mounter()
+    check("ls", mount.path / version)
+    with stand_in.faults(port="files", wrong_bytes=True):
+        assert read_error(mount.path / version / "large.bin") == errno.EIO
+        assert read_error(mount.path / version / "small/00.bin") == errno.EIO
+    assert "damaged on the server or on the way" in mount.log()
+    assert not [path for path in (mount.cache_dir / "blobs").rglob("*") if path.is_file()]
+    time.sleep(2.1)  # the handle's memory of its failure
+    assert md5(mount.path / version / "large.bin") == right_digest(mount, version)
+
+
+def test_errors_that_last_are_errors_in_time(
+    mounter: Mounter, version: Path, stand_in: StandIn
+) -> None:
+    mount = mounter(options=["--timeout", "3"])
+    assert len(os.listdir(mount.path / version)) == 2
+    with stand_in.faults(port="files", error_share=1.0):
+        began = time.monotonic()
+        assert read_error(mount.path / version / "small/01.bin") == errno.EIO
+        assert time.monotonic() - began < 12
+    with stand_in.faults(stall=True):
+        began = time.monotonic()
+        assert read_error(mount.path / version / "small/02.bin") == errno.ETIMEDOUT
+        assert time.monotonic() - began < 12
+        assert run("ls", mount.path / "somebody-unknown").stderr.endswith("Connection timed out\n")
+    assert md5(mount.path / version / "small/02.bin")
+    assert {error["errno"] for error in mount.errors()} == {"EIO", "ETIMEDOUT"}
+
+
+def test_an_outage_does_not_make_files_vanish(
+    mounter: Mounter, version: Path, stand_in: StandIn
+) -> None:
+    mount = mounter(options=["--timeout", "3", "--alias-ttl", "1"])
+    check("ls", "-lR", mount.path / version.parent)
+    check("cat", mount.path / version / "small/03.bin")
+    time.sleep(1.1)  # the listing's time-to-live
+    with stand_in.faults(port="api", error_share=1.0):
+        listed = check("ls", mount.path / version / "small").splitlines()
+        assert len(listed) == FILES
+        assert "latest" in check("ls", mount.path / version.parent)
+        check("cat", mount.path / version / "small/03.bin")
+        assert "Input/output error" in run("ls", mount.path / "never-seen").stderr
+
+
+@pytest.fixture
+def stalled_readers(mounter: Mounter, version: Path, stand_in: StandIn) -> Iterator[Mount]:
+    """Mount, cache one file, then let 50 programs wait for files that don't come."""
+    mount = mounter(options=["--timeout", "30"])
+    small = mount.path / version / "small"
+    check("cat", small / "59.bin")
+    os.listdir(mount.path)
+    readers: list[subprocess.Popen[bytes]] = []
+    with stand_in.faults(port="files", stall=True):
+        try:
+            for number in range(50):
+                path = small / f"{number:02}.bin"
+                readers.append(subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL))
+            wait_until(
+                lambda: mount.status()["fetched"]["in_progress"] >= 50,
+                what="50 files are being waited for",
+            )
+            yield mount
+        finally:
+            for reader in readers:
+                reader.kill()
+    for reader in readers:
+        reader.wait(40)
+
+
+def test_fifty_stalled_readers_hold_up_nobody(stalled_readers: Mount, version: Path) -> None:
+    folder = stalled_readers.path / version
+    # Out of the page cache, so that the daemon is asked.
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    began = time.monotonic()
+    assert len(os.listdir(folder / "small")) == FILES
+    check("ls", "-lR", stalled_readers.path / version.parent, timeout_s=5)
+    assert time.monotonic() - began < 3
+    began = time.monotonic()
+    assert len((folder / "small/59.bin").read_bytes()) == 20_000
+    assert time.monotonic() - began < 1
+
+
+DEFECT = """
+import sys
+import wbfs.fs.tree
+from wbfs.cli.main import main
+real = wbfs.fs.tree.Tree.look_up
+async def look_up(self, parent, name):
+    if name == "raise-a-defect":
+        raise KeyError("a defect of ours")
+    return await real(self, parent, name)
+wbfs.fs.tree.Tree.look_up = look_up
+main()
+"""
+
+
+def test_a_defect_is_its_callers_alone(mounter: Mounter, version: Path, tmp_path: Path) -> None:
+    program = tmp_path / "defect.py"
+    program.write_text(DEFECT)
+    mount = mounter(program=(sys.executable, str(program)))
+    done = run("stat", mount.path / "raise-a-defect")
+    assert "Input/output error" in done.stderr
+    assert "Traceback" in mount.log()
+    assert "a defect of ours" in mount.log()
+    assert len(os.listdir(mount.path / version)) == 2
+    assert mount.errors()[0]["error"] == "KeyError"
+
+
+def test_kill_9_in_mid_fetch(mounter: Mounter, version: Path, stand_in: StandIn) -> None:
+    mount = mounter()
+    expected = right_digest(mount, version)
+    with stand_in.faults(port="files", bandwidth_bytes_per_s=1 << 20):
+        reader = subprocess.Popen(["md5sum", mount.path / version / "large.bin"], stderr=-1)
+        partial = mount.cache_dir / "partial"
+        wait_until(
+            lambda: any(path.stat().st_size for path in partial.iterdir()), what="bytes come"
+        )
+        mount.kill()
+        reader.communicate(timeout=20)
+        assert reader.returncode != 0
+    again = mounter(path=mount.path)
+    assert md5(again.path / version / "large.bin") == expected
+    wait_until(lambda: not list(partial.iterdir()), what="the abandoned download is removed")

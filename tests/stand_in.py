@@ -1,0 +1,172 @@
+"""The stand-in server as tests use it: a process of its own, always taken down."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as the server logged it; see `wbfs.devserver.request_log`."""
+
+    number: int
+    time: float
+    port: str
+    method: str
+    path: str
+    key: str
+    operation: str
+    user: str
+    range: str
+    user_agent: str
+    authorization: bool
+    status: int
+    bytes_sent: int
+
+
+class StandIn:
+    """A running `wbfs devserver`."""
+
+    def __init__(self, data_dir: Path, *options: str) -> None:
+        """Start it on free ports and return once it answers."""
+        self.data_dir = data_dir
+        self._options = options
+        self._ports = (0, 0)
+        self._start()
+
+    def _start(self) -> None:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        addresses = self.data_dir / "devserver.json"
+        addresses.unlink(missing_ok=True)
+        self._log = (self.data_dir / "devserver.log").open("ab")
+        command = [sys.executable, "-m", "wbfs.cli.main", "devserver"]
+        command += ["--data-dir", str(self.data_dir), *self._options]
+        command += ["--port", str(self._ports[0]), "--file-port", str(self._ports[1])]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError(f"the stand-in server does not start:\n{self.log()}")
+            time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        try:
+            found: dict[str, str] = json.loads((self.data_dir / "devserver.json").read_text())
+            self.base_url, self.files_url = found["base_url"], found["files_url"]
+            self.api_key = (self.data_dir / "api-key").read_text().strip()
+            return self._call("GET", "ready").ok
+        except (OSError, ValueError):
+            return False
+
+    def _call(self, method: str, name: str, document: object = None) -> requests.Response:
+        return requests.request(
+            method,
+            f"{self.base_url}/_devserver/{name}",
+            json=document,
+            auth=("api", self.api_key),
+            timeout=CALL_TIMEOUT_S,
+        )
+
+    def log(self) -> str:
+        """What the server printed."""
+        return (self.data_dir / "devserver.log").read_text()
+
+    def stop(self) -> None:
+        """End the server, by force if it must be."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(STOP_TIMEOUT_S)
+        self._log.close()
+
+    def restart(self) -> None:
+        """End it and start it again, with the same data and ports."""
+        self.stop()
+        self._ports = tuple(int(url.rpartition(":")[2]) for url in (self.base_url, self.files_url))
+        self._start()
+
+    @property
+    def public_dir(self) -> Path:
+        """The folder of files that need no signature."""
+        return self.data_dir / "public"
+
+    @property
+    def public_url(self) -> str:
+        """Where the files of `public_dir` are."""
+        return f"{self.files_url}/public"
+
+    def env(self, home: Path, api_key: str | None = None) -> dict[str, str]:
+        """Return a whole environment for a program that uses the SDK, below `home` only."""
+        home.mkdir(parents=True, exist_ok=True)
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("WANDB") and not name.lower().endswith("_proxy")
+        }
+        return kept | {
+            "HOME": str(home),
+            "XDG_STATE_HOME": str(home / "state"),
+            "XDG_CACHE_HOME": str(home / "xdg-cache"),
+            "NETRC": str(home / "netrc"),
+            "WANDB_BASE_URL": self.base_url,
+            "WANDB_API_KEY": api_key or self.api_key,
+            "WANDB_CACHE_DIR": str(home / "wandb-cache"),
+            "WANDB_DATA_DIR": str(home / "wandb-data"),
+            "WANDB_CONFIG_DIR": str(home / "wandb-config"),
+            "WANDB_DIR": str(home),
+            "WANDB_ARTIFACT_DIR": str(home / "artifacts"),
+            "WANDB_ERROR_REPORTING": "false",
+            "WANDB_SILENT": "true",
+        }
+
+    def accounts(self, document: Mapping[str, Any]) -> None:
+        """Make users, teams and organizations; see `wbfs.devserver.accounts`."""
+        answer = self._call("PUT", "accounts", document)
+        assert answer.ok, answer.text
+
+    def requests(
+        self, *, port: str | None = None, operation: str | None = None, method: str | None = None
+    ) -> list[Request]:
+        """Return the requests since they were last cleared, oldest first."""
+        found = [Request(**row) for row in self._call("GET", "requests").json()]
+        return [
+            request
+            for request in found
+            if port in (None, request.port)
+            and operation in (None, request.operation)
+            and method in (None, request.method)
+        ]
+
+    def clear_requests(self) -> None:
+        """Forget the requests so far."""
+        assert self._call("DELETE", "requests").ok
+
+    @contextmanager
+    def faults(self, **settings: Any) -> Iterator[None]:
+        """Put faults in force while the context lasts; see `wbfs.devserver.faults`."""
+        answer = self._call("PUT", "faults", settings)
+        assert answer.ok, answer.text
+        try:
+            yield
+        finally:
+            assert self._call("DELETE", "faults").ok
