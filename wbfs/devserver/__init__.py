@@ -1,0 +1,1 @@
+"""A W&B-compatible stand-in server for demos and tests."""
