@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from corpus import CorpusItem
+from corpus import ORGANIZATION, CorpusItem
 from mounts import check, run
 from stand_in import StandIn
 
@@ -211,3 +211,15 @@ def test_names_that_are_not_listed(mounter: Mounter, corpus: tuple[CorpusItem, .
         value = os.getxattr(version, f"user.wandb.{name}").decode()
         assert value not in os.listdir(collection)
         assert check("diff", "-r", collection / value, version) == ""
+
+
+def test_a_registry_by_its_organizations_name(
+    mounter: Mounter, corpus: tuple[CorpusItem, ...]
+) -> None:
+    [released] = [one for one in corpus if one.kind == "registry"]
+    everything = mounter()
+    shown = everything.path / released.path / "stable"
+    for entity in ("", f"{ORGANIZATION}/", f"{released.entity}/"):
+        mount = mounter(f"{entity}{released.project}/{released.collection}:stable")
+        assert check("diff", "-r", mount.path, shown) == ""
+        mount.umount()

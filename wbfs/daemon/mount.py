@@ -8,6 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.tree import Tree, find_mounted
 from wbfs.model.entries import Viewer
 from wbfs.model.errors import UsageError, WbfsError
-from wbfs.model.names import parse_source
+from wbfs.model.names import REGISTRY_PREFIX, parse_source
 from wbfs.model.settings import MountSettings
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.credentials import Credentials, load_credentials
@@ -96,6 +97,15 @@ async def _mount(
         default_entity=credentials.entity or viewer.entity,
         default_project=credentials.project,
     )
+    if source.project.startswith(REGISTRY_PREFIX):
+        # A registry's entity may be written as its organization's name, or, as with the SDK, be
+        # left out: then the user's own stands in its place.
+        named = "" if source.entity in viewer.entities else source.entity
+        entity = await offload.run(
+            Kind.METADATA,
+            lambda: api.organization_entity(named, member=viewer.entity, deadline=deadline),
+        )
+        source = replace(source, entity=entity)
     names = Names(
         api=api,
         offload=offload,

@@ -34,7 +34,7 @@ USER_AGENT = f"wbfs/{__version__}"
 CONNECT_TIMEOUT_S = 10.0
 ATTEMPT_TIMEOUT_S = 15.0
 """Seconds that a connection may be silent."""
-FIRST_WAIT_S = 0.2
+FIRST_WAIT_S = 0.4
 LONGEST_WAIT_S = 8.0
 SLEEP_SLICE_S = 0.25
 CONNECTIONS = 64
@@ -231,9 +231,7 @@ class Transport:
             time.sleep(min(SLEEP_SLICE_S, end.remaining_s))
 
 
-_backoff = tenacity.wait_exponential_jitter(
-    initial=FIRST_WAIT_S, max=LONGEST_WAIT_S, jitter=FIRST_WAIT_S
-)
+_backoff = tenacity.wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

@@ -1,0 +1,138 @@
+"""Server and key are found where, and in the order in which, the wandb SDK finds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wbfs.model.errors import AccessDenied, UsageError
+from wbfs.remote.credentials import DEFAULT_BASE_URL, Credentials, load_credentials
+
+KEYS = [str(number) * 40 for number in range(4)]
+SERVER = "https://wandb.example.com:8443"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def load(home: Path, **environ: str) -> Credentials:
+    return load_credentials({"HOME": str(home), **environ}, home)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o600)
+
+
+def settings(**values: str) -> str:
+    return "[default]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())
+
+
+def test_key_sources_in_their_order(home: Path) -> None:
+    write(home / ".config/wandb/settings", settings(base_url=SERVER, api_key=KEYS[0]))
+    assert load(home).read_key().value == KEYS[0]
+    write(home / ".netrc", f"machine wandb.example.com:8443 login user password {KEYS[1]}\n")
+    assert load(home).read_key().value == KEYS[1]
+    write(home / "elsewhere", f"machine wandb.example.com:8443 login user password {KEYS[2]}\n")
+    assert load(home, NETRC=str(home / "elsewhere")).read_key().value == KEYS[2]
+    assert load(home, WANDB_API_KEY=KEYS[3]).read_key().value == KEYS[3]
+
+
+def test_netrc_goes_by_host_and_port(home: Path) -> None:
+    write(home / ".netrc", f"machine wandb.example.com login user password {KEYS[0]}\n")
+    with pytest.raises(
+        AccessDenied, match=r"wandb\.example\.com:8443 was found: run `wandb login`"
+    ):
+        load(home, WANDB_BASE_URL=SERVER)
+    assert load(home, WANDB_BASE_URL="https://wandb.example.com/").read_key().value == KEYS[0]
+
+
+def test_a_settings_key_is_for_its_own_server(home: Path) -> None:
+    write(home / ".config/wandb/settings", settings(base_url=SERVER, api_key=KEYS[0]))
+    with pytest.raises(AccessDenied):
+        load(home, WANDB_BASE_URL="https://other.example.com")
+
+
+def test_the_public_server_has_two_names(home: Path) -> None:
+    write(home / ".netrc", f"machine api.wandb.ai login user password {KEYS[0]}\n")
+    found = load(home)
+    assert (found.base_url, found.read_key().value) == (DEFAULT_BASE_URL, KEYS[0])
+    assert load(home, WANDB_BASE_URL="https://api.wandb.ai").read_key().value == KEYS[0]
+
+
+def test_local_settings_win_and_the_environment_wins_over_them(home: Path) -> None:
+    write(home / ".config/wandb/settings", settings(entity="global", project="global"))
+    write(home / "wandb/settings", settings(entity="local"))
+    found = load(home, WANDB_API_KEY=KEYS[0])
+    assert (found.entity, found.project) == ("local", "global")
+    found = load(home, WANDB_API_KEY=KEYS[0], WANDB_ENTITY="environment")
+    assert found.entity == "environment"
+
+
+def test_a_changed_key_is_read_again(home: Path) -> None:
+    write(home / ".netrc", f"machine api.wandb.ai login user password {KEYS[0]}\n")
+    found = load(home)
+    write(home / ".netrc", f"machine api.wandb.ai login user password {KEYS[1]}\n")
+    assert found.read_key().value == KEYS[1]
+
+
+@pytest.mark.parametrize("key", ["local-" + "a" * 40, "eyJhbGci.eyJzdWIi.c2ln", "a_b-" * 12])
+def test_kinds_of_keys(home: Path, key: str) -> None:
+    assert load(home, WANDB_API_KEY=key).read_key().value == key
+
+
+def test_what_is_no_key_is_refused_and_not_shown(home: Path) -> None:
+    with pytest.raises(AccessDenied, match="it has 6 characters") as caught:
+        load(home, WANDB_API_KEY="secret")
+    assert "secret" not in str(caught.value)
+    found = load(home, WANDB_API_KEY=KEYS[0])
+    assert KEYS[0] not in repr(found) + repr(found.read_key()) + str(found.read_key())
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"WANDB_BASE_URL": "wandb.example.com"}, "no http"),
+        ({"WANDB_BASE_URL": "https://app.wandb.ai"}, r"api\.wandb\.ai"),
+        ({"WANDB_X_EXTRA_HTTP_HEADERS": "{"}, "WANDB_X_EXTRA_HTTP_HEADERS must be"),
+        ({"WANDB_X_EXTRA_HTTP_HEADERS": '{"a": 1}'}, "JSON object of texts"),
+    ],
+)
+def test_settings_that_make_no_sense(home: Path, environ: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load(home, WANDB_API_KEY=KEYS[0], **environ)
+
+
+def test_broken_files(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(home / ".netrc", "machine password secret without sense")
+    with pytest.raises(AccessDenied):
+        load(home)
+    assert "malformed" in caplog.text
+    assert "secret" not in caplog.text
+    write(home / ".config/wandb/settings", "no section")
+    with pytest.raises(UsageError, match="can't read the W&B settings file"):
+        load(home, WANDB_API_KEY=KEYS[0])
+
+
+def test_two_identities_are_one_too_many(home: Path) -> None:
+    with pytest.raises(AccessDenied, match="both WANDB_API_KEY and WANDB_IDENTITY_TOKEN_FILE"):
+        load(home, WANDB_API_KEY=KEYS[0], WANDB_IDENTITY_TOKEN_FILE="/token")
+
+
+def test_proxies_headers_and_cas(home: Path) -> None:
+    found = load(
+        home,
+        WANDB_API_KEY=KEYS[0],
+        WANDB_HTTPS_PROXY="http://proxy.example.com:3128",
+        WANDB_X_EXTRA_HTTP_HEADERS='{"X-Gateway": "sesame"}',
+        SSL_CERT_FILE="/ca.pem",
+    )
+    assert found.proxies == {"https": "http://proxy.example.com:3128"}
+    assert found.extra_headers == {"X-Gateway": "sesame"}
+    assert found.verify == "/ca.pem"
+    assert "sesame" not in repr(found)
+    assert load(home, WANDB_API_KEY=KEYS[0], WANDB_INSECURE_DISABLE_SSL="true").verify is False
