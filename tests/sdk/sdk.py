@@ -1,0 +1,42 @@
+"""Run a program under the real wandb SDK, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PROGRAMS = Path(__file__).parent / "programs"
+TIMEOUT_S = 90.0
+
+
+def run_program(name: str, environment: Mapping[str, str], folder: Path, *arguments: str) -> Any:
+    """Run `programs/<name>.py` in `folder`; return the JSON that it writes.
+
+    A program gets the path of its result as its first argument, then `arguments`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    result = folder / f"{name}.json"
+    program = str(PROGRAMS / f"{name}.py")
+    run_command([sys.executable, program, str(result), *arguments], environment, folder)
+    return json.loads(result.read_text("utf-8"))
+
+
+def run_command(command: list[str], environment: Mapping[str, str], folder: Path) -> str:
+    """Run a command that has to succeed; return what it printed."""
+    done = subprocess.run(
+        command,
+        env=dict(environment),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
