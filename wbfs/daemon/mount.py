@@ -39,7 +39,7 @@ from wbfs.store.manifests import Manifests
 
 log = logging.getLogger(__name__)
 
-LOGIN_TIMEOUT_S = 15.0
+LOGIN_TIMEOUT_S = 8.0
 """Seconds that the server has to say who we are before there is a mount."""
 MAX_TASKS = 512
 """Requests that are answered at once; most of them only wait."""

@@ -1,7 +1,7 @@
 """The stand-in server's database: one SQLite file, its schema and its transactions.
 
 Owns the connection and nothing of what the tables mean; the modules beside it
-(`accounts`, `projects`, `runs`, `collections_`, `artifacts`) hold the queries.
+(`accounts`, `projects`, `runs`, `memberships`, `artifacts`, `uploads`) hold the queries.
 One connection serves every thread, one GraphQL operation at a time
 (`Database.session`): a test server needs to be right before it needs to be parallel.
 """

@@ -40,6 +40,8 @@ NEGATIVE_TTL_S = 5.0
 """Seconds that "there is no such name" is believed: what is logged now should soon be there."""
 REFRESH_TIMEOUT_S = 5.0
 """Seconds to wait for a newer answer where an older one can be given."""
+OUTAGE_S = 10.0
+"""Seconds after a failure in which older answers are given without asking again."""
 MAX_ANSWERS = 100_000
 """Names remembered, before those past their time are dropped."""
 
@@ -81,6 +83,7 @@ class Names:
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
         self._pin = pin
+        self._outage_until = -math.inf
         self._answers: dict[tuple[Inode, str], Answer] = {}
         self._listings: dict[Inode, Listing] = {}
         self._answer_flights: Flights[Child | None] = Flights(nursery)
@@ -95,12 +98,13 @@ class Names:
         if known is not None and trio.current_time() < known.valid_until:
             return known
         what = f"look up {name!r} in {path_of(directory)}"
+        old = known is not None and known.child is not None
         try:
             child = await self._ask(
                 self._answer_flights,
                 key,
                 lambda deadline: self._look_up(directory, name, deadline),
-                old=known is not None and known.child is not None,
+                old=old,
                 what=what,
             )
         except RemoteError as error:
@@ -149,12 +153,18 @@ class Names:
         what: str,
     ) -> T:
         timeout_s = min(self._timeout_s, REFRESH_TIMEOUT_S) if old else self._timeout_s
+        if old and trio.current_time() < self._outage_until:
+            raise RemoteError(f"can't {what}: the server could not be had a moment ago")
 
         async def fly() -> T:
             deadline = Deadline.after(timeout_s)
             return await self._offload.run(Kind.METADATA, lambda: ask(deadline))
 
-        return await flights.join(key, fly, timeout_s=timeout_s, what=what)
+        try:
+            return await flights.join(key, fly, timeout_s=timeout_s, what=what)
+        except RemoteError:
+            self._outage_until = trio.current_time() + OUTAGE_S
+            raise
 
     def _remember(self, key: tuple[Inode, str], child: Child | None) -> Answer:
         """Keep an answer; a pinned alias keeps its first."""
