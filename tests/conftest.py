@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import faulthandler
+import signal
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from stand_in import StandIn
+
+
+def pytest_configure() -> None:
+    """Let `kill -USR1` show where a hung test is; pytest's own time limit shows it too."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 @pytest.fixture(scope="session")
@@ -23,5 +30,17 @@ def fresh_stand_in(tmp_path: Path) -> Iterator[StandIn]:
     server = StandIn(tmp_path / "stand-in")
     yield server
     server.stop()
-    # pytest shows it where the test failed.
-    print(server.log())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failed test what its servers printed and were asked last."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for name, server in item.funcargs.items():
+            if isinstance(server, StandIn):
+                report.sections.append((f"{name}: log", server.log()))
+                report.sections.append((f"{name}: last requests", server.last_requests()))
+    return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,9 +19,10 @@ import requests
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 10.0
+SHOWN_REQUESTS = 40
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One request as the server logged it; see `wbfs.devserver.request_log`."""
 
@@ -46,7 +48,10 @@ class StandIn:
         """Start it on free ports and return once it answers."""
         self.data_dir = data_dir
         self._options = options
-        self._ports = (0, 0)
+        self._ports: tuple[int, ...] = (0, 0)
+        self._session = requests.Session()
+        # A proxy of the environment is not for loopback.
+        self._session.trust_env = False
         self._start()
 
     def _start(self) -> None:
@@ -54,7 +59,8 @@ class StandIn:
         addresses = self.data_dir / "devserver.json"
         addresses.unlink(missing_ok=True)
         self._log = (self.data_dir / "devserver.log").open("ab")
-        command = [sys.executable, "-m", "wbfs.cli.main", "devserver"]
+        # faulthandler: an end by force leaves the server's stack in its log.
+        command = [sys.executable, "-X", "faulthandler", "-m", "wbfs.cli.devserver"]
         command += ["--data-dir", str(self.data_dir), *self._options]
         command += ["--port", str(self._ports[0]), "--file-port", str(self._ports[1])]
         self._process = subprocess.Popen(
@@ -77,7 +83,7 @@ class StandIn:
             return False
 
     def _call(self, method: str, name: str, document: object = None) -> requests.Response:
-        return requests.request(
+        return self._session.request(
             method,
             f"{self.base_url}/_devserver/{name}",
             json=document,
@@ -91,13 +97,20 @@ class StandIn:
 
     def stop(self) -> None:
         """End the server, by force if it must be."""
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(STOP_TIMEOUT_S)
+        self._session.close()
+        for number in (signal.SIGTERM, signal.SIGABRT, signal.SIGKILL):
+            self._process.send_signal(number)
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+                break
+            except subprocess.TimeoutExpired:
+                continue
         self._log.close()
+
+    def end(self, number: signal.Signals) -> int:
+        """Send the server a signal that ends it; return its exit code."""
+        self._process.send_signal(number)
+        return self._process.wait(STOP_TIMEOUT_S)
 
     def restart(self) -> None:
         """End it and start it again, with the same data and ports."""
@@ -121,10 +134,11 @@ class StandIn:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("WANDB") and not name.lower().endswith("_proxy")
+            if not name.startswith(("WANDB", "WBFS")) and not name.lower().endswith("_proxy")
         }
         return kept | {
             "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / "config"),
             "XDG_STATE_HOME": str(home / "state"),
             "XDG_CACHE_HOME": str(home / "xdg-cache"),
             "NETRC": str(home / "netrc"),
@@ -156,6 +170,18 @@ class StandIn:
             and operation in (None, request.operation)
             and method in (None, request.method)
         ]
+
+    def last_requests(self) -> str:
+        """Return the last requests, one a line, for a failed test's report."""
+        try:
+            found = self.requests()
+        except requests.RequestException as error:
+            return f"the server does not answer: {type(error).__name__}"
+        return "\n".join(
+            f"{one.number} {one.port} {one.method} {one.operation or one.path} {one.range}"
+            f" -> {one.status}, {one.bytes_sent} bytes"
+            for one in found[-SHOWN_REQUESTS:]
+        )
 
     def clear_requests(self) -> None:
         """Forget the requests so far."""

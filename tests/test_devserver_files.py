@@ -1,255 +1,625 @@
-"""The stand-in's file origin: signatures, ranges, uploads, faults, and the log of requests."""
+"""The stand-in server's file origin, its faults and its request log, over real HTTP."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import re
+import os
+import random
+import signal
 import socket
-import threading
+import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
-import uvicorn
-from stand_in import StandIn
+from stand_in import Request, StandIn
 
-from wbfs.devserver.files import create_files
+from wbfs.devserver.errors import InvalidRequest
 from wbfs.devserver.origin import MultipartError, Origin
 
-CONTENT = bytes(range(256)) * 4096
-
-
-class Client(requests.Session):
-    """Asks one server; a path alone is asked of it too."""
-
-    def __init__(self, base_url: str) -> None:
-        super().__init__()
-        self.base_url = base_url
-
-    def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
-        """Send a request, with a time limit."""
-        whole = url if url.startswith("http") else self.base_url + url
-        return super().request(method, whole, timeout=10, **options)
-
-
-@contextmanager
-def serving(origin_folder: Path, public: Path) -> Iterator[tuple[Origin, Client]]:
-    """Run the file origin in a thread."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    origin = Origin(origin_folder, base_url=lambda: base_url)
-    app = create_files(origin=origin, public=public)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        with Client(base_url) as client:
-            yield origin, client
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Origin, Client]]:
-    with serving(tmp_path / "data", tmp_path / "public") as both:
-        yield both
-
-
-@pytest.fixture
-def origin(served: tuple[Origin, Client]) -> Origin:
-    return served[0]
-
-
-@pytest.fixture
-def client(served: tuple[Origin, Client]) -> Client:
-    return served[1]
-
-
-@pytest.fixture
-def url(origin: Origin, client: Client) -> str:
-    """Return the signed URL of an object that was put."""
-    assert client.put(origin.put_url("a/b c/é"), data=CONTENT).status_code == 200
-    return origin.get_url("a/b c/é")
-
-
-def test_get_and_head(client: Client, url: str) -> None:
-    got, head = client.get(url), client.head(url)
-    assert got.content == CONTENT
-    assert (got.status_code, head.status_code) == (200, 200)
-    for answer in (got, head):
-        assert answer.headers["Content-Length"] == str(len(CONTENT))
-        assert answer.headers["ETag"].startswith('"')
-        assert answer.headers["Accept-Ranges"] == "bytes"
-    assert head.content == b""
-
-
-@pytest.mark.parametrize(
-    ("asked", "start", "stop"),
-    [
-        ("bytes=0-0", 0, 1),
-        ("bytes=10-19", 10, 20),
-        ("bytes=1000-", 1000, len(CONTENT)),
-        ("bytes=-5", len(CONTENT) - 5, len(CONTENT)),
-        (f"bytes=0-{len(CONTENT) * 2}", 0, len(CONTENT)),
-        (f"bytes=-{len(CONTENT) * 2}", 0, len(CONTENT)),
-    ],
-)
-def test_ranges(client: Client, url: str, asked: str, start: int, stop: int) -> None:
-    got = client.get(url, headers={"Range": asked})
-    assert got.status_code == 206
-    assert got.content == CONTENT[start:stop]
-    assert got.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{len(CONTENT)}"
-    assert got.headers["Content-Length"] == str(stop - start)
-
-
-@pytest.mark.parametrize("asked", [f"bytes={len(CONTENT)}-", "bytes=-0", "bytes=-", "lines=1-2"])
-def test_ranges_that_cannot_be_had(client: Client, url: str, asked: str) -> None:
-    got = client.get(url, headers={"Range": asked})
-    assert got.status_code == 416
-    assert got.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
-
-
-def test_if_range(client: Client, url: str) -> None:
-    etag = client.head(url).headers["ETag"]
-    same = client.get(url, headers={"Range": "bytes=0-9", "If-Range": etag})
-    other = client.get(url, headers={"Range": "bytes=0-9", "If-Range": '"other"'})
-    assert (same.status_code, other.status_code) == (206, 200)
-
-
-def test_signatures(client: Client, origin: Origin, url: str) -> None:
-    tampered = re.sub(r"Signature=.", "Signature=_", url)
-    assert "SignatureDoesNotMatch" in client.get(tampered).text
-    for refused in (
-        tampered,
-        url.partition("?")[0],
-        origin.get_url("a/other").replace("other", "x"),
-    ):
-        assert client.get(refused).status_code == 403
-    assert client.put(url, data=b"x").status_code == 403
-    assert client.get(origin.put_url("a/b c/é")).status_code == 403
-    origin.lifetime_s = -1
-    late = client.get(origin.get_url("a/b c/é"))
-    assert (late.status_code, "ExpiredToken" in late.text) == (403, True)
-    assert client.get(url).status_code == 200
-
-
-def test_an_api_key_is_refused(client: Client, url: str) -> None:
-    assert client.get(url, headers={"Authorization": "Basic x"}).status_code == 400
-
-
-def test_urls_outlive_a_restart(client: Client, url: str, tmp_path: Path) -> None:
-    path = url.removeprefix(client.base_url)
-    with serving(tmp_path / "data", tmp_path / "public") as (_, restarted):
-        assert restarted.get(path).content == CONTENT
-
-
-def test_put_checks_its_digest(client: Client, origin: Origin) -> None:
-    wrong = client.put(
-        origin.put_url("k"), data=b"x", headers={"Content-MD5": "1B2M2Y8AsgTpgAmY7PhCfg=="}
-    )
-    assert wrong.status_code == 400
-    assert not origin.exists("k")
-
-
-def test_multipart(client: Client, origin: Origin) -> None:
-    upload, urls = origin.start_multipart("big", 2)
-    etags = {}
-    for number, (part_url, part) in enumerate(zip(urls, (b"one", b"two"), strict=True), 1):
-        etags[number] = client.put(part_url, data=part).headers["ETag"]
-        assert etags[number] == f'"{hashlib.md5(part).hexdigest()}"'
-    with pytest.raises(MultipartError):
-        origin.complete_multipart("big", upload, {1: etags[1], 2: etags[1]})
-    origin.complete_multipart("big", upload, etags)
-    assert origin.path("big").read_bytes() == b"onetwo"
-
-
-def test_public_files_stay_in_their_folder(client: Client, tmp_path: Path) -> None:
-    (tmp_path / "public/file").write_bytes(b"public")
-    (tmp_path / "secret").write_bytes(b"secret")
-    assert client.get("/public/file").content == b"public"
-    assert client.get("/public/%2e%2e/secret").status_code in (403, 404)
+SIZE = 3 << 20
+CONTENT = random.Random("content").randbytes(SIZE)
+TIMEOUT_S = 10.0
 
 
 @pytest.fixture(scope="module")
-def public(stand_in: StandIn) -> str:
-    """Return the URL of a public file of a running server."""
-    stand_in.public_dir.mkdir(exist_ok=True)
-    (stand_in.public_dir / "faulty").write_bytes(CONTENT)
-    return f"{stand_in.public_url}/faulty"
+def http() -> Iterator[requests.Session]:
+    """Return a session that reads no environment: no proxies and no netrc."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
 
 
-def get(url: str, timeout_s: float = 10) -> requests.Response:
-    return requests.get(url, timeout=timeout_s)
+def origin_of(server: StandIn, lifetime_s: float = 3600) -> Origin:
+    """Return a running server's objects; the secret that signs its URLs is in its folder."""
+    return Origin(server.data_dir, base_url=lambda: server.files_url, lifetime_s=lifetime_s)
 
 
-def test_faults(stand_in: StandIn, public: str) -> None:
-    with stand_in.faults(error_share=1.0, error_status=502, match="/faulty", first=1):
-        assert [get(public).status_code for _ in range(2)] == [502, 200]
-    with stand_in.faults(wrong_bytes=True):
-        wrong = get(public).content
-        assert len(wrong) == len(CONTENT)
-        assert wrong != CONTENT
-    with stand_in.faults(expired_urls=True):
-        assert "ExpiredToken" in get(public).text
-    with stand_in.faults(requests_per_s=2):
-        answers = [get(public) for _ in range(4)]
-        assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
-        assert int(answers[-1].headers["Retry-After"]) >= 1
-    began = time.monotonic()
-    with stand_in.faults(delay_s=0.3):
-        get(public)
-    with stand_in.faults(bandwidth_bytes_per_s=len(CONTENT) * 2):
-        assert get(public).content == CONTENT
-    assert time.monotonic() - began > 0.7
-    with stand_in.faults(stall=True), pytest.raises(requests.Timeout):
-        get(public, 0.5)
-    assert get(public).content == CONTENT
+@pytest.fixture
+def origin(stand_in: StandIn) -> Origin:
+    """Return the shared server's objects."""
+    return origin_of(stand_in)
 
 
-def test_a_cut_connection_and_the_log(stand_in: StandIn, public: str) -> None:
+@pytest.fixture
+def url(origin: Origin, http: requests.Session) -> str:
+    """Return the signed GET URL of an object that holds CONTENT."""
+    if not origin.exists("folder/object"):
+        put(http, origin.put_url("folder/object"), CONTENT)
+    return origin.get_url("folder/object")
+
+
+def put(http: requests.Session, url: str, body: bytes, **headers: str) -> requests.Response:
+    return http.put(url, data=body, headers=headers, timeout=TIMEOUT_S)
+
+
+def get(http: requests.Session, url: str, **headers: str) -> requests.Response:
+    return http.get(url, headers=headers, timeout=TIMEOUT_S)
+
+
+def error_code(answer: requests.Response) -> str:
+    """Return the code in an object store's XML."""
+    assert answer.headers["Content-Type"].startswith("application/xml")
+    return answer.text.partition("<Code>")[2].partition("</Code>")[0]
+
+
+def only_request(stand_in: StandIn) -> Request:
+    """Return the single request to the file port since the log was cleared."""
+    (request,) = stand_in.requests(port="files")
+    return request
+
+
+# Objects and signed URLs
+
+
+def test_get_and_head(http: requests.Session, url: str) -> None:
+    answer = get(http, url)
+    assert answer.status_code == 200
+    assert answer.content == CONTENT
+    head = http.head(url, timeout=TIMEOUT_S)
+    assert (head.status_code, head.content) == (200, b"")
+    for headers in (answer.headers, head.headers):
+        assert headers["ETag"] == f'"{hashlib.md5(CONTENT).hexdigest()}"'
+        assert headers["Content-Length"] == str(SIZE)
+        assert headers["Accept-Ranges"] == "bytes"
+        assert headers["Last-Modified"].endswith("GMT")
+
+
+def test_a_key_of_any_letters(http: requests.Session, origin: Origin) -> None:
+    key = "a folder/100%/größe?x=1&y#z"
+    put(http, origin.put_url(key), b"bytes")
+    assert get(http, origin.get_url(key)).content == b"bytes"
+    assert origin.size(key) == 5
+    origin.delete(key)
+    assert get(http, origin.get_url(key)).status_code == 404
+
+
+def test_an_etag_is_the_content_s(
+    http: requests.Session, origin: Origin, stand_in: StandIn
+) -> None:
+    first = put(http, origin.put_url("etag"), b"one")
+    url = origin.get_url("etag")
+    assert get(http, url).headers["ETag"] == first.headers["ETag"]
+    put(http, origin.put_url("etag"), b"two")
+    changed = get(http, url).headers["ETag"]
+    assert changed != first.headers["ETag"]
+    # Something else than a PUT: still another ETag than that of other bytes.
+    origin.path("etag").write_bytes(b"three")
+    assert get(http, url).headers["ETag"] not in (changed, first.headers["ETag"])
+
+
+def test_an_expired_url_is_refused(http: requests.Session, stand_in: StandIn, url: str) -> None:
+    short = origin_of(stand_in, lifetime_s=-1)
+    answer = get(http, short.get_url("folder/object"))
+    assert (answer.status_code, error_code(answer)) == (403, "AccessDenied")
+    assert "expired" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("folder/object", "folder/other"),
+        ("X-Expires=3600", "X-Expires=360000"),
+        ("X-Date=1", "X-Date=2"),
+        ("X-Signature=", "X-Signature=0"),
+    ],
+)
+def test_a_changed_url_is_refused(http: requests.Session, url: str, old: str, new: str) -> None:
+    assert old in url
+    answer = get(http, url.replace(old, new))
+    assert (answer.status_code, error_code(answer)) == (403, "SignatureDoesNotMatch")
+
+
+def test_an_unsigned_url_is_refused(http: requests.Session, url: str) -> None:
+    answer = get(http, url.partition("?")[0])
+    assert (answer.status_code, error_code(answer)) == (403, "AccessDenied")
+
+
+def test_a_url_is_good_for_its_method_only(
+    http: requests.Session, origin: Origin, url: str
+) -> None:
+    assert error_code(put(http, url, b"other")) == "SignatureDoesNotMatch"
+    assert error_code(get(http, origin.put_url("folder/object"))) == "SignatureDoesNotMatch"
+    assert get(http, url).content == CONTENT
+
+
+def test_a_missing_object_is_404(http: requests.Session, origin: Origin) -> None:
+    for key in ("nothing", "folder", "folder/object/below"):
+        answer = get(http, origin.get_url(key))
+        assert (answer.status_code, error_code(answer)) == (404, "NoSuchKey")
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/etc/passwd", "a/../../b", "..", "a//b", "./a", "a/", "n" * 256]
+)
+def test_a_key_never_leaves_the_folder(origin: Origin, key: str) -> None:
+    for use in (origin.path, origin.get_url, origin.put_url, origin.delete):
+        with pytest.raises(InvalidRequest):
+            use(key)
+
+
+def test_an_authorization_header_is_refused_and_noted(
+    http: requests.Session, stand_in: StandIn, url: str
+) -> None:
+    stand_in.clear_requests()
+    answer = http.get(url, auth=("api", "k" * 40), timeout=TIMEOUT_S)
+    assert (answer.status_code, error_code(answer)) == (400, "InvalidArgument")
+    logged = only_request(stand_in)
+    assert logged.authorization
+    assert logged.user == hashlib.sha256(b"k" * 40).hexdigest()[:12]
+
+
+def test_the_log_has_no_secrets(http: requests.Session, stand_in: StandIn, url: str) -> None:
+    http.get(url, auth=("api", stand_in.api_key), timeout=TIMEOUT_S)
+    stand_in_log = repr(stand_in.requests()) + stand_in.log()
+    assert stand_in.api_key not in stand_in_log
+    assert "X-Signature" not in stand_in_log
+    for name in ("api-key", "secret"):
+        assert stat.S_IMODE((stand_in.data_dir / name).stat().st_mode) == 0o600
+
+
+# Ranges
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "stop"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=0-", 0, SIZE),
+        ("bytes=5-9", 5, 10),
+        (f"bytes=1000000-{(2 << 20) + 5}", 1_000_000, (2 << 20) + 6),
+        (f"bytes={SIZE - 3}-", SIZE - 3, SIZE),
+        (f"bytes={SIZE - 3}-{SIZE + 100}", SIZE - 3, SIZE),
+        ("bytes=-7", SIZE - 7, SIZE),
+        (f"bytes=-{SIZE + 1}", 0, SIZE),
+    ],
+)
+def test_a_range_is_exact(
+    http: requests.Session, url: str, wanted: str, start: int, stop: int
+) -> None:
+    answer = get(http, url, Range=wanted)
+    assert answer.status_code == 206
+    assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{SIZE}"
+    assert answer.headers["Content-Length"] == str(stop - start)
+    assert answer.content == CONTENT[start:stop]
+
+
+@pytest.mark.parametrize("wanted", [f"bytes={SIZE}-", f"bytes={SIZE}-{SIZE + 5}", "bytes=-0"])
+def test_a_range_beyond_the_end_is_416(http: requests.Session, url: str, wanted: str) -> None:
+    answer = get(http, url, Range=wanted)
+    assert (answer.status_code, error_code(answer)) == (416, "InvalidRange")
+    assert answer.headers["Content-Range"] == f"bytes */{SIZE}"
+
+
+@pytest.mark.parametrize(
+    "wanted", ["bytes=9-5", "bytes=-", "bytes=a-b", "lines=1-2", "bytes=0-1,5-6", "bytes=1"]
+)
+def test_a_range_that_is_none_is_ignored(http: requests.Session, url: str, wanted: str) -> None:
+    answer = get(http, url, Range=wanted)
+    assert answer.status_code == 200
+    assert answer.content == CONTENT
+
+
+def test_an_empty_object(http: requests.Session, origin: Origin) -> None:
+    put(http, origin.put_url("empty"), b"")
+    whole = get(http, origin.get_url("empty"))
+    assert (whole.status_code, whole.headers["Content-Length"]) == (200, "0")
+    assert get(http, origin.get_url("empty"), Range="bytes=0-").status_code == 416
+
+
+def test_if_range(http: requests.Session, url: str) -> None:
+    found = get(http, url, Range="bytes=0-0").headers
+    ranged = {"Range": "bytes=2-3"}
+    for same in (found["ETag"], found["Last-Modified"]):
+        answer = get(http, url, **ranged, **{"If-Range": same})
+        assert (answer.status_code, answer.content) == (206, CONTENT[2:4])
+    for other in ('"other"', f"W/{found['ETag']}", "Sat, 01 Jan 2000 00:00:00 GMT"):
+        answer = get(http, url, **ranged, **{"If-Range": other})
+        assert (answer.status_code, len(answer.content)) == (200, SIZE)
+
+
+# Uploads
+
+
+def test_put_checks_content_md5(http: requests.Session, origin: Origin) -> None:
+    url = origin.put_url("checked")
+    wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
+    answer = put(http, url, b"body", **{"Content-MD5": wrong})
+    assert (answer.status_code, error_code(answer)) == (400, "BadDigest")
+    assert not origin.exists("checked")
+    right = base64.b64encode(hashlib.md5(b"body").digest()).decode()
+    assert put(http, url, b"body", **{"Content-MD5": right}).status_code == 200
+    assert origin.path("checked").read_bytes() == b"body"
+
+
+def test_a_put_that_breaks_off_leaves_nothing(origin: Origin, stand_in: StandIn) -> None:
+    target = urlsplit(origin.put_url("broken/off"))
+    stand_in.clear_requests()
+    with socket.create_connection((target.hostname, target.port), timeout=TIMEOUT_S) as connection:
+        head = (
+            f"PUT {target.path}?{target.query} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+        )
+        connection.sendall(head.encode() + b"only this")
+    deadline = time.monotonic() + TIMEOUT_S
+    while not [one for one in stand_in.requests(method="PUT") if one.status]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert only_request(stand_in).status == 400
+    assert list(origin.path("broken/off").parent.iterdir()) == []
+
+
+def test_multipart(http: requests.Session, origin: Origin) -> None:
+    parts = [CONTENT[: 2 << 20], CONTENT[2 << 20 :]]
+    upload, urls = origin.start_multipart("joined", len(parts))
+    answers = [put(http, url, part) for url, part in zip(urls, parts, strict=True)]
+    etags = {number: answer.headers["ETag"] for number, answer in enumerate(answers, 1)}
+    with pytest.raises(MultipartError):
+        origin.complete_multipart("joined", upload, {1: etags[1]})
+    with pytest.raises(MultipartError):
+        origin.complete_multipart("joined", upload, {1: etags[1], 2: etags[1]})
+    assert not origin.exists("joined")
+    origin.complete_multipart("joined", upload, etags)
+    answer = get(http, origin.get_url("joined"))
+    assert answer.content == CONTENT
+    assert answer.headers["ETag"].endswith('-2"')
+    with pytest.raises(MultipartError):
+        origin.complete_multipart("joined", upload, etags)
+
+
+def test_a_part_s_url_is_good_for_that_part_only(http: requests.Session, origin: Origin) -> None:
+    upload, urls = origin.start_multipart("parts", 2)
+    for changed in (
+        urls[0].replace("partNumber=1", "partNumber=2"),
+        urls[0].replace(upload, "0" * 32),
+    ):
+        assert error_code(put(http, changed, b"part")) == "SignatureDoesNotMatch"
+    with pytest.raises(MultipartError):
+        origin.complete_multipart("parts", upload, {1: "x", 2: "y"})
+
+
+def test_public_files(http: requests.Session, stand_in: StandIn) -> None:
+    (stand_in.public_dir / "folder").mkdir(exist_ok=True)
+    (stand_in.public_dir / "folder/öffentlich").write_bytes(b"public bytes")
+    url = f"{stand_in.public_url}/folder/öffentlich"
+    answer = get(http, url, Range="bytes=7-")
+    assert (answer.status_code, answer.content) == (206, b"bytes")
+    etag = answer.headers["ETag"]
+    assert get(http, url, **{"If-Range": etag, "Range": "bytes=0-0"}).content == b"p"
+    (stand_in.public_dir / "folder/öffentlich").write_bytes(b"other bytes")
+    assert get(http, url).headers["ETag"] != etag
+    # A normalizing client would never send this.
+    for path in ("/public/../secret", "/public/%2e%2e/secret", "/public//etc/passwd"):
+        request = requests.Request("GET", stand_in.files_url).prepare()
+        request.url = stand_in.files_url + path
+        assert http.send(request, timeout=TIMEOUT_S).status_code in (403, 404)
+
+
+# Faults
+
+
+def test_delay(http: requests.Session, stand_in: StandIn, url: str) -> None:
+    with stand_in.faults(delay_s=0.3, port="files"):
+        began = time.monotonic()
+        assert get(http, url, Range="bytes=0-0").status_code == 206
+        assert time.monotonic() - began >= 0.3
+
+
+@pytest.mark.parametrize("after", [0, 1000, (1 << 20) + 1])
+def test_stall_in_the_body(http: requests.Session, stand_in: StandIn, url: str, after: int) -> None:
+    stand_in.clear_requests()
+    with stand_in.faults(stall_after_bytes=after, port="files"):
+        with http.get(url, stream=True, timeout=1) as answer:
+            assert answer.headers["Content-Length"] == str(SIZE)
+            assert answer.raw.read(after) == CONTENT[:after]
+            with pytest.raises(requests.exceptions.ConnectionError, match="timed out"):
+                next(answer.iter_content(1))
+        assert only_request(stand_in).bytes_sent == after
+
+
+def test_stall_before_the_answer(http: requests.Session, stand_in: StandIn, url: str) -> None:
+    with stand_in.faults(stall=True), pytest.raises(requests.exceptions.ReadTimeout):
+        http.get(url, timeout=0.3)
+
+
+def test_a_stall_ends_in_time(http: requests.Session, stand_in: StandIn, url: str) -> None:
+    with (
+        stand_in.faults(stall_after_bytes=10, stall_s=0.2, port="files"),
+        pytest.raises(requests.exceptions.ChunkedEncodingError),
+    ):
+        get(http, url)
+
+
+def test_bandwidth_is_each_connection_s(stand_in: StandIn, url: str) -> None:
+    rate = 4 << 20
+
+    def seconds(_: int) -> float:
+        with requests.Session() as http:
+            http.trust_env = False
+            began = time.monotonic()
+            assert get(http, url).content == CONTENT
+            return time.monotonic() - began
+
+    with (
+        stand_in.faults(bandwidth_bytes_per_s=rate, port="files"),
+        ThreadPoolExecutor(2) as threads,
+    ):
+        for taken in threads.map(seconds, range(2)):
+            assert SIZE / rate * 0.9 < taken < SIZE / rate * 1.8
+
+
+def test_rate_limit(http: requests.Session, stand_in: StandIn, url: str) -> None:
+    with stand_in.faults(requests_per_s=3, port="files"):
+        answers = [http.head(url, timeout=TIMEOUT_S) for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+        time.sleep(int(answers[-1].headers["Retry-After"]))
+        assert http.head(url, timeout=TIMEOUT_S).status_code == 200
+
+
+def test_error_share_is_the_same_every_time(
+    http: requests.Session, stand_in: StandIn, url: str
+) -> None:
+    seen = []
+    for _ in range(2):
+        with stand_in.faults(error_share=0.3, error_status=503, port="files"):
+            seen.append([http.head(url, timeout=TIMEOUT_S).status_code for _ in range(60)])
+    assert seen[0] == seen[1]
+    assert set(seen[0]) == {200, 503}
+    assert 8 <= seen[0].count(503) <= 28
+
+
+@pytest.mark.parametrize("after", [0, 1, (2 << 20) + 3])
+def test_a_cut_body(http: requests.Session, stand_in: StandIn, url: str, after: int) -> None:
     stand_in.clear_requests()
     with (
-        stand_in.faults(cut_after_bytes=1000),
-        pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)),
+        stand_in.faults(cut_after_bytes=after, port="files"),
+        http.get(url, stream=True, timeout=TIMEOUT_S) as answer,
     ):
-        get(public)
-    get(public)
-    cut, whole = stand_in.requests(port="files", method="GET")
-    assert (cut.bytes_sent, whole.bytes_sent) == (1000, len(CONTENT))
-    assert (cut.status, whole.key, whole.authorization) == (200, "public/faulty", False)
+        assert answer.headers["Content-Length"] == str(SIZE)
+        assert answer.raw.read(after) == CONTENT[:after]
+        with pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
+            next(answer.iter_content(1))
+    logged = only_request(stand_in)
+    assert (logged.status, logged.bytes_sent) == (200, after)
+    assert "Traceback" not in stand_in.log()
 
 
-def test_the_log_knows_operations_and_no_keys(stand_in: StandIn) -> None:
+def test_wrong_bytes(http: requests.Session, stand_in: StandIn, url: str) -> None:
+    with stand_in.faults(wrong_bytes=True, port="files"):
+        wrong = get(http, url)
+    assert len(wrong.content) == SIZE
+    assert wrong.content != CONTENT
+    assert wrong.headers["ETag"] == f'"{hashlib.md5(CONTENT).hexdigest()}"'
+
+
+def test_expired_and_revoked_urls(
+    http: requests.Session, stand_in: StandIn, origin: Origin, url: str
+) -> None:
+    with stand_in.faults(revoked_urls=True):
+        assert "expired" in get(http, url).text
+        assert get(http, origin.get_url("folder/object"), Range="bytes=0-0").status_code == 206
+    with stand_in.faults(expired_urls=True):
+        assert "expired" in get(http, origin.get_url("folder/object")).text
+    assert get(http, url, Range="bytes=0-0").status_code == 206
+
+
+def test_url_lifetime(http: requests.Session, stand_in: StandIn) -> None:
+    def file_url() -> str:
+        """Let the API sign a URL."""
+        query = """mutation CreateRunFiles($entity: String!, $project: String!, $run: String!,
+            $files: [String!]!) { createRunFiles(input: {entityName: $entity,
+            projectName: $project, runName: $run, files: $files}) { files { uploadUrl } } }"""
+        names = {"entity": "admin", "project": "lifetime", "run": "r"}
+        for text, variables in (
+            (
+                "mutation Make($entity: String, $project: String, $run: String) { upsertBucket("
+                "input: {entityName: $entity, modelName: $project, name: $run}) { inserted } }",
+                names,
+            ),
+            (query, {**names, "files": ["a"]}),
+        ):
+            answer = http.post(
+                f"{stand_in.base_url}/graphql",
+                json={"query": text, "variables": variables},
+                auth=("api", stand_in.api_key),
+                timeout=TIMEOUT_S,
+            )
+            assert "errors" not in answer.json(), answer.text
+        found: str = answer.json()["data"]["createRunFiles"]["files"][0]["uploadUrl"]
+        return found
+
+    with stand_in.faults(url_lifetime_s=0.2):
+        short = file_url()
+        time.sleep(0.3)
+        assert "expired" in put(http, short, b"late").text
+    assert put(http, file_url(), b"in time").status_code == 200
+
+
+def test_faults_of_some_requests_only(
+    http: requests.Session, stand_in: StandIn, origin: Origin, url: str
+) -> None:
+    put(http, origin.put_url("another"), b"another")
+    with stand_in.faults(error_share=1.0, match="^/folder/", first=2):
+        assert get(http, origin.get_url("another")).status_code == 200
+        statuses = [http.head(url, timeout=TIMEOUT_S).status_code for _ in range(3)]
+    assert statuses == [500, 500, 200]
+    with stand_in.faults(error_share=1.0, port="api"):
+        assert http.head(url, timeout=TIMEOUT_S).status_code == 200
+        assert http.post(f"{stand_in.base_url}/graphql", timeout=TIMEOUT_S).status_code == 500
+
+
+# The request log and the control routes
+
+
+def test_the_log_s_numbers(http: requests.Session, stand_in: StandIn, url: str) -> None:
     stand_in.clear_requests()
-    query = "query WhoAmI { viewer { username } }"
-    answer = requests.post(
-        f"{stand_in.base_url}/graphql",
-        json={"query": query},
-        auth=("api", stand_in.api_key),
-        timeout=10,
-    )
-    assert answer.json() == {"data": {"viewer": {"username": "admin"}}}
-    [request] = stand_in.requests(operation="WhoAmI")
-    assert request.port == "api"
-    assert request.user
-    assert stand_in.api_key not in str(request)
+    get(http, url, Range="bytes=10-109", **{"User-Agent": "a test"})
+    http.head(url, timeout=TIMEOUT_S)
+    get(http, url)
+    ranged, head, whole = stand_in.requests(port="files")
+    assert (ranged.method, ranged.path, ranged.key) == ("GET", "/folder/object", "folder/object")
+    assert (ranged.range, ranged.status, ranged.bytes_sent) == ("bytes=10-109", 206, 100)
+    assert (ranged.user_agent, ranged.authorization, ranged.user) == ("a test", False, "")
+    assert (head.method, head.status, head.bytes_sent) == ("HEAD", 200, 0)
+    assert (whole.range, whole.bytes_sent) == ("", SIZE)
+    assert [head.number, whole.number] == [ranged.number + 1, ranged.number + 2]
+    assert ranged.time <= head.time <= whole.time <= time.time()
 
 
-def test_control_needs_the_admins_key(stand_in: StandIn) -> None:
-    for name in ("ready", "requests", "faults"):
-        url = f"{stand_in.base_url}/_devserver/{name}"
-        assert requests.get(url, timeout=10).status_code == 401
-        assert requests.get(url, auth=("api", "x"), timeout=10).status_code == 401
-    wrong = requests.put(
-        f"{stand_in.base_url}/_devserver/faults",
-        json={"no_such_fault": 1},
-        auth=("api", stand_in.api_key),
-        timeout=10,
-    )
-    assert wrong.status_code == 400
+def test_operations_are_logged(http: requests.Session, stand_in: StandIn) -> None:
+    stand_in.clear_requests()
+    named = {"query": "query A { viewer { id } } query B { viewer { id } }", "operationName": "B"}
+    unnamed = {"query": "query Who { viewer { id } }"}
+    for document in (named, unnamed):
+        answer = http.post(
+            f"{stand_in.base_url}/graphql",
+            json=document,
+            auth=("api", stand_in.api_key),
+            timeout=TIMEOUT_S,
+        )
+        assert answer.json()["data"]["viewer"]["id"]
+    first, second = stand_in.requests(port="api")
+    assert (first.operation, second.operation) == ("B", "Who")
+    assert first.user == second.user != ""
+    assert stand_in.requests(operation="Who") == [second]
+
+
+def test_a_client_that_goes_is_not_sent_the_rest(
+    http: requests.Session, stand_in: StandIn, origin: Origin
+) -> None:
+    size = 256 << 20
+    origin.path("sparse").touch()
+    os.truncate(origin.path("sparse"), size)
+    stand_in.clear_requests()
+    with http.get(origin.get_url("sparse"), stream=True, timeout=TIMEOUT_S) as answer:
+        answer.raw.read(100)
+    # Answered once the server is done with the one before.
+    get(http, origin.get_url("nothing"))
+    first = stand_in.requests(port="files")[0]
+    assert 100 <= first.bytes_sent < 32 << 20
+
+
+def test_control_routes_need_the_admin_s_key(http: requests.Session, stand_in: StandIn) -> None:
+    for method, name in (
+        ("GET", "ready"),
+        ("GET", "requests"),
+        ("DELETE", "requests"),
+        ("GET", "faults"),
+        ("PUT", "faults"),
+        ("DELETE", "faults"),
+    ):
+        for auth in (None, ("api", "f" * 40), ("api", stand_in.api_key[:-1])):
+            answer = http.request(
+                method, f"{stand_in.base_url}/_devserver/{name}", auth=auth, timeout=TIMEOUT_S
+            )
+            assert answer.status_code == 401, (method, name)
+
+
+@pytest.mark.parametrize(
+    "document", [{"dealy_s": 1}, {"delay_s": "1"}, {"match": "("}, {"port": "file"}, []]
+)
+def test_faults_that_are_none_are_refused(
+    http: requests.Session, stand_in: StandIn, document: object
+) -> None:
+    where = f"{stand_in.base_url}/_devserver/faults"
+    auth = ("api", stand_in.api_key)
+    answer = http.put(where, json=document, auth=auth, timeout=TIMEOUT_S)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+    assert http.get(where, auth=auth, timeout=TIMEOUT_S).json()["delay_s"] == 0
+
+
+# The process
+
+
+def test_a_restart_keeps_objects_and_urls(http: requests.Session, fresh_stand_in: StandIn) -> None:
+    origin = origin_of(fresh_stand_in)
+    put(http, origin.put_url("kept"), b"kept")
+    url, key = origin.get_url("kept"), fresh_stand_in.api_key
+    etag = get(http, url).headers["ETag"]
+    fresh_stand_in.restart()
+    answer = get(http, url)
+    assert (answer.content, answer.headers["ETag"]) == (b"kept", etag)
+    assert fresh_stand_in.api_key == key
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_at_once_with_stalled_clients(
+    fresh_stand_in: StandIn, http: requests.Session, number: signal.Signals
+) -> None:
+    origin = origin_of(fresh_stand_in)
+    put(http, origin.put_url("object"), CONTENT)
+    faults = {"stall_after_bytes": 5, "port": "files"}
+    assert http.put(
+        f"{fresh_stand_in.base_url}/_devserver/faults",
+        json=faults,
+        auth=("api", fresh_stand_in.api_key),
+        timeout=TIMEOUT_S,
+    ).ok
+
+    def wait(_: int) -> None:
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            requests.get(origin.get_url("object"), timeout=TIMEOUT_S)
+
+    with ThreadPoolExecutor(2) as threads:
+        waiting = threads.map(wait, range(2))
+        deadline = time.monotonic() + TIMEOUT_S
+        while sum(one.bytes_sent for one in fresh_stand_in.requests(method="GET")) < 10:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        began = time.monotonic()
+        assert fresh_stand_in.end(number) == 0
+        assert time.monotonic() - began < 3
+        assert list(waiting) == [None, None]
+    assert "Traceback" not in fresh_stand_in.log()
+
+
+def test_the_command_says_how_to_use_it(stand_in: StandIn) -> None:
+    assert f"export WANDB_BASE_URL={stand_in.base_url}\n" in stand_in.log()
+    assert f"export WANDB_API_KEY=$(cat {stand_in.data_dir}/api-key)\n" in stand_in.log()
+
+
+def test_a_port_in_use_and_a_missing_extra_are_one_line(stand_in: StandIn, tmp_path: Path) -> None:
+    port = stand_in.base_url.rpartition(":")[2]
+    run = "from wbfs.cli.main import main; main()"
+    without = "import sys; sys.modules['ariadne'] = None; "
+    for program, options, words in (
+        (run, ["--port", port], f"127.0.0.1:{port}"),
+        (without + run, [], "pip install 'wbfs[devserver]'"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "devserver", "--data-dir", str(tmp_path), *options],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1

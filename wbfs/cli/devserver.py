@@ -102,3 +102,7 @@ def devserver(
     click.echo(f"  export WANDB_API_KEY=$(cat {key_file})\n")
     click.echo("Ctrl-C ends it.")
     asyncio.run(server.run())
+
+
+if __name__ == "__main__":
+    devserver()

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 LOGIN_TIMEOUT_S = 8.0
 """Seconds that the server has to say who we are before there is a mount."""
+GRACE_S = 1.0
+"""Seconds that requests have to end after a signal."""
 MAX_TASKS = 512
 """Requests that are answered at once; most of them only wait."""
 
@@ -191,19 +193,24 @@ async def _serve(
         hint = " (is user_allow_other in /etc/fuse.conf?)" if settings.allow_other else ""
         raise UsageError(f"can't mount on {mountpoint}: {error}{hint}") from error
     try:
-        nursery.start_soon(_stop_on_signal, name="signals")
+        serving = trio.CancelScope()
+        nursery.start_soon(_stop_on_signal, serving, name="signals")
         nursery.start_soon(_announce, settings, offload, blobs, on_ready, name="announce")
-        await pyfuse3.main(max_tasks=MAX_TASKS)
+        with serving:
+            await pyfuse3.main(max_tasks=MAX_TASKS)
         log.info("%s is unmounted", mountpoint)
     finally:
         pyfuse3.close(unmount=True)
 
 
-async def _stop_on_signal() -> None:
+async def _stop_on_signal(serving: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             log.info("%s: unmounting", signal.Signals(number).name)
             pyfuse3.terminate()
+            # Requests that wait for the network would hold the end up until their deadlines.
+            await trio.sleep(GRACE_S)
+            serving.cancel()
 
 
 async def _announce(

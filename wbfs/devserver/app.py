@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,7 +25,7 @@ from starlette.types import ASGIApp
 
 from wbfs.devserver.api import ApiSettings, create_api
 from wbfs.devserver.database import Database
-from wbfs.devserver.faults import Faults, FaultSettings
+from wbfs.devserver.faults import ConnectionCut, Faults, FaultSettings
 from wbfs.devserver.files import create_files
 from wbfs.devserver.origin import URL_LIFETIME_S, Origin
 from wbfs.devserver.request_log import CONTROL_PREFIX, RequestLog
@@ -77,12 +79,10 @@ class DevServer:
         ]
         base_url, files_url = (_url(settings.host, one) for one in self._sockets)
         self.addresses = Addresses(base_url=base_url, files_url=files_url)
-        (data_dir / "devserver.json").write_text(
-            json.dumps(asdict(self.addresses) | {"pid": os.getpid()}) + "\n"
-        )
         origin = Origin(data_dir, base_url=lambda: files_url, lifetime_s=settings.url_lifetime_s)
+        self._database = Database(data_dir / "devserver.sqlite")
         api = create_api(
-            database=Database(data_dir / "devserver.sqlite"),
+            database=self._database,
             origin=origin,
             base_url=base_url,
             settings=ApiSettings(
@@ -95,24 +95,40 @@ class DevServer:
         )
         log, faults = RequestLog(), Faults()
         files = create_files(origin=origin, public=data_dir / "public")
-        control = _control(log, faults, api_key)
+
+        def change_faults(changed: FaultSettings) -> None:
+            faults.change(changed)
+            lifetime_s = changed.url_lifetime_s
+            origin.lifetime_s = settings.url_lifetime_s if lifetime_s is None else lifetime_s
+
+        control = _control(log, faults, change_faults, api_key)
         ours = Starlette(routes=[*control, Mount("/", app=api)])
         self._servers = [
             _serve(log.middleware(faults.middleware(app, port), port))
             for app, port in ((ours, "api"), (files, "files"))
         ]
+        self._announce(data_dir / "devserver.json")
+
+    def _announce(self, path: Path) -> None:
+        """Write where the server is, so that the file is never seen half written."""
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps(asdict(self.addresses) | {"pid": os.getpid()}) + "\n")
+        temporary.rename(path)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        await asyncio.gather(
-            *(
-                server.serve(sockets=[listening])
-                for server, listening in zip(self._servers, self._sockets, strict=True)
+        try:
+            await asyncio.gather(
+                *(
+                    server.serve(sockets=[listening])
+                    for server, listening in zip(self._servers, self._sockets, strict=True)
+                )
             )
-        )
+        finally:
+            self._database.close()
 
     def _stop(self) -> None:
         for server in self._servers:
@@ -122,17 +138,28 @@ class DevServer:
 def _serve(app: ASGIApp) -> _Server:
     config = uvicorn.Config(
         app,
+        # Whichever other parser is installed: this one holds to the announced Content-Length.
+        http="h11",
         access_log=False,
-        # A connection that a fault cuts is an error to uvicorn, and no news to us.
-        log_level="critical",
+        log_config=None,
+        log_level="error",
         lifespan="off",
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         timeout_keep_alive=60,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_defect)
     return _Server(config)
 
 
-def _control(log: RequestLog, faults: Faults, api_key: str) -> list[Route]:
+def _is_defect(record: logging.LogRecord) -> bool:
+    """Leave out of the log what a fault or the server's end does to a request."""
+    error = record.exc_info and record.exc_info[1]
+    return not isinstance(error, ConnectionCut | asyncio.CancelledError)
+
+
+def _control(
+    log: RequestLog, faults: Faults, change: Callable[[FaultSettings], None], api_key: str
+) -> list[Route]:
     """Return the routes that tests turn the switches with."""
     expected = "Basic " + base64.b64encode(f"api:{api_key}".encode()).decode()
 
@@ -152,23 +179,22 @@ def _control(log: RequestLog, faults: Faults, api_key: str) -> list[Route]:
             log.requests.clear()
         return JSONResponse(log.as_json())
 
-    async def change_faults(request: Request) -> Response:
+    async def switches(request: Request) -> Response:
         if (refusal := refused(request)) is not None:
             return refusal
         if request.method == "DELETE":
-            faults.change(FaultSettings())
+            change(FaultSettings())
         elif request.method == "PUT":
             try:
-                # A misspelt fault would be none, and a test that proves nothing.
-                faults.change(FaultSettings(**await request.json()))
-            except (ValueError, TypeError) as error:
+                change(msgspec.json.decode(await request.body(), type=FaultSettings))
+            except msgspec.DecodeError as error:
                 return JSONResponse({"error": str(error)}, status_code=400)
-        return JSONResponse(asdict(faults.settings))
+        return JSONResponse(msgspec.to_builtins(faults.settings))
 
     return [
         Route(f"{CONTROL_PREFIX}ready", ready),
         Route(f"{CONTROL_PREFIX}requests", requests, methods=["GET", "DELETE"]),
-        Route(f"{CONTROL_PREFIX}faults", change_faults, methods=["GET", "PUT", "DELETE"]),
+        Route(f"{CONTROL_PREFIX}faults", switches, methods=["GET", "PUT", "DELETE"]),
     ]
 
 
@@ -178,6 +204,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((host, port))
+    # From here on a client's connection waits to be accepted instead of being refused.
+    listening.listen()
     return listening
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 import time
 from collections import deque
-from dataclasses import dataclass
+from typing import Literal
 
+import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wbfs.devserver.files import refuse
 from wbfs.devserver.request_log import CONTROL_PREFIX
+from wbfs.devserver.signing import EXPIRED, SIGNATURE, issue_time
 
-LONGEST_STALL_S = 300.0
 SLOW_PIECE_BYTES = 16 << 10
 
 
@@ -22,23 +26,34 @@ class ConnectionCut(Exception):
     """Ends a response in the middle, so that the server closes the connection."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultSettings:
+class FaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What goes wrong, and for which requests; the defaults are no faults.
 
-    port: "api", "files" or "" for both. match: a regular expression that the path must have.
-    first: only so many requests, -1 for all. delay_s: before the answer. stall: no answer at all.
-    bandwidth_bytes_per_s: of one connection, 0 for no limit. requests_per_s: beyond that 429 with
-    Retry-After, 0 for no limit. error_share: share of requests answered with `error_status`.
+    port: "api", "files" or "" for both. match: a regular expression that is searched for in the
+    path (on the file port: "/" and the key). first: only so many of the requests that those two
+    pick, -1 for all.
+
+    delay_s: before anything else happens. stall: no answer at all. stall_after_bytes: headers and
+    so many bytes of the body, then nothing; -1 for never. stall_s: after so many seconds a stalled
+    connection is ended, if the client has not gone before. bandwidth_bytes_per_s: of one
+    connection, 0 for no limit. requests_per_s: beyond that 429 with Retry-After, 0 for no limit.
+    error_share: share of requests answered with `error_status`; which ones is the same every time.
     cut_after_bytes: the connection is closed after so many bytes of a body, -1 for never.
-    wrong_bytes: bodies of the right length and other bytes. expired_urls: signed URLs are refused.
+    wrong_bytes: bodies of the right length and other bytes.
+
+    expired_urls: every request is refused as one with an expired URL, however fresh. revoked_urls:
+    so is every request with a URL that was signed before these settings came into force.
+    url_lifetime_s: of the URLs that are signed from now on, whatever port, match and first say;
+    None for the server's own.
     """
 
-    port: str = ""
+    port: Literal["", "api", "files"] = ""
     match: str = ""
     first: int = -1
     delay_s: float = 0.0
     stall: bool = False
+    stall_after_bytes: int = -1
+    stall_s: float = 300.0
     bandwidth_bytes_per_s: float = 0.0
     requests_per_s: float = 0.0
     error_share: float = 0.0
@@ -46,23 +61,29 @@ class FaultSettings:
     cut_after_bytes: int = -1
     wrong_bytes: bool = False
     expired_urls: bool = False
+    revoked_urls: bool = False
+    url_lifetime_s: float | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.match)
+        except re.error as error:
+            raise ValueError(f"match is no regular expression: {error}") from error
 
 
 class Faults:
     """The faults in force."""
 
     def __init__(self) -> None:
-        self._set(FaultSettings())
-
-    def _set(self, settings: FaultSettings) -> None:
-        self.settings = settings
-        self._left = settings.first
-        self._random = random.Random(1)
-        self._answered: deque[float] = deque()
+        self.change(FaultSettings())
 
     def change(self, settings: FaultSettings) -> None:
         """Put other faults in force, for the requests that come from now on."""
-        self._set(settings)
+        self.settings = settings
+        self._in_force_since = time.time()
+        self._left = settings.first
+        self._random = random.Random(1)
+        self._answered: deque[float] = deque()
 
     def middleware(self, app: ASGIApp, port: str) -> ASGIApp:
         """Return the app with the faults in front of it."""
@@ -71,15 +92,24 @@ class Faults:
             if scope["type"] != "http" or not self._hits(scope, port):
                 await app(scope, receive, send)
                 return
-            settings = self.settings
+            # Read once: a request keeps the faults that it began with.
+            settings, in_force_since = self.settings, self._in_force_since
             await asyncio.sleep(settings.delay_s)
             if settings.stall:
-                await _stall(receive)
+                await _stall(receive, settings.stall_s)
                 raise ConnectionCut
-            if (refusal := self._refusal(settings)) is not None:
+            refusal = self._refusal(settings, in_force_since, Request(scope))
+            if refusal is not None:
                 await refusal(scope, receive, send)
                 return
-            await app(scope, receive, _Tampering(settings, send))
+            tampering = _Tampering(settings, receive, send)
+            try:
+                await app(scope, receive, tampering.send)
+            except Exception:
+                # The app may have wrapped it.
+                if tampering.has_cut:
+                    raise ConnectionCut from None
+                raise
 
         return faulty
 
@@ -93,10 +123,13 @@ class Faults:
         self._left -= 1
         return True
 
-    def _refusal(self, settings: FaultSettings) -> Response | None:
-        if settings.expired_urls:
-            body = "<Error><Code>ExpiredToken</Code></Error>"
-            return Response(body, status_code=403, media_type="application/xml")
+    def _refusal(
+        self, settings: FaultSettings, in_force_since: float, request: Request
+    ) -> Response | None:
+        query = request.query_params
+        revoked = settings.revoked_urls and SIGNATURE in query
+        if settings.expired_urls or (revoked and issue_time(query) < in_force_since):
+            return refuse(EXPIRED)
         if settings.requests_per_s and (wait_s := self._wait_s(settings.requests_per_s)):
             return Response(status_code=429, headers={"Retry-After": str(wait_s)})
         if self._random.random() < settings.error_share:
@@ -116,14 +149,18 @@ class Faults:
 
 
 class _Tampering:
-    """A response's way out, slowed, changed or cut."""
+    """A response's way out, slowed, changed, stalled or cut."""
 
-    def __init__(self, settings: FaultSettings, send: Send) -> None:
+    def __init__(self, settings: FaultSettings, receive: Receive, send: Send) -> None:
         self._settings = settings
+        self._receive = receive
         self._send = send
+        self._began = time.monotonic()
         self._sent = 0
+        self.has_cut = False
 
-    async def __call__(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
+        """Pass a message on. Raises ConnectionCut where the response is to end."""
         body: bytes = message.get("body", b"")
         if message["type"] != "http.response.body" or not body:
             await self._send(message)
@@ -131,16 +168,21 @@ class _Tampering:
         settings = self._settings
         if settings.wrong_bytes:
             body = bytes([body[0] ^ 0xFF]) + body[1:]
-        cut = 0 <= settings.cut_after_bytes < self._sent + len(body)
-        if cut:
-            body = body[: settings.cut_after_bytes - self._sent]
-        await self._pass_on(body, more=cut or bool(message.get("more_body")))
-        if cut:
-            raise ConnectionCut
+        ends = [end for end in (settings.stall_after_bytes, settings.cut_after_bytes) if end >= 0]
+        end = min(ends, default=self._sent + len(body))
+        if end >= self._sent + len(body):
+            await self._pass_on(body, more=bool(message.get("more_body")))
+            return
+        await self._pass_on(body[: end - self._sent], more=True)
+        if end == settings.stall_after_bytes:
+            await _stall(self._receive, settings.stall_s)
+        self.has_cut = True
+        raise ConnectionCut
 
     async def _pass_on(self, body: bytes, *, more: bool) -> None:
         rate = self._settings.bandwidth_bytes_per_s
-        step = SLOW_PIECE_BYTES if rate else max(len(body), 1)
+        # About fifty pieces a second: more could not be timed, fewer would come in gusts.
+        step = max(SLOW_PIECE_BYTES, int(rate / 50)) if rate else max(len(body), 1)
         for start in range(0, max(len(body), 1), step):
             piece = body[start : start + step]
             last = start + step >= len(body)
@@ -149,11 +191,12 @@ class _Tampering:
             )
             self._sent += len(piece)
             if rate:
-                await asyncio.sleep(len(piece) / rate)
+                await asyncio.sleep(self._began + self._sent / rate - time.monotonic())
 
 
-async def _stall(receive: Receive) -> None:
-    """Wait until the client goes."""
-    async with asyncio.timeout(LONGEST_STALL_S):
-        while (await receive())["type"] != "http.disconnect":
-            pass
+async def _stall(receive: Receive, limit_s: float) -> None:
+    """Wait until the client goes, or the time is up."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            while (await receive())["type"] != "http.disconnect":
+                pass

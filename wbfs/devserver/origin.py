@@ -1,21 +1,27 @@
-"""The file origin's objects: bytes on disk by key, reached through signed URLs that expire."""
+"""The file origin's objects: bytes on disk by key, reached through signed URLs that expire.
+
+It owns the objects, the parts of uploads in progress and the URLs; `files` serves them over HTTP.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote, urlencode
 
 from wbfs.devserver.errors import InvalidRequest
+from wbfs.devserver.signing import Refusal, Signer
 
 URL_LIFETIME_S = 3600.0
+MAX_NAME_BYTES = 255
+
+_COPY_BYTES = 1 << 20
 
 
 class MultipartError(InvalidRequest):
@@ -23,65 +29,49 @@ class MultipartError(InvalidRequest):
 
 
 class Origin:
-    """The objects below one folder. Keys are `/`-separated."""
+    """The file origin: objects on disk, reached through signed URLs that expire.
+
+    A key is an object's name, with `/` between its parts. Every method that takes one raises
+    InvalidRequest for a key that can't be an object's.
+    """
 
     def __init__(
         self, folder: Path, *, base_url: Callable[[], str], lifetime_s: float = URL_LIFETIME_S
     ) -> None:
         """Open, or make, the folder; the secret that signs URLs is kept in it.
 
-        base_url: gives the origin's URL, which is known once its port is.
-        lifetime_s: seconds that a URL is good for; may be changed at any time.
+        base_url: gives the origin's URL, which is known once its port is. lifetime_s: seconds that
+        a URL is good for; may be changed at any time.
         """
         self._objects = folder / "objects"
+        self._etags = folder / "etags"
         self._uploads = folder / "uploads"
-        for path in (self._objects, self._uploads):
+        for path in (self._objects, self._etags, self._uploads):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._base_url = base_url
         self.lifetime_s = lifetime_s
-        self._secret = _load_secret(folder / "secret")
+        self._signer = Signer(folder / "secret")
 
     def get_url(self, key: str) -> str:
         """Return a signed URL to GET or HEAD the object."""
-        return self._sign("GET", key)
+        return self._url("GET", key)
 
     def put_url(self, key: str) -> str:
         """Return a signed URL to PUT the object."""
-        return self._sign("PUT", key)
+        return self._url("PUT", key)
 
-    def _sign(self, method: str, key: str, upload: str = "", part: int = 0) -> str:
-        expires = f"{time.time() + self.lifetime_s:.3f}"
-        query = {"X-Expires": expires}
-        if upload:
-            query |= {"uploadId": upload, "partNumber": str(part)}
-        query["X-Signature"] = self._signature(method, key, expires, upload, str(part))
+    def refusal(self, method: str, key: str, query: Mapping[str, str]) -> Refusal | None:
+        """Return why a request with this query is refused; None if it isn't."""
+        return self._signer.refusal(method, key, query)
+
+    def _url(self, method: str, key: str, *, upload: str = "", part: int = 0) -> str:
+        self.path(key)
+        query = self._signer.sign(method, key, lifetime_s=self.lifetime_s, upload=upload, part=part)
         return f"{self._base_url()}/{quote(key)}?{urlencode(query)}"
 
-    def _signature(self, *parts: str) -> str:
-        return hmac.new(self._secret, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
-
-    def refusal(self, method: str, key: str, query: Mapping[str, str]) -> str:
-        """Return why a request is refused, in a store's words, or the empty text."""
-        expires = query.get("X-Expires", "")
-        expected = self._signature(
-            "GET" if method == "HEAD" else method,
-            key,
-            expires,
-            query.get("uploadId", ""),
-            query.get("partNumber", "0"),
-        )
-        if not hmac.compare_digest(expected.encode(), query.get("X-Signature", "").encode()):
-            return "SignatureDoesNotMatch"
-        return "ExpiredToken" if float(expires) < time.time() else ""
-
     def path(self, key: str) -> Path:
-        """Return where an object's bytes are, or would be. Raises InvalidRequest."""
-        path = self._objects / key
-        if not key or ".." in key.split("/") or "\0" in key or path == self._objects:
-            raise InvalidRequest(f"{key!r} is no object's key")
-        if not path.is_relative_to(self._objects):
-            raise InvalidRequest(f"{key!r} is no object's key")
-        return path
+        """Return where the object's bytes are, or would be."""
+        return self._objects / _checked(key)
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
@@ -94,37 +84,70 @@ class Origin:
     def delete(self, key: str) -> None:
         """Remove the object, if it is there."""
         self.path(key).unlink(missing_ok=True)
+        (self._etags / key).unlink(missing_ok=True)
 
-    def start_multipart(self, key: str, parts: int) -> tuple[str, list[str]]:
-        """Return an upload's id and a signed URL for each of its parts, which count from 1."""
-        upload = secrets.token_hex(16)
-        (self._uploads / upload).mkdir(mode=0o700)
-        return upload, [self._sign("PUT", key, upload, part + 1) for part in range(parts)]
+    def etag(self, key: str, found: os.stat_result) -> str:
+        """Return the ETag of the object whose file is `found`, without quotes.
 
-    def part_path(self, upload: str, part: int) -> Path:
-        """Return where an upload's part is, or would be. Raises InvalidRequest."""
-        if not upload.isalnum() or not (self._uploads / upload).is_dir():
-            raise InvalidRequest("no such upload")
-        return self._uploads / upload / str(part)
+        It is what the upload was answered with, unless something else has changed the file since.
+        """
+        stamp = f"{found.st_mtime_ns:x}-{found.st_size:x}"
+        try:
+            stored, _, stored_stamp = (self._etags / _checked(key)).read_text().partition(" ")
+        except FileNotFoundError:
+            return stamp
+        return stored if stored_stamp == stamp else stamp
 
-    def complete_multipart(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
-        """Join an upload's parts; `etags` are their PUTs' answers. Raises MultipartError."""
-        paths = [self.part_path(upload, part) for part in sorted(etags)]
-        with self.receive(self.path(key)) as target:
-            for path, part in zip(paths, sorted(etags), strict=True):
-                if not path.is_file():
-                    raise MultipartError(f"part {part} was never uploaded")
-                with path.open("rb") as source:
-                    if hashlib.file_digest(source, "md5").hexdigest() != etags[part].strip('"'):
-                        raise MultipartError(f"part {part} is another one")
-                    source.seek(0)
-                    shutil.copyfileobj(source, target.file, 1 << 20)
-            target.keep()
-        shutil.rmtree(self._uploads / upload)
+    def store_etag(self, key: str, etag: str, found: os.stat_result) -> None:
+        """Remember the ETag of the object whose file is `found`."""
+        path = self._etags / _checked(key)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(f"{etag} {found.st_mtime_ns:x}-{found.st_size:x}")
 
     def receive(self, path: Path) -> Receiving:
         """Return what takes an object's, or a part's, bytes and then gives them their name."""
         return Receiving(path)
+
+    def start_multipart(self, key: str, parts: int) -> tuple[str, list[str]]:
+        """Return an upload's id and a signed PUT URL for each of its parts, counted from 1."""
+        upload = secrets.token_hex(16)
+        urls = [self._url("PUT", key, upload=upload, part=part) for part in range(1, parts + 1)]
+        (self._uploads / upload).mkdir(mode=0o700)
+        (self._uploads / upload / "parts").write_text(str(parts))
+        return upload, urls
+
+    def part_path(self, upload_id: str, part: int) -> Path:
+        """Return where an upload's part is, or would be. Raises MultipartError."""
+        folder = self._uploads / upload_id
+        if not upload_id.isalnum() or not folder.is_dir():
+            raise MultipartError("there is no such upload")
+        return folder / str(part)
+
+    def complete_multipart(self, key: str, upload_id: str, etags: Mapping[int, str]) -> None:
+        """Join an upload's parts; `etags` are what their PUTs were answered with, by part.
+
+        Raises MultipartError if a part is missing or another than was uploaded.
+        """
+        parts = sorted(etags)
+        paths = [self.part_path(upload_id, part) for part in parts]
+        announced = int((self._uploads / upload_id / "parts").read_text())
+        if parts != list(range(1, announced + 1)):
+            raise MultipartError(f"the upload has {announced} parts, and others were named")
+        digests = hashlib.md5(usedforsecurity=False)
+        with self.receive(self.path(key)) as target:
+            for part, path in zip(parts, paths, strict=True):
+                if not path.is_file():
+                    raise MultipartError(f"part {part} was never uploaded")
+                with path.open("rb") as source:
+                    digest = hashlib.file_digest(source, "md5")
+                    if digest.hexdigest() != etags[part].strip('"'):
+                        raise MultipartError(f"part {part} is another than was uploaded")
+                    digests.update(digest.digest())
+                    source.seek(0)
+                    shutil.copyfileobj(source, target.file, _COPY_BYTES)
+            # As in an object store: no MD5 of the whole, and it says of how many parts it is.
+            self.store_etag(key, f"{digests.hexdigest()}-{announced}", target.keep())
+        shutil.rmtree(self._uploads / upload_id)
 
 
 class Receiving:
@@ -137,25 +160,25 @@ class Receiving:
         self._temporary = Path(name)
         self.file = os.fdopen(fd, "wb")
 
-    def __enter__(self) -> Receiving:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def keep(self) -> None:
-        """Give the bytes their name."""
+    def keep(self) -> os.stat_result:
+        """Give the bytes their name; return the file's state."""
         self.file.flush()
+        found = os.fstat(self.file.fileno())
         self._temporary.rename(self._target)
+        return found
 
 
-def _load_secret(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        secret = secrets.token_bytes(32)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(secret)
-        return secret
+def _checked(key: str) -> str:
+    """Return the key if it names a file below a folder, and that one only."""
+    for name in key.split("/"):
+        too_long = len(os.fsencode(name)) > MAX_NAME_BYTES
+        if name in ("", ".", "..") or "\0" in name or too_long or name.startswith(".receiving-"):
+            raise InvalidRequest("not an object's key")
+    return key

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import re
@@ -26,8 +25,11 @@ _OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
 class LoggedRequest:
     """One request; never a key and never a signed query.
 
-    port: "api" or "files". key: the object's, on the file port. user: a hash of the API key.
-    bytes_sent: of the body, as far as it went out.
+    number: counts on when the log is cleared. time: when it came, in seconds since 1970. port:
+    "api" or "files". key: the object's, on the file port. operation: of GraphQL. user: a hash of
+    the API key. range: the header. authorization: whether there was such a header. status: 0 where
+    none was sent (yet). bytes_sent: of the body, handed to the connection; of a client that goes in
+    mid-body, up to 1 MiB and what the kernel's buffers hold may not have reached it.
     """
 
     number: int
@@ -67,18 +69,30 @@ class RequestLog:
             if scope["path"] == "/graphql":
                 body, receive = await _peek(receive)
                 operation = _operation_of(body)
-            request = self._start(scope, port, operation)
-
-            async def counted(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    request.status = message["status"]
-                await send(message)
-                if message["type"] == "http.response.body":
-                    request.bytes_sent += len(message.get("body", b""))
-
-            await app(scope, receive, counted)
+            await self._pass_on(app, scope, receive, send, self._start(scope, port, operation))
 
         return logged
+
+    async def _pass_on(
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, request: LoggedRequest
+    ) -> None:
+        gone = False
+
+        async def watched() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect"
+            return message
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                request.status = message["status"]
+            await send(message)
+            # What is sent to a client that has gone goes nowhere, and the server doesn't say so.
+            if message["type"] == "http.response.body" and request.method != "HEAD" and not gone:
+                request.bytes_sent += len(message.get("body", b""))
+
+        await app(scope, watched, counted)
 
     def _start(self, scope: Scope, port: str, operation: str) -> LoggedRequest:
         headers = Headers(scope=scope)
@@ -137,6 +151,6 @@ def _user_of(headers: Mapping[str, str]) -> str:
     """Return a short hash of the API key, so that a test can tell users apart."""
     try:
         pair = base64.b64decode(headers.get("authorization", "").partition(" ")[2], validate=True)
-    except binascii.Error:
+    except ValueError:
         return ""
     return hashlib.sha256(pair.partition(b":")[2]).hexdigest()[:12] if pair else ""
