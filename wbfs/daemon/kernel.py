@@ -11,11 +11,18 @@ log = logging.getLogger(__name__)
 
 MAX_BACKGROUND = 256
 """Reads that the kernel sends at once. Its default of 12 would make every reader wait for the
-twelve that wait for a slow server, those of cached files too."""
+twelve that wait for a slow server, those of cached files too. The threshold of congestion goes
+with it: beyond that the kernel reads in a way in which a waiting process can't be killed."""
 
 _CONTROL = Path("/sys/fs/fuse/connections")
 _COMMAND_TIMEOUT_S = 5.0
-_SET_PRIVATELY = f'mount -t fusectl none {_CONTROL} && echo "$1" > "{_CONTROL}/$2/max_background"'
+_SETTINGS = ("max_background", "congestion_threshold")
+_SET_PRIVATELY = f"""
+set -e
+mount -t fusectl none {_CONTROL}
+cd "{_CONTROL}/$1"
+for setting in {" ".join(_SETTINGS)}; do echo {MAX_BACKGROUND} > $setting; done
+"""
 
 
 def allow_many_reads(mountpoint: Path) -> bool:
@@ -25,14 +32,14 @@ def allow_many_reads(mountpoint: Path) -> bool:
     where nobody else sees it.
     """
     connection = str(os.minor(os.stat(mountpoint).st_dev))
-    setting = _CONTROL / connection / "max_background"
+    folder = _CONTROL / connection
     try:
-        if setting.exists():
-            setting.write_text(str(MAX_BACKGROUND))
+        if folder.exists():
+            for setting in _SETTINGS:
+                (folder / setting).write_text(str(MAX_BACKGROUND))
             return True
-        command = ["unshare", "--mount", "sh", "-c", _SET_PRIVATELY, "sh"]
         subprocess.run(
-            [*command, str(MAX_BACKGROUND), connection],
+            ["unshare", "--mount", "sh", "-c", _SET_PRIVATELY, "sh", connection],
             check=True,
             capture_output=True,
             timeout=_COMMAND_TIMEOUT_S,
