@@ -40,6 +40,13 @@ class Server:
     url: str = ""
 
 
+class QuietServer(ThreadingHTTPServer):
+    """A server to which clients that leave early are no news."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print nothing."""
+
+
 @pytest.fixture
 def servers() -> Iterator[Callable[[], Server]]:
     """Return what starts servers."""
@@ -62,7 +69,7 @@ def servers() -> Iterator[Callable[[], Server]]:
             def log_message(self, format: str, *args: object) -> None:
                 """Print nothing."""
 
-        http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        http = QuietServer(("127.0.0.1", 0), Handler)
         http.daemon_threads = True
         threading.Thread(target=http.serve_forever, daemon=True).start()
         running.append(http)

@@ -46,6 +46,11 @@ def allow_many_reads(mountpoint: Path) -> bool:
             stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        log.info("the kernel sends at most 12 reads at once (max_background): %s", error)
+        log.info(
+            "the kernel will send 12 reads at once at most: root, or who finds %s mounted, may set"
+            " more (%s)",
+            _CONTROL,
+            type(error).__name__,
+        )
         return False
     return True

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from ariadne import graphql_sync
+from graphql import GraphQLError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -318,6 +319,9 @@ async def _refusal(request: Request, error: Exception) -> Response:
 
 
 def _is_defect(record: logging.LogRecord) -> bool:
-    """Leave refusals out of the log: they are answers."""
-    error = record.exc_info and record.exc_info[1]
-    return not isinstance(getattr(error, "original_error", error), ApiError)
+    """Leave refusals, and queries that are none, out of the log: what answers them is right."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, GraphQLError):
+        error = error.original_error
+        return error is not None and not isinstance(error, ApiError)
+    return not isinstance(error, ApiError)
