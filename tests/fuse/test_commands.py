@@ -91,9 +91,17 @@ def test_mountpoint_that_is_not_empty(stand_in: StandIn, place: Path, tmp_path: 
 def test_cache_inside_the_mountpoint(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
     env = stand_in.env(tmp_path)
     refused(place, env, "--cache-dir", place / "cache", words="inside the mountpoint")
+    refused(place, env, "--log-file", place / "log", words="inside the mountpoint")
     (tmp_path / "link").symlink_to(place)
     refused(place, env, "--cache-dir", tmp_path / "link" / "cache", words="inside the mountpoint")
     assert list(place.iterdir()) == []
+
+
+def test_places_that_cannot_be_written(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    env = stand_in.env(tmp_path)
+    refused(place, env, "--cache-dir", tmp_path / "file" / "cache", words="can't make the cache")
+    refused(place, env, "--log-file", tmp_path / "file" / "log", words="can't log to")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +178,15 @@ def test_signals_unmount(mounter: Mounter, number: signal.Signals) -> None:
     wait_until(lambda: not mount.is_alive(), what="the daemon ends")
     assert not os.path.ismount(mount.path)
     assert "unmounting" in mount.log()
+
+
+def test_a_link_to_the_mountpoint(mounter: Mounter, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    mount = mounter(path=tmp_path / "link")
+    assert os.path.ismount(tmp_path / "real")
+    mount.umount()
+    assert not os.path.ismount(tmp_path / "real")
 
 
 def test_foreground(stand_in: StandIn, place: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import platformdirs
 
+from wbfs.model.errors import UsageError
 from wbfs.model.settings import ALIAS_TTL_S, TIMEOUT_S, MountSettings
 
 LOG_BYTES = 10 << 20
@@ -118,7 +119,7 @@ def mount(
     # Imported late: `wbfs --help` needs none of it.
     from wbfs.daemon.background import run_in_background
     from wbfs.daemon.mount import run_mount
-    from wbfs.daemon.mountpoint import resolve_mountpoint
+    from wbfs.daemon.mountpoint import refuse_inside, resolve_mountpoint
 
     if len(source_and_mountpoint) > 2:
         raise click.UsageError("give one MOUNTPOINT, and at most one SOURCE before it")
@@ -140,6 +141,8 @@ def mount(
         umask=umask,
         allow_other=allow_other,
     )
+    if settings.log_file is not None:
+        refuse_inside(settings.log_file, path, "--log-file")
     _start_logging(settings.log_file, debug=debug)
     if foreground:
         run_mount(settings, lambda: None)
@@ -155,10 +158,15 @@ def mount(
 def _start_logging(log_file: Path | None, *, debug: bool) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if log_file is not None:
-        log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(
-            log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES
-        )
+        try:
+            log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handler = logging.handlers.RotatingFileHandler(
+                log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES
+            )
+        except OSError as error:
+            raise UsageError(
+                f"can't log to {log_file}: {error.strerror}; choose another place with --log-file"
+            ) from error
     logging.basicConfig(
         handlers=[handler],
         level=logging.DEBUG if debug else logging.INFO,

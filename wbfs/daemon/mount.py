@@ -55,7 +55,7 @@ def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     """
     faulthandler.register(signal.SIGUSR1)
     os.umask(0o077)
-    refuse_inside(settings.cache_dir, settings.mountpoint)
+    refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
     prepare_mountpoint(settings.mountpoint)
     credentials = load_credentials()
     transport = Transport.for_credentials(credentials, checkpoint=checkpoint)

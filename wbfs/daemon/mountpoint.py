@@ -52,9 +52,8 @@ def _mount_table() -> Iterator[Mount]:
 
 
 def resolve_mountpoint(path: Path) -> Path:
-    """Return the absolute path without symbolic links, without asking what is mounted there."""
-    absolute = Path(os.path.abspath(path))
-    return absolute.parent.resolve() / absolute.name if absolute.name else absolute
+    """Return the absolute path without symbolic links, also of a mount whose daemon is gone."""
+    return Path(os.path.realpath(path))
 
 
 def prepare_mountpoint(path: Path) -> None:
@@ -92,12 +91,11 @@ def prepare_mountpoint(path: Path) -> None:
         )
 
 
-def refuse_inside(cache_dir: Path, mountpoint: Path) -> None:
-    """Raise UsageError where the cache would lie on the mount that it serves."""
-    if cache_dir.resolve().is_relative_to(mountpoint):
+def refuse_inside(path: Path, mountpoint: Path, option: str) -> None:
+    """Raise UsageError where what `option` names would lie on the mount that needs it."""
+    if path.resolve().is_relative_to(mountpoint):
         raise UsageError(
-            f"the cache directory {cache_dir} is inside the mountpoint {mountpoint}: choose another"
-            " with --cache-dir"
+            f"{path} is inside the mountpoint {mountpoint}: choose another place with {option}"
         )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from wbfs.model.entries import Collection, Manifest, Project, Version, Viewer
 from wbfs.model.errors import AccessDenied, NotFound, RemoteError, RemoteProtocolError
@@ -23,6 +24,9 @@ from wbfs.remote.credentials import Credentials
 from wbfs.remote.graphql import GraphQL, follow
 from wbfs.remote.manifests import parse_manifest
 from wbfs.remote.transport import Deadline, Transport
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 COMMITTED = "COMMITTED"
 MANIFEST_ATTEMPTS = 3
@@ -47,12 +51,7 @@ class WandbApi:
                 "the server knows nobody by this API key: run `wandb login`, or check"
                 " WANDB_API_KEY and WANDB_BASE_URL"
             )
-        teams = (viewer.get("teams") or {}).get("edges") or ()
-        return Viewer(
-            entity=viewer.get("entity") or viewer.get("username") or "",
-            username=viewer.get("username") or "",
-            teams=tuple(edge["node"]["name"] for edge in teams),
-        )
+        return _viewer(viewer)
 
     def entity_exists(self, entity: str, *, deadline: Deadline) -> bool:
         """Whether there is such a user or team, as far as the server tells."""
@@ -66,17 +65,14 @@ class WandbApi:
         which organizations are found. An empty `name` means the only one. Raises NotFound.
         """
         data = self._graphql.execute(queries.ORGANIZATIONS, {"entity": member}, deadline=deadline)
-        entity = data.get("entity") or {}
-        found = [entity["organization"]] if entity.get("organization") else []
-        found += (entity.get("user") or {}).get("organizations") or []
-        by_entity = {one["orgEntity"]["name"]: one["name"] for one in found if one.get("orgEntity")}
+        by_entity = _organizations(data.get("entity") or {})
         matching = [one for one, other in by_entity.items() if not name or name in (one, other)]
         if len(matching) != 1:
             known = ", ".join(sorted(by_entity)) or "none"
             raise NotFound(
                 f"which organization's registry is meant? Name it in front; yours are: {known}"
             )
-        return str(matching[0])
+        return matching[0]
 
     def projects(self, entity: str, *, deadline: Deadline) -> Iterator[Project]:
         """Yield an entity's projects, page by page. Raises NotFound."""
@@ -216,7 +212,7 @@ class WandbApi:
         data = self._graphql.execute(queries.MANIFEST, {"id": version.id}, deadline=deadline)
         missing = f"{version.path} has no manifest"
         file = follow(data, ["artifact", "currentManifest", "file"], missing=missing)
-        location = Location(url=file["directUrl"], headers=self._transport.extra_headers)
+        location = Location(url=_direct_url(file), headers=self._transport.extra_headers)
         with open_stream(self._transport, location, deadline=deadline) as stream:
             body = b"".join(stream.pieces)
         return parse_manifest(
@@ -249,9 +245,8 @@ class WandbApi:
                 missing=f"{version.path} is gone: it was deleted, or you may no longer see it",
                 deadline=deadline,
             )
-            nodes = (edge["node"] for edge in edges)
-            urls.update({node["name"]: node["directUrl"] for node in nodes if node["directUrl"]})
-        return urls
+            urls.update(_url(edge) for edge in edges)
+        return {path: url for path, url in urls.items() if url}
 
     def _has_algorithms(self, deadline: Deadline) -> bool:
         """Whether the server knows of digest algorithms; a server that can't say does not."""
@@ -269,10 +264,55 @@ class WandbApi:
         return frozenset(one["name"] for one in features if one and one.get("isEnabled"))
 
 
+def _parses(function: Callable[P, R]) -> Callable[P, R]:
+    """Make what a server's answer lacks an error of the protocol, and not a defect of ours."""
+
+    @functools.wraps(function)
+    def parse(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise RemoteProtocolError(
+                f"the server's answer is not as W&B's protocol has it: {error!r}"
+            ) from error
+
+    return parse
+
+
+@_parses
+def _viewer(node: Mapping[str, Any]) -> Viewer:
+    teams = (node.get("teams") or {}).get("edges") or ()
+    return Viewer(
+        entity=node.get("entity") or node.get("username") or "",
+        username=node.get("username") or "",
+        teams=tuple(edge["node"]["name"] for edge in teams),
+    )
+
+
+@_parses
+def _organizations(entity: Mapping[str, Any]) -> dict[str, str]:
+    """Return the organizations' names by their entities."""
+    found = [entity["organization"]] if entity.get("organization") else []
+    found += (entity.get("user") or {}).get("organizations") or []
+    return {one["orgEntity"]["name"]: one["name"] for one in found if one.get("orgEntity")}
+
+
+@_parses
+def _direct_url(file: Mapping[str, Any]) -> str:
+    return str(file["directUrl"])
+
+
+@_parses
+def _url(edge: Mapping[str, Any]) -> tuple[str, str]:
+    return edge["node"]["name"], edge["node"]["directUrl"]
+
+
+@_parses
 def _project(node: Mapping[str, Any], entity: str) -> Project:
     return Project(entity=entity, name=node["name"], created_at_ns=_time_ns(node["createdAt"]))
 
 
+@_parses
 def _collection(node: Mapping[str, Any], entity: str, project: str) -> Collection:
     return Collection(
         entity=entity,
@@ -283,6 +323,7 @@ def _collection(node: Mapping[str, Any], entity: str, project: str) -> Collectio
     )
 
 
+@_parses
 def _place(node: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return entity, project and name of a node's collection; empty texts for one not seen."""
     collection = node.get("artifactCollection") or {}
@@ -291,6 +332,7 @@ def _place(node: Mapping[str, Any]) -> tuple[str, str, str]:
     return entity.get("name") or "", project.get("name") or "", collection.get("name") or ""
 
 
+@_parses
 def _member(
     membership: Mapping[str, Any],
     artifact: Mapping[str, Any],
@@ -305,6 +347,7 @@ def _member(
     return _version(artifact, place, own_name, aliases)
 
 
+@_parses
 def _version(
     artifact: Mapping[str, Any], place: tuple[str, str, str], name: str, aliases: Sequence[str]
 ) -> Version:
@@ -330,10 +373,7 @@ def _version(
 
 def _time_ns(text: str) -> int:
     """Return nanoseconds since the epoch; a time without a zone is UTC."""
-    try:
-        time = datetime.fromisoformat(text)
-    except (ValueError, TypeError) as error:
-        raise RemoteProtocolError(f"the server gave {text!r} for a time") from error
+    time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
     return int(time.timestamp()) * 1_000_000_000 + time.microsecond * 1000

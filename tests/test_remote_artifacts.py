@@ -1,0 +1,163 @@
+"""What the server says becomes plain data, or an error that says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from wbfs.model.digests import Algorithm, Digest
+from wbfs.model.errors import NotFound, RemoteProtocolError
+from wbfs.remote.artifacts import WandbApi
+from wbfs.remote.manifests import parse_manifest
+from wbfs.remote.transport import Deadline
+
+DEADLINE = Deadline.after(60)
+ARTIFACT = {
+    "id": "QXJ0aWZhY3Q6NA==",
+    "state": "COMMITTED",
+    "digest": "d" * 32,
+    "createdAt": "2026-01-02T03:04:05",
+    "artifactType": {"name": "dataset"},
+}
+PLACE = {"name": "c", "project": {"name": "p", "entity": {"name": "e"}}}
+MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="
+
+
+class FakeGraphQL:
+    """Answers every query with the same data."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._data = data
+
+    def execute(self, *_: object, **__: object) -> Mapping[str, Any]:
+        return self._data
+
+
+def api(data: Mapping[str, Any]) -> WandbApi:
+    made = WandbApi.__new__(WandbApi)
+    made.__dict__.update(_graphql=FakeGraphQL(data), _features=frozenset(), _lock=_NoLock())
+    return made
+
+
+class _NoLock:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def member(**artifact: Any) -> dict[str, Any]:
+    return {
+        "versionIndex": 3,
+        "aliases": [{"alias": "best"}, {"alias": "v3"}],
+        "artifactCollection": PLACE,
+        "artifact": ARTIFACT | artifact,
+    }
+
+
+def test_a_version_is_named_after_its_membership() -> None:
+    data = {"project": {"artifactCollectionMembership": member()}}
+    found = api(data).version("e", "p", "c", "best", deadline=DEADLINE)
+    assert (found.path, found.aliases) == ("e/p/c:v3", ("best",))
+    assert found.created_at_ns == 1767323045 * 10**9
+
+
+def test_what_is_not_committed_is_not_there() -> None:
+    data = {"project": {"artifactCollectionMembership": member(state="PENDING")}}
+    with pytest.raises(NotFound, match="it is pending"):
+        api(data).version("e", "p", "c", "best", deadline=DEADLINE)
+
+
+@pytest.mark.parametrize("text", ["QXJ0aWZhY3Q6NA==", "41727469666163743a34"])
+def test_ids_in_both_forms(text: str) -> None:
+    linked = {"edges": [{"node": member()}]}
+    data = {"artifact": ARTIFACT | {"artifactMemberships": linked}}
+    assert api(data).version("e", "p", "c", text, deadline=DEADLINE).name == "v3"
+    with pytest.raises(NotFound):
+        api(data).version("e", "p", "elsewhere", text, deadline=DEADLINE)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"project": {"artifactCollectionMembership": member(createdAt="yesterday")}},
+        {"project": {"artifactCollectionMembership": member(createdAt=None)}},
+        {"project": {"artifactCollectionMembership": member(tags=[1])}},
+        {"project": {"artifactCollectionMembership": member() | {"aliases": [None]}}},
+    ],
+)
+def test_answers_that_break_the_protocol(data: dict[str, Any]) -> None:
+    with pytest.raises(RemoteProtocolError):
+        api(data).version("e", "p", "c", "best", deadline=DEADLINE)
+
+
+def manifest(contents: object, **more: object) -> bytes:
+    document = {"version": 1, "storagePolicy": "wandb-storage-policy-v1", "contents": contents}
+    return json.dumps(document | more).encode()
+
+
+def parse(data: bytes) -> Any:
+    return parse_manifest(data, digest="", digest_algorithm="MANIFEST_MD5", what="e/p/c:v3")
+
+
+def test_entries() -> None:
+    uri = "http://h/one"
+    parsed = parse(
+        manifest(
+            {
+                "plain": {"digest": MD5, "size": 3, "birthArtifactID": "QQ==", "local_path": "/x"},
+                "sizeless": {"digest": MD5},
+                "xxh": {"digest": MD5, "size": 1, "extra": {"alg": "XXH128"}},
+                "ref": {"digest": "tag", "ref": uri, "size": 12, "extra": {"etag": '"tag"'}},
+                "unchecked": {"digest": uri, "ref": uri, "size": 0},
+                "file": {"digest": MD5, "ref": "file:///data/x", "size": 5},
+                "artifact": {"digest": MD5, "ref": "wandb-artifact://41/x", "size": 0},
+                "s3": {"digest": "e", "ref": "s3://b/k", "size": 1, "extra": {"versionID": 7}},
+            }
+        )
+    )
+    by_path = {entry.path: entry for entry in parsed.entries}
+    md5 = Digest.from_base64(MD5)
+    assert parsed.unreadable == ()
+    assert by_path["plain"].digest == md5
+    assert by_path["plain"].birth_artifact_id == "QQ=="
+    assert by_path["sizeless"].size == 0
+    assert by_path["xxh"].digest == Digest.from_base64(MD5, Algorithm.XXH128)
+    assert by_path["ref"].digest is None
+    assert (by_path["ref"].size, by_path["unchecked"].size) == (12, None)
+    assert by_path["unchecked"].reference.unchecked
+    assert by_path["file"].digest == md5
+    assert (by_path["artifact"].digest, by_path["artifact"].size) == (md5, None)
+    assert by_path["s3"].reference.version_id == "7"
+    keys = {entry.blob.key for entry in parsed.entries}
+    assert len(keys) == 5  # the plain, sizeless, file and artifact ones have the same content
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b'{"version": 1}',
+        manifest([]),
+        manifest({}, version=2),
+        manifest({}, storagePolicy="another"),
+    ],
+)
+def test_what_is_no_manifest(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="the manifest of e/p/c:v3"):
+        parse(data)
+
+
+@pytest.mark.parametrize(
+    "row", ["text", None, {}, {"digest": "x"}, {"digest": MD5, "size": -1}, {"digest": 5}]
+)
+def test_rows_of_no_use_are_named(row: object) -> None:
+    parsed = parse(manifest({"good": {"digest": MD5, "size": 0}, "bad": row}))
+    assert [entry.path for entry in parsed.entries] == ["good"]
+    [(path, reason)] = parsed.unreadable
+    assert path == "bad"
+    assert reason.startswith("it can't be read: ")
+    assert not parsed.digest_matches
