@@ -14,13 +14,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import requests
 from demo_data import fetch_data
+
+from wbfs.daemon.mountpoint import mount_at, resolve_mountpoint
 
 ROOT = Path(__file__).parent.parent
 STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "wbfs-demo"
 MOUNT = STATE / "artifacts"
+NARROW_MOUNT = STATE / "bikes"
 USER = "ada"
 PROJECT = f"{USER}/first-steps"
+BIKES = f"artifacts/{PROJECT}/bike-dataset"
 WAIT_S = 30.0
 LOG_TIMEOUT_S = 180.0
 COMMAND_TIMEOUT_S = 60.0
@@ -49,13 +54,11 @@ def title(text: str) -> None:
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
 
 
-def show(*command: str) -> str:
-    """Print a command as one would type it, run it, print and return its output."""
-    home, mount = str(Path.home()), str(MOUNT)
-    words = [word.replace(mount, "artifacts").replace(home, "~") for word in command]
-    print("$ " + " ".join(map(shlex.quote, words)), flush=True)
+def show(line: str) -> str:
+    """Print a command line as one would type it, run it, print and return its output."""
+    print(f"$ {line}", flush=True)
     done = subprocess.run(
-        command,
+        ["bash", "-c", line],
         cwd=STATE,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -64,48 +67,43 @@ def show(*command: str) -> str:
         check=False,
     )
     print(done.stdout, end="", flush=True)
-    expect(done.returncode == 0, f"{words} exits with 0, and not {done.returncode}")
+    expect(done.returncode == 0, f"`{line}` exits with 0, and not {done.returncode}")
     return done.stdout
 
 
 class Demo:
-    """The server and the mount in the state folder."""
-
-    def __init__(self) -> None:
-        self.server: subprocess.Popen[bytes] | None = None
+    """The server and the mounts in the state folder."""
 
     def start(self) -> None:
         """Take down what an earlier demo left, then start the server and log the artifacts."""
         stop()
-        shutil.rmtree(STATE, ignore_errors=True)
+        remove_state()
         MOUNT.mkdir(parents=True)
-        data = STATE / "data"
+        NARROW_MOUNT.mkdir()
+        self.data = STATE / "data"
         print("Getting a few small real datasets and a model ...", flush=True)
-        fetch_data(data, ROOT / ".venv" / "demo-downloads")
+        fetch_data(self.data, ROOT / ".venv" / "demo-downloads")
 
         title("A stand-in for the W&B server, on loopback")
-        server_dir = STATE / "server"
+        for name in list(os.environ):
+            # Neither another server's settings nor a proxy have to do with loopback.
+            if name.startswith("WANDB_") or name.lower().endswith("_proxy"):
+                del os.environ[name]
+        self.server_dir = STATE / "server"
         with (STATE / "server.log").open("wb") as log:
-            command = ["wbfs", "devserver", "--data-dir", str(server_dir), "--port", "0"]
-            self.server = subprocess.Popen(
+            command = ["wbfs", "devserver", "--data-dir", str(self.server_dir), "--port", "0"]
+            server = subprocess.Popen(
                 [*command, "--user", USER],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        (STATE / "server.pid").write_text(str(self.server.pid))
-        addresses = server_dir / "devserver.json"
-        wait_until(
-            lambda: "WANDB_API_KEY" in (STATE / "server.log").read_text(), "the server starts"
-        )
-        base_url = json.loads(addresses.read_text())["base_url"]
-        key = (server_dir / "api-key").read_text().strip()
-        for name in [name for name in os.environ if name.startswith("WANDB_")]:
-            del os.environ[name]
+        (STATE / "server.pid").write_text(str(server.pid))
+        wait_until(self.has_started, "the server starts")
         os.environ.update(
-            WANDB_BASE_URL=base_url,
-            WANDB_API_KEY=key,
+            WANDB_BASE_URL=self.base_url,
+            WANDB_API_KEY=self.key,
             WANDB_DIR=str(STATE),
             WANDB_CACHE_DIR=str(STATE / "wandb-cache"),
             WANDB_DATA_DIR=str(STATE / "wandb-data"),
@@ -113,98 +111,126 @@ class Demo:
             WANDB_SILENT="true",
             WANDB_ERROR_REPORTING="false",
             WBFS_CACHE_DIR=str(STATE / "cache"),
+            # Where mounts log.
+            XDG_STATE_HOME=str(STATE / "state"),
         )
         env_file = STATE / "env"
         env_file.write_text(
-            f"export WANDB_BASE_URL={base_url}\n"
-            f"export WANDB_API_KEY=$(cat {shlex.quote(str(server_dir / 'api-key'))})\n"
+            f"export WANDB_BASE_URL={self.base_url}\n"
+            f"export WANDB_API_KEY=$(cat {shlex.quote(str(self.server_dir / 'api-key'))})\n"
         )
-        print(f"It answers at {base_url}. The wandb SDK logs artifacts to it ...", flush=True)
+        print(f"It answers at {self.base_url}. The wandb SDK logs artifacts to it ...", flush=True)
         subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "demo_log.py"), str(data)],
+            [sys.executable, str(ROOT / "scripts" / "demo_log.py"), str(self.data)],
             stdin=subprocess.DEVNULL,
             timeout=LOG_TIMEOUT_S,
             check=True,
         )
 
-    def fetched(self) -> tuple[int, int]:
-        """Return how many files and bytes the mount has fetched."""
-        fetched = json.loads((MOUNT / ".wbfs" / "status.json").read_text())["fetched"]
-        return fetched["fetched_files"], fetched["fetched_bytes"]
+    def has_started(self) -> bool:
+        """Return whether the server answers; its address and key are known then."""
+        try:
+            addresses = json.loads((self.server_dir / "devserver.json").read_text())
+            self.base_url: str = addresses["base_url"]
+            self.key = (self.server_dir / "api-key").read_text().strip()
+            self.ask_server("ready")
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def ask_server(self, what: str) -> list[dict[str, object]]:
+        """Return the server's answer about itself."""
+        answer = requests.get(
+            f"{self.base_url}/_devserver/{what}", auth=("api", self.key), timeout=WAIT_S
+        )
+        answer.raise_for_status()
+        found: list[dict[str, object]] = answer.json()
+        return found
 
     def look_around(self) -> None:
         """Mount, look, read, copy; say what was downloaded, and check it."""
         title("Mount everything that this user may see")
-        show("wbfs", "mount", str(MOUNT))
-        entities = show("ls", str(MOUNT)).split()
-        expect(USER in entities, "the mount lists the user's own entity")
-        artifacts = show("ls", f"{MOUNT}/{PROJECT}").split()
+        show("wbfs mount artifacts")
+        expect(USER in show("ls artifacts").split(), "the mount lists the user's own entity")
+        artifacts = show(f"ls artifacts/{PROJECT}").split()
         expected = ["bike-dataset", "penguins", "speech-detector"]
-        expect(set(expected) <= set(artifacts), f"the project lists {expected}")
-        bikes = f"{MOUNT}/{PROJECT}/bike-dataset"
-        names = show("ls", bikes).split()
+        expect(artifacts == expected, f"the project lists {expected}")
+        names = set(show(f"ls {BIKES}").split())
+        expected = ["best", "latest", "small", "v0", "v1"]
         expect(
-            set(names) == {"v0", "v1", "latest", "best", "small"},
-            "bike-dataset has two versions and three aliases",
+            names == set(expected), f"bike-dataset has two versions and their aliases {expected}"
         )
 
         title("Looking downloads nothing")
-        listed = show("ls", "-lR", f"{bikes}/latest")
+        listed = show(f"ls -lR {BIKES}/latest")
         expect("bike.png" in listed and "rentals.csv" in listed, "latest has its files")
-        usage = show("du", "-sh", "--apparent-size", f"{bikes}/latest")
-        expect(bool(usage), "du answers")
-        self.say_fetched()
-        expect(self.fetched() == (0, 0), "listing has downloaded no file")
+        show(f"du -sh --apparent-size {BIKES}/latest")
+        self.say_downloaded([])
 
         title("Reading one folder downloads that folder")
-        show("cp", "-r", f"{bikes}/latest/images/bikes", "copied-bikes")
-        copied = show("ls", "-l", "copied-bikes")
-        expect("1.png" in copied and "2.png" in copied, "the copies are there")
-        self.say_fetched()
-        pictures = [STATE / "data" / "images" / "bikes" / name for name in ("1.png", "2.png")]
-        size = sum(path.stat().st_size for path in pictures)
-        expect(self.fetched() == (2, size), f"just the folder's 2 files, {size} bytes, came")
-        for path in pictures:
-            copy = STATE / "copied-bikes" / path.name
-            expect(copy.read_bytes() == path.read_bytes(), f"{path.name} is what was logged")
+        show(f"cp -r {BIKES}/latest/images/bikes copied")
+        show("ls -l copied")
+        pictures = ["images/bikes/1.png", "images/bikes/2.png"]
+        for name in pictures:
+            logged, copied = self.data / name, STATE / "copied" / Path(name).name
+            expect(copied.read_bytes() == logged.read_bytes(), f"{copied} is what was logged")
+        self.say_downloaded(pictures)
 
-        title("What was read stays: other versions with the same file, and other mounts, have it")
-        show("cmp", f"{bikes}/v1/images/bikes/1.png", f"{bikes}/small/images/bikes/1.png")
-        self.say_fetched()
-        expect(self.fetched() == (2, size), "the same content came only once")
+        title("What was read stays: another version with the same file, and another mount, have it")
+        show(f"cmp {BIKES}/small/images/bikes/1.png copied/1.png")
+        show(f"wbfs mount {PROJECT}/bike-dataset:best/images bikes")
+        show("cmp bikes/bikes/2.png copied/2.png")
+        show("wbfs umount bikes")
+        self.say_downloaded(pictures)
 
         title("Any program can read it")
-        head = show("head", "-n", "3", f"{MOUNT}/{PROJECT}/penguins/latest/penguins.csv")
+        head = show(f"cat artifacts/{PROJECT}/penguins/latest/penguins.csv | head -n 3")
         expect("bill_length_mm" in head, "penguins.csv has its columns")
-        model = f"{MOUNT}/{PROJECT}/speech-detector/production/model.onnx"
-        show(
-            "python3",
-            "-c",
-            "import mmap, sys; f = open(sys.argv[1], 'rb');"
-            " m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ); print(len(m), m[:16])",
-            model,
+        model = show(
+            'python3 -c "import mmap, sys; file = open(sys.argv[1]);'
+            " print(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)[2:7])"
+            f'" artifacts/{PROJECT}/speech-detector/production/model.onnx'
         )
-        attribute = (
-            "import os, sys; [print(n, '=', os.getxattr(sys.argv[1], n).decode())"
-            " for n in os.listxattr(sys.argv[1])]"
+        start = (self.data / "silero" / "model.onnx").read_bytes()[2:7]
+        expect(model == f"{start!r}\n", f"the model's first bytes are {start!r}")
+        told = show(
+            'python3 -c "import os, sys; path = sys.argv[1];'
+            " [print(name, '=', os.getxattr(path, name).decode()) for name in os.listxattr(path)]"
+            f'" {BIKES}/best'
         )
-        told = show("python3", "-c", attribute, f"{bikes}/best")
         expect("user.wandb.version = v1" in told, "the extended attributes tell the version")
-        files, size = self.fetched()
-        self.say_fetched()
-        expect(files == 4 and size > 2_000_000, "the model and one more file came")
+        self.say_downloaded([*pictures, "penguins/penguins.csv", "silero/model.onnx"])
 
-    def say_fetched(self) -> None:
-        """Say what was downloaded so far, of how much."""
-        everything = sum(
-            path.stat().st_size for path in (STATE / "data").rglob("*") if path.is_file()
+    def say_downloaded(self, expected: list[str]) -> None:
+        """Say which files the server has sent so far and which not, by its own log; check it."""
+        sizes = {
+            str(path.relative_to(self.data)): path.stat().st_size
+            for path in sorted(self.data.rglob("*"))
+            if path.is_file()
+        }
+        sent = [
+            request["bytes_sent"]
+            for request in self.ask_server("requests")
+            if request["method"] == "GET" and str(request["key"]).startswith("artifacts/")
+        ]
+        # No two of the files have the same size.
+        downloaded = [name for name, size in sizes.items() if size in sent]
+        total = sum(sizes[name] for name in downloaded)
+        rest = [name for name in sizes if name not in downloaded]
+        print(
+            f"-> the server has sent {len(sent)} files, {total:,} of {sum(sizes.values()):,} bytes"
         )
-        files, size = self.fetched()
-        print(f"-> downloaded so far: {files} files, {size:,} of {everything:,} bytes", flush=True)
+        print(f"   downloaded:     {' '.join(downloaded) or '-'}")
+        print(f"   not downloaded: {' '.join(rest)}", flush=True)
+        expect(sorted(downloaded) == sorted(expected), f"just {expected} were downloaded")
+        expect(len(sent) == len(expected), "each file was downloaded once")
+        fetched = json.loads((MOUNT / ".wbfs" / "status.json").read_text())["fetched"]
+        expect(fetched["fetched_bytes"] == total, f"status.json counts {total} fetched bytes")
 
     def say_what_next(self) -> None:
         """Say what to try while it is all up."""
-        wbfs = ROOT / ".venv" / "bin" / "wbfs"
+        programs = ROOT / ".venv" / "bin"
+        wbfs = programs / "wbfs"
         title("It is all still up. Try, for example")
         print(f"  ls -lR {MOUNT}/{PROJECT}")
         print(f"  cat {MOUNT}/.wbfs/status.json")
@@ -212,17 +238,30 @@ class Demo:
         print(f"  . {STATE}/env")
         print(f"  mkdir -p /tmp/bikes && {wbfs} mount {PROJECT}/bike-dataset:best /tmp/bikes")
         print(f"  ls /tmp/bikes && {wbfs} umount /tmp/bikes")
-        print("\nYour own artifacts: `wandb login`, then")
+        print("\nYour own artifacts, in a terminal that knows nothing of the demo's server:")
+        print(f"  {programs}/wandb login")
         print(f"  mkdir -p ~/artifacts && {wbfs} mount ~/artifacts")
         print("\nTake the demo down:\n  scripts/demo --stop")
 
 
 def stop() -> None:
-    """Take down the mount and the server of the state folder, if they are up."""
-    if os.path.ismount(MOUNT) or _is_dead_mount():
-        umount = ["wbfs", "umount", str(MOUNT)]
-        if subprocess.run(umount, timeout=WAIT_S, check=False).returncode:
-            subprocess.run([*umount, "--lazy"], timeout=WAIT_S, check=True)
+    """Take down the mounts and the server of the state folder, if they are up."""
+    try:
+        for mount in (NARROW_MOUNT, MOUNT):
+            _unmount(mount)
+    finally:
+        _stop_server()
+
+
+def _unmount(path: Path) -> None:
+    if mount_at(resolve_mountpoint(path)) is None:
+        return
+    command = ["wbfs", "umount", str(path)]
+    if subprocess.run(command, timeout=WAIT_S, check=False).returncode:
+        subprocess.run([*command, "--lazy"], timeout=WAIT_S, check=True)
+
+
+def _stop_server() -> None:
     pid_file = STATE / "server.pid"
     if not pid_file.exists():
         return
@@ -236,21 +275,30 @@ def stop() -> None:
     pid_file.unlink()
 
 
-def _is_dead_mount() -> bool:
-    try:
-        os.stat(MOUNT)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+def remove_state() -> None:
+    """Remove the state folder, what was copied from a mount too: that is as read-only as there."""
+    for folder, _, _ in os.walk(STATE):
+        os.chmod(folder, 0o700)
+    if STATE.exists():
+        shutil.rmtree(STATE)
 
 
 def _is_running(pid: int) -> bool:
-    # Ours is a child that must be waited for; an earlier demo's is not.
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-    return Path(f"/proc/{pid}").exists()
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # A zombie has ended too; in a container nobody may wait for it.
+    return state != "Z"
+
+
+def say_logs() -> None:
+    """Print the end of each log, for whoever looks into a failure."""
+    for log in (STATE / "server.log", *STATE.glob("state/wbfs/*.log")):
+        if log.exists():
+            print(
+                f"\nThe end of {log}:\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr
+            )
 
 
 def main() -> None:
@@ -259,20 +307,22 @@ def main() -> None:
         stop()
         print("The demo is down.")
         return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     demo = Demo()
     try:
         demo.start()
         demo.look_around()
-    except (CheckFailed, subprocess.SubprocessError) as error:
+    except BaseException as error:
         stop()
+        if not isinstance(error, (CheckFailed, subprocess.SubprocessError)):
+            raise
+        say_logs()
         sys.exit(f"demo: not as expected: {error}")
-    except BaseException:
-        stop()
-        raise
     if "--check" in sys.argv:
         stop()
-        expect(not os.path.ismount(MOUNT), "the mount is down")
-        shutil.rmtree(STATE)
+        expect(mount_at(resolve_mountpoint(MOUNT)) is None, "the mount is down")
+        remove_state()
         print("\nEverything was as expected, and is taken down.")
     else:
         demo.say_what_next()

@@ -19,6 +19,7 @@ _COMMAND_TIMEOUT_S = 5.0
 _SETTINGS = ("max_background", "congestion_threshold")
 _SET_PRIVATELY = f"""
 set -e
+mount --make-private /sys
 mount -t fusectl none {_CONTROL}
 cd "{_CONTROL}/$1"
 for setting in {" ".join(_SETTINGS)}; do echo {MAX_BACKGROUND} > $setting; done
@@ -39,7 +40,17 @@ def allow_many_reads(mountpoint: Path) -> bool:
                 (folder / setting).write_text(str(MAX_BACKGROUND))
             return True
         subprocess.run(
-            ["unshare", "--mount", "sh", "-c", _SET_PRIVATELY, "sh", connection],
+            [
+                "unshare",
+                "--mount",
+                "--propagation",
+                "unchanged",
+                "sh",
+                "-c",
+                _SET_PRIVATELY,
+                "sh",
+                connection,
+            ],
             check=True,
             capture_output=True,
             timeout=_COMMAND_TIMEOUT_S,
