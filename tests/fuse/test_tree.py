@@ -223,3 +223,45 @@ def test_a_registry_by_its_organizations_name(
         mount = mounter(f"{entity}{released.project}/{released.collection}:stable")
         assert check("diff", "-r", mount.path, shown) == ""
         mount.umount()
+
+
+def test_what_the_kernel_has_is_not_asked_for_again(
+    mounter: Mounter, corpus: tuple[CorpusItem, ...]
+) -> None:
+    mount = mounter()
+    version = mount.path / largest_with_folders(mount.path, corpus)
+    check("cp", "-r", version / "latest", mount.path.parent / "one")
+    before = mount.status()["requests"]
+    check("cp", "-r", version / "latest", mount.path.parent / "two")
+    after = mount.status()["requests"]
+    asked = {name for name in after if after[name] - before.get(name, 0) > 3}
+    assert asked <= {"open", "release", "opendir", "readdir", "releasedir"}
+    # Through another name it is the same file: in the kernel's memory already.
+    check("cp", "-r", version / "best", mount.path.parent / "three")
+    assert mount.status()["requests"]["read"] - after["read"] <= 3
+
+
+def test_listings_of_many_pages(mounter: Mounter, tmp_path: Path) -> None:
+    program = (
+        "import wandb\n"
+        "with wandb.init(project='paged') as run:\n"
+        "    for number in range(5):\n"
+        "        artifact = wandb.Artifact('many', type='dataset')\n"
+        "        with artifact.new_file('f') as file: file.write(str(number))\n"
+        "        run.log_artifact(artifact).wait()\n"
+        "    for number in range(4):\n"
+        "        artifact = wandb.Artifact(f'a{number}', type='dataset')\n"
+        "        with artifact.new_file('f') as file: file.write('x')\n"
+        "        run.log_artifact(artifact)\n"
+    )
+    server = StandIn(tmp_path / "server", "--max-page-size", "2")
+    try:
+        done = run(sys.executable, "-c", program, env=server.env(tmp_path / "home"), timeout_s=60)
+        assert done.returncode == 0, done.stderr[-2000:]
+        project = mounter(server=server).path / "admin" / "paged"
+        assert sorted(os.listdir(project)) == ["a0", "a1", "a2", "a3", "many"]
+        assert os.listdir(project / "many") == [*(f"v{number}" for number in range(5)), "latest"]
+        assert len(server.requests(operation="ProjectArtifacts")) == 3
+        assert len(server.requests(operation="ProjectArtifactCollections")) == 3
+    finally:
+        server.stop()
