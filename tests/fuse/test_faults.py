@@ -173,6 +173,23 @@ def stalled_readers(mounter: Mounter, version: Path, stand_in: StandIn) -> Itera
                 reader.wait(5)
 
 
+def test_a_folder_takes_few_questions_and_expired_urls_are_asked_for_again(
+    mounter: Mounter, version: Path, stand_in: StandIn
+) -> None:
+    mount = mounter()
+    small = mount.path / version / "small"
+    names = sorted(os.listdir(small))
+    stand_in.clear_requests()
+    check("cat", *(small / name for name in names[:30]))
+    with stand_in.faults(revoked_urls=True):
+        check("cat", *(small / name for name in names[30:]))
+    questions = stand_in.requests(operation="ArtifactMembershipFiles")
+    gets = stand_in.requests(port="files", method="GET")
+    assert len(questions) <= 6
+    assert len([get for get in gets if get.status == 200]) == FILES
+    assert 1 <= len([get for get in gets if get.status == 403]) <= 2
+
+
 def test_fifty_stalled_readers_hold_up_nobody(stalled_readers: Mount, version: Path) -> None:
     folder = stalled_readers.path / version
     # Out of the page cache, so that the daemon is asked.

@@ -13,6 +13,9 @@ import trio
 
 from wbfs.model.errors import RemoteError, RemoteTimeout, WbfsError
 
+SLACK_S = 1.0
+"""Seconds that waiters give a flight past their time-out: it has the same, and knows the reason."""
+
 T = TypeVar("T")
 
 
@@ -39,14 +42,14 @@ class Flights(Generic[T]):
     ) -> T:
         """Return what the flight `key` brings; `fetch` starts it where none is under way.
 
-        Raises what `fetch` raised, with `what` in front of its text, or RemoteTimeout after
-        `timeout_s` seconds; the flight goes on then.
+        Raises what `fetch` raised, with `what` in front of its text, or RemoteTimeout
+        `SLACK_S` after `timeout_s` seconds; the flight goes on then.
         """
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
             self._nursery.start_soon(self._fly, key, flight, fetch, what, name=f"flight: {what}")
-        with trio.move_on_after(timeout_s):
+        with trio.move_on_after(timeout_s + SLACK_S):
             await flight.landed.wait()
         if not flight.landed.is_set():
             raise RemoteTimeout(

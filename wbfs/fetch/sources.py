@@ -6,11 +6,13 @@ Blocking code, run in worker threads.
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
+from wbfs.fetch.urls import SignedUrls
 from wbfs.model.entries import Entry, Manifest, Version
-from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, RemoteError
+from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.bytes import ByteStream, Location, open_stream
 from wbfs.remote.references import References
@@ -34,6 +36,7 @@ class Sources:
         self._transport = transport
         self._references = references
         self._manifests = manifests
+        self._urls = SignedUrls(api=api, manifests=manifests)
 
     def manifest(self, version: Version, *, deadline: Deadline) -> ManifestTable:
         """Return the version's table, from the store or else from the server.
@@ -112,17 +115,18 @@ class Sources:
             " artifacts: it may lead to itself"
         )
 
+    @contextmanager
     def _open_wandb(
         self, version: Version, entry: Entry, start: int, deadline: Deadline
-    ) -> AbstractContextManager[ByteStream]:
-        urls = self._api.file_urls(version, [entry.path], deadline=deadline)
-        url = urls.get(entry.path)
-        if url is None:
-            raise RemoteError(
-                f"the server gave no URL for {entry.path!r} of {version.path}, though the manifest"
-                " has it: the artifact may be being deleted"
-            )
-        return open_stream(self._transport, Location(url=url), start=start, deadline=deadline)
+    ) -> Iterator[ByteStream]:
+        url = self._urls.get(version, entry.path, deadline=deadline)
+        location = Location(url=url, headers=self._transport.extra_headers)
+        try:
+            with open_stream(self._transport, location, start=start, deadline=deadline) as stream:
+                yield stream
+        except UrlExpired:
+            self._urls.forget(version, entry.path)
+            raise
 
     def _follow(self, uri: str, deadline: Deadline) -> tuple[Version, Entry]:
         artifact_id, path = _split_artifact_uri(uri)

@@ -152,6 +152,26 @@ class ManifestTable:
 
     def entry(self, path: str) -> Entry | None:
         """Return the entry at `path`, which is relative and `/`-separated."""
+        file = self._file_at(path)
+        return file.entry if file else None
+
+    def paths_behind(self, path: str, count: int) -> list[str]:
+        """Return the paths of up to `count` files that follow the one at `path` in its folder.
+
+        References are left out: W&B has no bytes of theirs.
+        """
+        file = self._file_at(path)
+        if file is None:
+            return []
+        rows = self._db.execute(
+            "SELECT name FROM files WHERE folder = ? AND id > ? AND uri IS NULL"
+            " ORDER BY id LIMIT ?",
+            (file.folder, file.id, count),
+        )
+        prefix = path[: len(path) - len(file.name)]
+        return [prefix + name for (name,) in rows]
+
+    def _file_at(self, path: str) -> File | None:
         *folders, name = path.split("/")
         number = ROOT_FOLDER
         for part in folders:
@@ -159,8 +179,7 @@ class ManifestTable:
             if folder is None:
                 return None
             number = folder.id
-        file = self.file_by_name(number, name)
-        return file.entry if file else None
+        return self.file_by_name(number, name)
 
     def _folder(self, where: str, values: tuple[int | str, ...]) -> Folder | None:
         row = self._db.execute(f"SELECT * FROM folders WHERE {where}", values).fetchone()

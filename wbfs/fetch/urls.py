@@ -1,0 +1,84 @@
+"""Signed URLs: asked for in batches where a folder's files are read one after another.
+
+Each file's own question would cost a data loader a round trip to the API a file. The first file of
+a folder is asked for alone; each further question takes along four times as many of the files that
+follow. Thread-safe, blocking code.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+
+from wbfs.model.entries import Version
+from wbfs.model.errors import RemoteError
+from wbfs.remote.artifacts import WandbApi
+from wbfs.remote.transport import Deadline
+from wbfs.store.manifests import Manifests
+
+LIFETIME_S = 300.0
+"""Seconds that a URL is kept; one that the store refuses earlier is asked for again."""
+GROWTH = 4
+MOST_AT_ONCE = 256
+MOST_KEPT = 20_000
+
+
+class SignedUrls:
+    """The URLs that were asked for lately, by artifact id and path."""
+
+    def __init__(self, *, api: WandbApi, manifests: Manifests) -> None:
+        self._api = api
+        self._manifests = manifests
+        self._lock = threading.Lock()
+        self._urls: OrderedDict[tuple[str, str], tuple[str, float]] = OrderedDict()
+        self._questions: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    def get(self, version: Version, path: str, *, deadline: Deadline) -> str:
+        """Return a URL of the version's file. Raises RemoteError, AccessDenied, NotFound."""
+        with self._lock:
+            url, valid_until = self._urls.get((version.id, path), ("", 0.0))
+            if time.monotonic() < valid_until:
+                return url
+            count = self._batch_size(version.id, path.rpartition("/")[0])
+        paths = [path] if count == 1 else self._with_followers(version, path, count)
+        asked_at = time.monotonic()
+        urls = self._api.file_urls(version, paths, deadline=deadline)
+        with self._lock:
+            for found, url in urls.items():
+                self._urls[version.id, found] = url, asked_at + LIFETIME_S
+            while len(self._urls) > MOST_KEPT:
+                self._urls.popitem(last=False)
+        if path not in urls:
+            raise RemoteError(
+                f"the server gave no URL for {path!r} of {version.path}, though the manifest has"
+                " it: the artifact may be being deleted"
+            )
+        return urls[path]
+
+    def forget(self, version: Version, path: str) -> None:
+        """Drop a URL that the store refuses, and those that were asked for before or with it."""
+        with self._lock:
+            _, refused_until = self._urls.pop((version.id, path), ("", 0.0))
+            for key, (_, valid_until) in list(self._urls.items()):
+                if valid_until <= refused_until:
+                    del self._urls[key]
+
+    def _batch_size(self, artifact_id: str, folder: str) -> int:
+        """Return how many files to ask for, and remember that it was asked once more."""
+        key = (artifact_id, folder)
+        count = self._questions.pop(key, 1)
+        self._questions[key] = min(count * GROWTH, MOST_AT_ONCE)
+        while len(self._questions) > MOST_KEPT:
+            self._questions.popitem(last=False)
+        return count
+
+    def _with_followers(self, version: Version, path: str, count: int) -> list[str]:
+        """Return the path and up to `count` - 1 files of its folder behind it."""
+        table = self._manifests.open(version.id)
+        if table is None:
+            return [path]
+        try:
+            return [path, *table.paths_behind(path, count - 1)]
+        finally:
+            table.close()
