@@ -17,7 +17,7 @@ from wbfs.fetch.flights import Flights
 from wbfs.fetch.offload import Kind, Offload, checkpoint
 from wbfs.fetch.sources import Sources
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import IntegrityError, RemoteError, UrlExpired, WbfsError
+from wbfs.model.errors import IntegrityError, RemoteError, StoreError, UrlExpired, WbfsError
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import Blobs, PartialBlob, read_fully, read_in_memory
 from wbfs.store.manifests import ManifestTable
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 OPEN_MANIFESTS = 128
 """Manifest tables kept open; the rest are opened again from the store when they are asked for."""
+MANIFEST_TRIES = 3
+"""Times that a table is opened for one request, should it be among the first to be closed."""
 SLOWEST_BYTES_PER_S = 1 << 20
 """A whole file's deadline is stretched by its size at this rate."""
 FUTILE_ATTEMPTS = 4
@@ -62,7 +64,7 @@ class Fetcher:
         self._blobs = blobs
         self._timeout_s = timeout_s
         self._manifests: OrderedDict[str, ManifestTable] = OrderedDict()
-        self._manifest_flights: Flights[ManifestTable] = Flights(nursery)
+        self._manifest_flights: Flights[None] = Flights(nursery)
         self._blob_flights: Flights[None] = Flights(nursery)
         self.counters = Counters()
 
@@ -73,32 +75,37 @@ class Fetcher:
 
     async def manifest(self, version: Version) -> ManifestTable:
         """Return the version's table, to be used before the next await. Raises WbfsError."""
-        table = self._manifests.get(version.id)
-        if table is None:
-            what = f"list the files of {version.path}"
-
-            async def load() -> ManifestTable:
-                deadline = Deadline.after(self._timeout_s)
-                table = await self._offload.run(
-                    Kind.METADATA, lambda: self._sources.manifest(version, deadline=deadline)
-                )
-                if table.left_out.count:
-                    log.warning(
-                        "%s: %d entries are left out, for example %s",
-                        version.path,
-                        table.left_out.count,
-                        "; ".join(f"{path!r}: {why}" for path, why in table.left_out.report[:3]),
-                    )
-                self._manifests[version.id] = table
-                while len(self._manifests) > OPEN_MANIFESTS:
-                    self._manifests.popitem(last=False)[1].close()
+        for _ in range(MANIFEST_TRIES):
+            table = self._manifests.get(version.id)
+            if table is not None:
+                self._manifests.move_to_end(version.id)
                 return table
-
-            table = await self._manifest_flights.join(
-                version.id, load, timeout_s=self._timeout_s, what=what
+            await self._manifest_flights.join(
+                version.id,
+                lambda: self._load_manifest(version),
+                timeout_s=self._timeout_s,
+                what=f"list the files of {version.path}",
             )
-        self._manifests.move_to_end(version.id)
-        return table
+        raise StoreError(
+            f"can't list the files of {version.path}: so many other versions are listed at the"
+            " same time that its table is closed before it is used; try again"
+        )
+
+    async def _load_manifest(self, version: Version) -> None:
+        deadline = Deadline.after(self._timeout_s)
+        table = await self._offload.run(
+            Kind.METADATA, lambda: self._sources.manifest(version, deadline=deadline)
+        )
+        if table.left_out.count:
+            log.warning(
+                "%s: %d entries are left out, for example %s",
+                version.path,
+                table.left_out.count,
+                "; ".join(f"{path!r}: {why}" for path, why in table.left_out.report[:3]),
+            )
+        self._manifests[version.id] = table
+        while len(self._manifests) > OPEN_MANIFESTS:
+            self._manifests.popitem(last=False)[1].close()
 
     def open_manifests(self) -> dict[str, ManifestTable]:
         """The open tables by artifact id, least recently used first."""

@@ -18,6 +18,8 @@ from wbfs.model.errors import (
 from wbfs.remote.credentials import Credentials
 from wbfs.remote.transport import Deadline, Transport, host_of, read_body
 
+SILENCE_S = 30.0
+"""Seconds that the server may think about a query: large listings take their time."""
 TOKEN_MARGIN_S = 300.0
 """Seconds before its end that a federated identity's token is exchanged anew."""
 _DENIED = ("permission denied", "not authorized", "unauthorized", "forbidden", "not logged in")
@@ -63,7 +65,7 @@ class GraphQL:
         body = {"query": query, "variables": dict(variables)}
         url = f"{self._credentials.base_url}/graphql"
         with self._transport.request(
-            "POST", url, headers=headers, json=body, deadline=deadline
+            "POST", url, headers=headers, json=body, silence_s=SILENCE_S, deadline=deadline
         ) as response:
             return response.status_code, read_body(response)
 

@@ -32,8 +32,8 @@ from wbfs.remote.credentials import Credentials
 
 USER_AGENT = f"wbfs/{__version__}"
 CONNECT_TIMEOUT_S = 10.0
-ATTEMPT_TIMEOUT_S = 15.0
-"""Seconds that a connection may be silent."""
+SILENCE_S = 15.0
+"""Seconds that a connection may be silent before an attempt is given up."""
 FIRST_WAIT_S = 0.4
 LONGEST_WAIT_S = 8.0
 SLEEP_SLICE_S = 0.25
@@ -155,6 +155,7 @@ class Transport:
         json: object = None,
         data: Mapping[str, str] | None = None,
         proxies: Mapping[str, str] | None = None,
+        silence_s: float = SILENCE_S,
         deadline: Deadline,
     ) -> Iterator[requests.Response]:
         """Send a request and yield the answer, of any status that is not worth a retry.
@@ -169,7 +170,9 @@ class Transport:
             reraise=True,
         )
         try:
-            response = retrying(self._attempt, method, url, headers, json, data, proxies, deadline)
+            response = retrying(
+                self._attempt, method, url, headers, json, data, proxies, silence_s, deadline
+            )
         except _Retryable as failure:
             raise failure.error from None
         with response:
@@ -183,6 +186,7 @@ class Transport:
         json: object,
         data: Mapping[str, str] | None,
         proxies: Mapping[str, str] | None,
+        silence_s: float,
         deadline: Deadline,
     ) -> requests.Response:
         self._checkpoint()
@@ -197,7 +201,7 @@ class Transport:
                 auth=_no_auth,
                 proxies=dict(proxies) if proxies is not None else None,
                 verify=self._verify if self._verify is not True else None,
-                timeout=(min(CONNECT_TIMEOUT_S, remaining_s), min(ATTEMPT_TIMEOUT_S, remaining_s)),
+                timeout=(min(CONNECT_TIMEOUT_S, remaining_s), min(silence_s, remaining_s)),
                 stream=True,
             )
         except requests.exceptions.SSLError as error:
