@@ -70,7 +70,11 @@ class Mount:
         command = [*program, "mount", "--cache-dir", str(cache_dir), "--log-file", str(log_file)]
         self.started = run(*command, *options, *([source] if source else []), path, env=env)
         assert self.started.returncode == 0, self.started.stderr + self.log()
-        self.pid: int = self.status()["pid"]
+        try:
+            self.pid: int = self.status()["pid"]
+        except BaseException:
+            self._detach()
+            raise
 
     def status(self) -> dict[str, Any]:
         """What status.json says."""
@@ -106,11 +110,14 @@ class Mount:
 
     def take_down(self) -> None:
         """Leave nothing behind, whatever state the mount is in."""
-        run("umount", "-l", self.path)
-        if hasattr(self, "pid"):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
-            with contextlib.suppress(AssertionError):
-                wait_until(lambda: not self.is_alive(), timeout_s=5, what="the daemon ends")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        self._detach()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not self.is_alive(), timeout_s=5, what="the daemon ends")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _detach(self) -> None:
+        """Unmount by whatever means: the daemon ends when nobody uses it any more."""
+        run("fusermount3", "-u", "-z", self.path)

@@ -204,7 +204,7 @@ def test_foreground(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
         assert not os.path.ismount(place)
     finally:
         daemon.kill()
-        run("umount", "-l", place)
+        run("fusermount3", "-u", "-z", place)
 
 
 def test_the_daemon_lets_go_of_its_starter(mounter: Mounter, tmp_path: Path) -> None:
