@@ -129,8 +129,8 @@ def test_one_folder_is_a_partial_download_and_is_fetched_once(
     assert len(file_keys(stand_in)) == len(contents)
 
     stand_in.clear_requests()
-    for _ in range(2):
-        check("cp", "-r", folder, tmp_path / "again")
+    for target in ("again", "and again"):
+        check("cp", "-r", folder, tmp_path / target)
     again = mounter()
     check("diff", "-r", again.path / folder.relative_to(mount.path), folder)
     mount.umount()
