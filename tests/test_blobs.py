@@ -32,7 +32,7 @@ def test_sealed_blob_is_found_and_reads_back(tmp_path: Path) -> None:
         partial.append(CONTENT[:100])
         assert blobs.open(blob) is None
         partial.append(memoryview(CONTENT)[100:])
-        os.close(partial.seal())
+        partial.seal()
     fd = blobs.open(blob)
     assert fd is not None
     assert os.fstat(fd).st_mode & 0o777 == 0o400
@@ -74,7 +74,7 @@ def test_abandoned_downloads_are_removed_and_running_ones_are_not(tmp_path: Path
     with blobs.create(blob_of(CONTENT)) as partial:
         partial.append(CONTENT)
         assert blobs.remove_abandoned() == 1
-        os.close(partial.seal())
+        partial.seal()
     assert blobs.open(blob_of(CONTENT)) is not None
 
 

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wbfs.model.digests import Digest
-from wbfs.model.entries import Entry, Manifest, Reference
-from wbfs.model.errors import StoreError
+from wbfs.model.entries import Entry, Manifest, Reference, Version
 from wbfs.store.manifests import ROOT_FOLDER, Folder, Manifests, ManifestTable
 
 DIGEST = Digest.from_base64("1B2M2Y8AsgTpgAmY7PhCfg==")
@@ -18,6 +17,18 @@ DIGEST = Digest.from_base64("1B2M2Y8AsgTpgAmY7PhCfg==")
 
 def entry(path: str, size: int = 1) -> Entry:
     return Entry(path=path, size=size, digest=DIGEST, birth_artifact_id="QQ==")
+
+
+def version(artifact_id: str) -> Version:
+    return Version(
+        id=artifact_id,
+        entity="e",
+        project="p",
+        collection="c",
+        name="v0",
+        type="dataset",
+        digest="",
+    )
 
 
 def walk(table: ManifestTable, number: int = ROOT_FOLDER) -> dict[str, int | None]:
@@ -47,7 +58,9 @@ def test_table_is_what_is_safe(
     tmp_path_factory: pytest.TempPathFactory, model: dict[str, int]
 ) -> None:
     manifests = Manifests(tmp_path_factory.mktemp("cache"), "api.example")
-    table = manifests.add("id", Manifest(entries=tuple(entry(*item) for item in model.items())))
+    table = manifests.add(
+        version("id"), Manifest(entries=tuple(entry(*item) for item in model.items()))
+    )
     bad = {"", ".", "..", "x" * 256, "n\0l"}
     safe = {path: size for path, size in model.items() if not bad & set(path.split("/"))}
     expected = {
@@ -70,7 +83,7 @@ def test_numbers_depend_on_the_names_only(
     ordered = sorted(names)
     numbers = []
     for key, order in (("one", ordered), ("two", ordered[::-1])):
-        table = manifests.add(key, Manifest(entries=tuple(map(entry, order))))
+        table = manifests.add(version(key), Manifest(entries=tuple(map(entry, order))))
         folders = [table.folder(ROOT_FOLDER)]
         files = {}
         for folder in folders:
@@ -85,7 +98,7 @@ def test_numbers_depend_on_the_names_only(
 def test_listing_goes_on_at_a_position(tmp_path: Path) -> None:
     manifests = Manifests(tmp_path, "api.example")
     entries = [entry(f"{name}/f") for name in "abc"] + [entry(name) for name in "xyz"]
-    table = manifests.add("id", Manifest(entries=tuple(entries)))
+    table = manifests.add(version("id"), Manifest(entries=tuple(entries)))
     root = table.folder(ROOT_FOLDER)
     assert root is not None
     assert [folder.name for folder in table.folders(root, 1)] == ["b", "c"]
@@ -101,7 +114,7 @@ def test_rows_keep_what_an_entry_says(tmp_path: Path) -> None:
         Entry(path="d/r", size=None, digest=None, reference=reference),
     )
     manifests = Manifests(tmp_path, "api.example")
-    manifests.add("id/with slash", Manifest(entries=entries)).close()
+    manifests.add(version("id/with slash"), Manifest(entries=entries)).close()
     table = manifests.open("id/with slash")
     assert table is not None
     assert (table.entry("d/f"), table.entry("d/r")) == entries
@@ -112,16 +125,24 @@ def test_rows_keep_what_an_entry_says(tmp_path: Path) -> None:
 
 def test_unreadable_rows_are_reported(tmp_path: Path) -> None:
     manifest = Manifest(entries=(entry("ok"),), unreadable=(("odd\ud800", "it is no object"),))
-    table = Manifests(tmp_path, "api.example").add("id", manifest)
+    table = Manifests(tmp_path, "api.example").add(version("id"), manifest)
     assert table.left_out.count == 1
     assert table.left_out.report == (("odd\\ud800", "it is no object"),)
     table.close()
 
 
-def test_servers_are_apart_and_a_damaged_table_is_an_error(tmp_path: Path) -> None:
-    Manifests(tmp_path, "one.example").add("id", Manifest(entries=(entry("f"),))).close()
+def test_servers_are_apart_and_a_damaged_table_is_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Manifests(tmp_path, "one.example").add(version("id"), Manifest(entries=(entry("f"),))).close()
     assert Manifests(tmp_path, "two.example:8080").open("id") is None
     [path] = tmp_path.glob("manifests/one.example/*.sqlite")
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(StoreError, match="can't read the cached manifest"):
-        Manifests(tmp_path, "one.example").open("id")
+    manifests = Manifests(tmp_path, "one.example")
+    assert manifests.open("id") is None
+    assert "can't read the cached manifest" in caplog.text
+    manifests.add(version("id"), Manifest(entries=(entry("f"),))).close()
+    table = manifests.open("id")
+    assert table is not None
+    assert (table.version_path, walk(table)) == ("e/p/c:v0", {"f": 1})
+    table.close()

@@ -55,7 +55,7 @@ def urls(api: FakeApi, tmp_path: Path) -> SignedUrls:
     ]
     reference = Reference(uri="http://h/x", token="t")
     entries.append(Entry(path="a/0001-reference", size=1, digest=None, reference=reference))
-    manifests.add(VERSION.id, Manifest(entries=tuple(entries))).close()
+    manifests.add(VERSION, Manifest(entries=tuple(entries))).close()
     return SignedUrls(api=api, manifests=manifests)  # type: ignore[arg-type]
 
 

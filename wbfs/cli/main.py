@@ -7,6 +7,7 @@ import sys
 import click
 
 from wbfs import __version__
+from wbfs.cli.cache import cache
 from wbfs.cli.devserver import devserver
 from wbfs.cli.mount import mount
 from wbfs.cli.umount import umount
@@ -31,6 +32,7 @@ def commands() -> None:
 
 commands.add_command(mount)
 commands.add_command(umount)
+commands.add_command(cache)
 commands.add_command(devserver)
 
 

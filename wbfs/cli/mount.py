@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 import platformdirs
 
+from wbfs.cli.sizes import Size
 from wbfs.model.errors import UsageError
-from wbfs.model.settings import ALIAS_TTL_S, TIMEOUT_S, MountSettings
+from wbfs.model.settings import ALIAS_TTL_S, MIN_FREE_BYTES, TIMEOUT_S, MountSettings
 
 LOG_BYTES = 10 << 20
 LOG_FILES = 3
@@ -44,6 +45,19 @@ class _Octal(click.ParamType[int]):
     default=lambda: platformdirs.user_cache_path("wbfs"),
     show_default="WBFS_CACHE_DIR, or ~/.cache/wbfs",
     help="Where what was read is kept; mounts may share it.",
+)
+@click.option(
+    "--cache-size",
+    type=Size(),
+    show_default="no limit",
+    help="How large the cache may grow; what was used least recently goes first.",
+)
+@click.option(
+    "--min-free",
+    type=Size(),
+    default=MIN_FREE_BYTES,
+    show_default="1GiB",
+    help="What the cache leaves free on its disk.",
 )
 @click.option(
     "--alias-ttl",
@@ -91,6 +105,8 @@ def mount(
     source_and_mountpoint: tuple[str, ...],
     foreground: bool,
     cache_dir: Path,
+    cache_size: int | None,
+    min_free: int,
     alias_ttl: float,
     pin: bool,
     timeout: float,
@@ -132,6 +148,8 @@ def mount(
         source="".join(sources),
         mountpoint=path,
         cache_dir=cache_dir.absolute(),
+        cache_size=cache_size,
+        min_free=min_free,
         log_file=log_file.absolute() if log_file else None,
         alias_ttl_s=alias_ttl,
         timeout_s=timeout,

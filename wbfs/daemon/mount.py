@@ -21,6 +21,7 @@ from wbfs.daemon.mountpoint import prepare_mountpoint, refuse_inside
 from wbfs.daemon.status import Status
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Kind, Offload, checkpoint
+from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
 from wbfs.fs.control import Control, ErrorLog
 from wbfs.fs.names import Names
@@ -35,6 +36,7 @@ from wbfs.remote.credentials import Credentials, load_credentials
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.blobs import Blobs
+from wbfs.store.eviction import Bounds
 from wbfs.store.manifests import Manifests
 
 log = logging.getLogger(__name__)
@@ -118,6 +120,12 @@ async def _mount(
     )
     mounted = await find_mounted(names, source)
     blobs = Blobs(settings.cache_dir)
+    room = Room(
+        nursery=nursery,
+        offload=offload,
+        cache_dir=settings.cache_dir,
+        bounds=Bounds(limit=settings.cache_size, min_free=settings.min_free),
+    )
     fetcher = Fetcher(
         nursery=nursery,
         offload=offload,
@@ -128,14 +136,15 @@ async def _mount(
             manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
         ),
         blobs=blobs,
+        room=room,
         timeout_s=settings.timeout_s,
     )
     tree = Tree(names=names, fetcher=fetcher, mounted=mounted)
     # An alias or a folder that isn't there is said now, not by the first `ls`.
     await tree.root()
-    operations = _operations(settings, credentials, viewer, tree, fetcher, offload)
+    operations = _operations(settings, credentials, viewer, tree, fetcher, offload, room)
     try:
-        await _serve(nursery, settings, operations, offload, blobs, on_ready)
+        await _serve(nursery, settings, operations, offload, blobs, room, on_ready)
     finally:
         operations.close()
         fetcher.close()
@@ -148,6 +157,7 @@ def _operations(
     tree: Tree,
     fetcher: Fetcher,
     offload: Offload,
+    room: Room,
 ) -> Operations:
     requests: Counter[str] = Counter()
     errors = ErrorLog()
@@ -158,6 +168,7 @@ def _operations(
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         fetcher=fetcher,
         offload=offload,
+        room=room,
         requests=requests,
     )
     metrics = Metrics(fetcher=fetcher, offload=offload, requests=requests)
@@ -181,6 +192,7 @@ async def _serve(
     operations: Operations,
     offload: Offload,
     blobs: Blobs,
+    room: Room,
     on_ready: Callable[[], None],
 ) -> None:
     mountpoint = str(settings.mountpoint)
@@ -195,7 +207,7 @@ async def _serve(
     try:
         serving = trio.CancelScope()
         nursery.start_soon(_stop_on_signal, serving, name="signals")
-        nursery.start_soon(_announce, settings, offload, blobs, on_ready, name="announce")
+        nursery.start_soon(_announce, settings, offload, blobs, room, on_ready, name="announce")
         with serving:
             await pyfuse3.main(max_tasks=MAX_TASKS)
         log.info("%s is unmounted", mountpoint)
@@ -214,7 +226,11 @@ async def _stop_on_signal(serving: trio.CancelScope) -> None:
 
 
 async def _announce(
-    settings: MountSettings, offload: Offload, blobs: Blobs, on_ready: Callable[[], None]
+    settings: MountSettings,
+    offload: Offload,
+    blobs: Blobs,
+    room: Room,
+    on_ready: Callable[[], None],
 ) -> None:
     """Tell that the mount answers, once it does, and tidy up what others left in the cache."""
     # In a thread, since it is this very loop that answers.
@@ -225,3 +241,4 @@ async def _announce(
     removed = await offload.run(Kind.DISK, blobs.remove_abandoned)
     if removed:
         log.info("removed %d abandoned downloads from the cache", removed)
+    await room.count()

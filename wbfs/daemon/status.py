@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from wbfs import __version__
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Offload
+from wbfs.fetch.room import Room
 from wbfs.model.entries import Viewer
 from wbfs.model.settings import MountSettings
 
@@ -24,6 +25,7 @@ class Status:
     started_at: str
     fetcher: Fetcher
     offload: Offload
+    room: Room
     requests: Mapping[str, int]
 
     def render(self) -> bytes:
@@ -37,7 +39,12 @@ class Status:
             "server": self.server,
             "user": self.viewer.username,
             "started_at": self.started_at,
-            "cache_dir": str(settings.cache_dir),
+            "cache": {
+                "dir": str(settings.cache_dir),
+                "used_bytes": self.room.used,
+                "limit_bytes": self.room.bounds.limit,
+                "min_free_bytes": self.room.bounds.min_free,
+            },
             "log_file": str(settings.log_file) if settings.log_file else None,
             "alias_ttl_s": settings.alias_ttl_s,
             "timeout_s": settings.timeout_s,

@@ -15,11 +15,19 @@ import trio
 
 from wbfs.fetch.flights import Flights
 from wbfs.fetch.offload import Kind, Offload, checkpoint
+from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import IntegrityError, RemoteError, StoreError, UrlExpired, WbfsError
+from wbfs.model.errors import (
+    IntegrityError,
+    RemoteError,
+    StoreError,
+    StoreFull,
+    UrlExpired,
+    WbfsError,
+)
 from wbfs.remote.transport import Deadline
-from wbfs.store.blobs import Blobs, PartialBlob, read_fully, read_in_memory
+from wbfs.store.blobs import Blobs, PartialBlob, SealedBlob, read_fully, read_in_memory
 from wbfs.store.manifests import ManifestTable
 
 log = logging.getLogger(__name__)
@@ -57,15 +65,17 @@ class Fetcher:
         offload: Offload,
         sources: Sources,
         blobs: Blobs,
+        room: Room,
         timeout_s: float,
     ) -> None:
         self._offload = offload
         self._sources = sources
         self._blobs = blobs
+        self._room = room
         self._timeout_s = timeout_s
         self._manifests: OrderedDict[str, ManifestTable] = OrderedDict()
         self._manifest_flights: Flights[None] = Flights(nursery)
-        self._blob_flights: Flights[None] = Flights(nursery)
+        self._blob_flights: Flights[SealedBlob] = Flights(nursery)
         self.counters = Counters()
 
     @property
@@ -127,25 +137,31 @@ class Fetcher:
         what = f"read {version.path}/{entry.path}"
         timeout_s = self._timeout_s + (blob.size or 0) / SLOWEST_BYTES_PER_S
 
-        async def fetch() -> None:
+        async def fetch() -> SealedBlob:
             deadline = Deadline.after(timeout_s)
+
+            def fetch_whole() -> tuple[SealedBlob, int]:
+                return self._fetch_whole(version, entry, deadline)
+
             try:
-                size = await self._offload.run(
-                    Kind.DATA, lambda: self._fetch_whole(version, entry, deadline)
-                )
+                try:
+                    sealed, size = await self._offload.run(Kind.DATA, fetch_whole)
+                except StoreFull:
+                    await self._room.make(blob.size or 0)
+                    sealed, size = await self._offload.run(Kind.DATA, fetch_whole)
             except WbfsError:
                 self.counters.failed_fetches += 1
                 raise
             self.counters.fetched_files += 1
             self.counters.fetched_bytes += size
+            self._room.added(size)
+            return sealed
 
         fd = self._blobs.open(blob)
-        if fd is None:
-            await self._blob_flights.join(blob.key, fetch, timeout_s=timeout_s, what=what)
-            fd = self._blobs.open(blob)
-        if fd is None:
-            raise RemoteError(f"can't {what}: its cached copy was removed at once; try again")
-        return fd
+        if fd is not None:
+            return fd
+        sealed = await self._blob_flights.join(blob.key, fetch, timeout_s=timeout_s, what=what)
+        return sealed.reopen()
 
     async def pread(self, fd: int, offset: int, size: int) -> memoryview:
         """Read exactly `size` bytes of a sealed blob: at once if the kernel has them in memory."""
@@ -157,8 +173,10 @@ class Fetcher:
         self.counters.served_bytes += size
         return buffer
 
-    def _fetch_whole(self, version: Version, entry: Entry, deadline: Deadline) -> int:
-        """Fetch an entry's blob into the store; return the bytes that came. In a worker thread."""
+    def _fetch_whole(
+        self, version: Version, entry: Entry, deadline: Deadline
+    ) -> tuple[SealedBlob, int]:
+        """Fetch an entry's blob into the store; return it and its size. In a worker thread."""
         try:
             return self._fetch_and_seal(version, entry, deadline)
         except IntegrityError as error:
@@ -171,7 +189,9 @@ class Fetcher:
                 " again, or ask who runs the server"
             ) from error
 
-    def _fetch_and_seal(self, version: Version, entry: Entry, deadline: Deadline) -> int:
+    def _fetch_and_seal(
+        self, version: Version, entry: Entry, deadline: Deadline
+    ) -> tuple[SealedBlob, int]:
         with self._blobs.create(entry.blob) as partial:
             futile = 0
             while True:
@@ -186,8 +206,7 @@ class Fetcher:
                     if final or futile >= FUTILE_ATTEMPTS or deadline.expired:
                         raise
                     log.info("%s/%s goes on: %s", version.path, entry.path, error)
-            os.close(partial.seal())
-            return partial.written
+            return partial.seal(), partial.written
 
     def _append(
         self, version: Version, entry: Entry, partial: PartialBlob, deadline: Deadline

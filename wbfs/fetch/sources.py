@@ -59,7 +59,7 @@ class Sources:
                     version.digest,
                 )
             manifest = self._with_sizes(manifest, deadline, hops)
-            table = self._manifests.add(version.id, manifest)
+            table = self._manifests.add(version, manifest)
         return table
 
     def _with_sizes(self, manifest: Manifest, deadline: Deadline, hops: int) -> Manifest:

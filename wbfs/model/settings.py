@@ -11,17 +11,23 @@ ALIAS_TTL_S = 60.0
 TIMEOUT_S = 60.0
 """Seconds that one operation may wait for the server, retries included."""
 
+MIN_FREE_BYTES = 1 << 30
+"""Bytes that the cache leaves free on its disk."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountSettings:
     """One mount: what is shown, where, and how.
 
-    `umask` is taken from 0444 and 0555. Times are in seconds.
+    `umask` is taken from 0444 and 0555. Times are in seconds, sizes in bytes; a `cache_size` of
+    None is no limit.
     """
 
     source: str
     mountpoint: Path
     cache_dir: Path
+    cache_size: int | None = None
+    min_free: int = MIN_FREE_BYTES
     log_file: Path | None
     alias_ttl_s: float = ALIAS_TTL_S
     timeout_s: float = TIMEOUT_S

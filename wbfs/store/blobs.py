@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +25,9 @@ from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError, StoreFull
 
 log = logging.getLogger(__name__)
+
+USE_NOTED_NS = 60 * 10**9
+"""Nanoseconds in which a cached file's further uses are not noted again."""
 
 
 class Blobs:
@@ -43,8 +47,7 @@ class Blobs:
     def open(self, blob: Blob) -> int | None:
         """Return a file descriptor of the sealed blob, or None where the store hasn't got it.
 
-        The caller closes it; while it is open the bytes stay readable whatever happens to the name.
-        Raises StoreError.
+        The caller closes it; while it is open nobody evicts the blob. Raises StoreError.
         """
         path = self.path(blob)
         try:
@@ -58,6 +61,9 @@ class Blobs:
             os.close(fd)
             log.warning("cached blob %s has a wrong size: it is fetched again", path)
             path.unlink(missing_ok=True)
+            return None
+        if not mark_used(fd):
+            os.close(fd)
             return None
         return fd
 
@@ -78,6 +84,23 @@ class Blobs:
                 path.unlink()
                 removed += 1
         return removed
+
+
+class SealedBlob:
+    """A sealed blob that is open, and closed when nobody refers to it any more.
+
+    However many readers waited for it, each finds it here: by its name it may be evicted at once.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def reopen(self) -> int:
+        """Return a descriptor of the caller's own."""
+        return os.dup(self.fd)
 
 
 class PartialBlob:
@@ -119,8 +142,8 @@ class PartialBlob:
         except OSError as error:
             raise store_error(f"write {self._path}", error) from error
 
-    def seal(self) -> int:
-        """Check size and digest, give the blob its name and return a descriptor to read it.
+    def seal(self) -> SealedBlob:
+        """Check size and digest, give the blob its name, and return it open.
 
         Raises IntegrityError where the bytes are not the blob's, StoreError, StoreFull.
         """
@@ -137,11 +160,13 @@ class PartialBlob:
             os.fdatasync(self._file.fileno())
             os.fchmod(self._file.fileno(), 0o400)
             self._target.parent.mkdir(mode=0o700, exist_ok=True)
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            sealed = SealedBlob(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            mark_used(sealed.fd)
             self._path.rename(self._target)
         except OSError as error:
             raise store_error(f"seal {self._target}", error) from error
-        return fd
+        return sealed
 
 
 def read_in_memory(fd: int, buffer: memoryview, offset: int) -> int:
@@ -163,6 +188,24 @@ def read_fully(fd: int, buffer: memoryview, offset: int) -> None:
         raise store_error("read a cached blob", error) from error
     if done < len(buffer):
         raise StoreError("can't read a cached blob: it is shorter than it was when it was sealed")
+
+
+def mark_used(fd: int) -> bool:
+    """Keep a cached file from eviction while `fd` is open, and note when it was used last.
+
+    Return False where it is being evicted at this moment.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    found = os.fstat(fd)
+    now_ns = time.time_ns()
+    if now_ns - found.st_atime_ns > USE_NOTED_NS:
+        # Somebody else's file in a shared cache can't be marked; it may go a little early.
+        with contextlib.suppress(PermissionError):
+            os.utime(fd, ns=(now_ns, found.st_mtime_ns))
+    return True
 
 
 def make_folder(path: Path) -> None:

@@ -11,6 +11,7 @@ look-ups take microseconds and may be made from any one thread at a time.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import tempfile
@@ -21,10 +22,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from wbfs.model.digests import Algorithm, Digest
-from wbfs.model.entries import Entry, Manifest, Reference
+from wbfs.model.entries import Entry, Manifest, Reference, Version
 from wbfs.model.errors import StoreError
 from wbfs.model.names import is_safe_component
-from wbfs.store.blobs import make_folder, store_error
+from wbfs.store.blobs import make_folder, mark_used, store_error
+
+log = logging.getLogger(__name__)
 
 ROOT_FOLDER = 0
 MAX_ROWS = 1 << 24
@@ -32,9 +35,9 @@ MAX_ROWS = 1 << 24
 MAX_REPORTED = 100
 """Left-out entries that are kept by name; the rest are counted."""
 
-_FORMAT = 1
+_FORMAT = 2
 _SCHEMA = """
-CREATE TABLE about (format INTEGER, left_out INTEGER, report TEXT);
+CREATE TABLE about (format INTEGER, version TEXT, left_out INTEGER, report TEXT);
 CREATE TABLE folders (
     id INTEGER PRIMARY KEY, parent INTEGER, name TEXT,
     first_folder INTEGER, folder_count INTEGER, first_file INTEGER, file_count INTEGER);
@@ -84,29 +87,42 @@ class LeftOut:
 
 
 class ManifestTable:
-    """The tree of one version."""
+    """The tree of one version; `version_path` is the path that it was first resolved by."""
 
     def __init__(self, path: Path) -> None:
         """Open the table at `path`. Raises StoreError, FileNotFoundError."""
-        if not path.exists():
-            raise FileNotFoundError(path)
+        # Held open and locked, so that it isn't evicted meanwhile.
+        self._pin = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # The file never changes, so SQLite needs no locks. It is opened in a worker thread and then
+        # read by one thread at a time.
+        self._db = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True, check_same_thread=False
+        )
         try:
-            # The file never changes, so SQLite needs no locks. It is opened in a worker thread and
-            # then read by one thread at a time.
-            self._db = sqlite3.connect(
-                f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True, check_same_thread=False
-            )
-            about = self._db.execute("SELECT format, left_out, report FROM about").fetchone()
+            if not mark_used(self._pin):
+                raise FileNotFoundError(f"{path} is being removed")
+            about = self._db.execute("SELECT * FROM about").fetchone()
+            if about is None or about[0] != _FORMAT:
+                raise FileNotFoundError(f"{path} is of another version of wbfs")
         except sqlite3.Error as error:
+            self.close()
             raise StoreError(f"can't read the cached manifest {path}: {error}") from error
-        if about is None or about[0] != _FORMAT:
-            raise StoreError(f"the cached manifest {path} is of another version of wbfs")
-        report = tuple((path, reason) for path, reason in json.loads(about[2]))
-        self.left_out = LeftOut(count=about[1], report=report)
+        except FileNotFoundError:
+            self.close()
+            raise
+        _, self.version_path, left_out, report = about
+        reasons = tuple((name, reason) for name, reason in json.loads(report))
+        self.left_out = LeftOut(count=left_out, report=reasons)
 
     def close(self) -> None:
         """Close the table's file."""
         self._db.close()
+        os.close(self._pin)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every file's entry, without the folders of its path."""
+        rows = self._db.execute(f"SELECT {_FILE_COLUMNS} FROM files ORDER BY id")
+        return (_file_of(row, "").entry for row in rows)
 
     def folder(self, number: int) -> Folder | None:
         """Return the folder of that number."""
@@ -254,16 +270,19 @@ class Manifests:
             return ManifestTable(path)
         except FileNotFoundError:
             return None
+        except StoreError as error:
+            log.warning("%s; it is fetched again", error)
+            return None
 
-    def add(self, artifact_id: str, manifest: Manifest) -> ManifestTable:
+    def add(self, version: Version, manifest: Manifest) -> ManifestTable:
         """Write the table of a version and return it. Raises StoreError, StoreFull."""
-        path = self._path(artifact_id)
+        path = self._path(version.id)
         try:
             fd, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=self._folder)
             os.close(fd)
             temporary = Path(name)
             try:
-                _write(temporary, manifest)
+                _write(temporary, version.path, manifest)
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
                 temporary.rename(path)
@@ -276,7 +295,7 @@ class Manifests:
         return ManifestTable(path)
 
 
-def _write(path: Path, manifest: Manifest) -> None:
+def _write(path: Path, version_path: str, manifest: Manifest) -> None:
     """Write a manifest's table: only what has a safe path that is not at odds with another's."""
     left_out = list(manifest.unreadable)
     safe: dict[tuple[str, ...], Entry] = {}
@@ -302,7 +321,8 @@ def _write(path: Path, manifest: Manifest) -> None:
         db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
         report = [[_printable(path), reason] for path, reason in left_out[:MAX_REPORTED]]
         db.execute(
-            "INSERT INTO about VALUES (?, ?, ?)", (_FORMAT, len(left_out), json.dumps(report))
+            "INSERT INTO about VALUES (?, ?, ?, ?)",
+            (_FORMAT, version_path, len(left_out), json.dumps(report)),
         )
         db.executemany(
             "INSERT INTO folders VALUES (?, ?, ?, ?, ?, ?, ?)", _folder_rows(ordered, files)

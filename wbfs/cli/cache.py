@@ -1,0 +1,139 @@
+"""`wbfs cache`: what the local cache has, and making it smaller."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import platformdirs
+
+from wbfs.cli.sizes import Size, show_size
+
+
+@click.group()
+@click.option(
+    "--cache-dir",
+    envvar="WBFS_CACHE_DIR",
+    type=click.Path(path_type=Path),
+    default=lambda: platformdirs.user_cache_path("wbfs"),
+    show_default="WBFS_CACHE_DIR, or ~/.cache/wbfs",
+    help="The cache to look at.",
+)
+@click.pass_context
+def cache(context: click.Context, cache_dir: Path) -> None:
+    """Look at the local cache, check it, make it smaller.
+
+    All of it is safe while mounts use the cache: what is open stays, and what is removed is fetched
+    again when it is read.
+
+    \b
+    Examples:
+      wbfs cache info
+      wbfs cache list
+      wbfs cache prune --to 20GB
+      wbfs cache verify
+    """
+    context.obj = cache_dir
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@cache.command()
+@as_json
+@click.pass_obj
+def info(cache_dir: Path, as_json: bool) -> None:
+    """Show how large the cache is."""
+    from wbfs.store.inventory import summary
+
+    found = summary(cache_dir)
+    if as_json:
+        click.echo(json.dumps({"dir": str(cache_dir), **asdict(found)}))
+        return
+    click.echo(f"cache      {cache_dir}")
+    click.echo(f"blobs      {found.blobs} files, {show_size(found.blob_bytes)}")
+    click.echo(f"manifests  {found.manifests} versions, {show_size(found.manifest_bytes)}")
+    click.echo(f"partial    {found.partial} files, {show_size(found.partial_bytes)}")
+    click.echo(f"disk       {show_size(found.disk_free_bytes)} free")
+
+
+@cache.command(name="list")
+@as_json
+@click.pass_obj
+def list_(cache_dir: Path, as_json: bool) -> None:
+    """Show the versions whose files were listed, and how much of each is here."""
+    from wbfs.store.inventory import cached_versions
+
+    versions = sorted(cached_versions(cache_dir), key=lambda version: version.path)
+    if as_json:
+        click.echo(json.dumps([asdict(version) for version in versions]))
+        return
+    rows = [
+        (
+            version.path,
+            f"{version.cached_files}/{version.files}",
+            f"{show_size(version.cached_bytes)} of {show_size(version.bytes)}",
+        )
+        for version in versions
+    ]
+    table = [("VERSION", "FILES", "SIZE"), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(2)]
+    for name, files, size in table:
+        click.echo(f"{name:<{widths[0]}}  {files:>{widths[1]}}  {size}")
+
+
+@cache.command()
+@click.option("--to", type=Size(), required=True, help="How large the cache may be afterwards.")
+@as_json
+@click.pass_obj
+def prune(cache_dir: Path, to: int, as_json: bool) -> None:
+    """Remove what was used least recently."""
+    _prune(cache_dir, to, as_json=as_json)
+
+
+@cache.command()
+@as_json
+@click.pass_obj
+def clear(cache_dir: Path, as_json: bool) -> None:
+    """Remove everything that no mount has open."""
+    _prune(cache_dir, 0, as_json=as_json)
+
+
+def _prune(cache_dir: Path, to: int, *, as_json: bool) -> None:
+    from wbfs.store.eviction import Bounds
+    from wbfs.store.eviction import prune as prune_to
+
+    pruned = prune_to(cache_dir, Bounds(limit=to, min_free=None), spare=False)
+    if as_json:
+        click.echo(json.dumps(asdict(pruned)))
+        return
+    click.echo(
+        f"removed {pruned.removed_files} files, {show_size(pruned.removed)};"
+        f" {show_size(pruned.kept)} are left"
+    )
+
+
+@cache.command()
+@as_json
+@click.pass_obj
+@click.pass_context
+def verify(context: click.Context, cache_dir: Path, as_json: bool) -> None:
+    """Read every cached file and remove those that are not what their digest says.
+
+    The exit code is 1 if there were any.
+    """
+    from wbfs.store.inventory import verify as verify_all
+
+    verified = verify_all(cache_dir)
+    if as_json:
+        click.echo(json.dumps(asdict(verified)))
+    else:
+        click.echo(f"{verified.good} files are good, {show_size(verified.good_bytes)}")
+        if verified.unknown:
+            click.echo(f"{verified.unknown} files, of references, have no digest to check")
+        for name in verified.damaged:
+            click.echo(f"damaged, and removed: {name}")
+    if verified.damaged:
+        context.exit(1)

@@ -1,0 +1,124 @@
+"""Keeping the cache within its bounds: what was used least recently goes first.
+
+A blob's last use is its file's access time, which the store sets when it is opened: so it holds on
+disks mounted with noatime, over restarts, and for all daemons that share the directory. What a
+daemon has open is locked by it and stays. Blocking code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 512
+ROOM_SHARE = 0.05
+"""Share of the limit that is freed beyond it, so that not every fetch has to look for room."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How large the cache may be, and what must stay free on its disk; bytes, None for no bound."""
+
+    limit: int | None
+    min_free: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedFile:
+    """A file of the cache: its size on disk in bytes, its last use in ns since the epoch."""
+
+    path: Path
+    size: int
+    used_ns: int
+
+
+def cached_files(cache_dir: Path) -> Iterator[CachedFile]:
+    """Yield the sealed blobs and the manifests; what is being fetched is nobody's to remove."""
+    for folder in (cache_dir / "blobs", cache_dir / "manifests"):
+        yield from _files_below(folder)
+
+
+def _files_below(folder: Path) -> Iterator[CachedFile]:
+    # Others may remove what is listed, and whole folders, at any moment.
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(Path(entry.path))
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                found = entry.stat(follow_symlinks=False)
+                yield CachedFile(
+                    path=Path(entry.path),
+                    size=found.st_blocks * BLOCK_BYTES,
+                    used_ns=found.st_atime_ns,
+                )
+
+
+def excess(cache_dir: Path, used: int, bounds: Bounds) -> int:
+    """Return how many bytes too many a cache of `used` bytes has; 0 if it is within bounds."""
+    over = 0
+    if bounds.limit is not None:
+        over = used - bounds.limit
+    if bounds.min_free is not None:
+        disk = os.statvfs(cache_dir)
+        over = max(over, bounds.min_free - disk.f_bavail * disk.f_frsize)
+    return max(0, over)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What a pruning found and did; sizes in bytes."""
+
+    removed_files: int
+    removed: int
+    kept: int
+
+
+def prune(cache_dir: Path, bounds: Bounds, *, spare: bool = True) -> Pruned:
+    """Remove what was used least recently, until the cache is within its bounds.
+
+    With `spare` it gets a little smaller than its limit, so that there is no pruning a fetch.
+    """
+    files = sorted(cached_files(cache_dir), key=lambda file: file.used_ns)
+    used = sum(file.size for file in files)
+    to_free = excess(cache_dir, used, bounds)
+    if to_free and spare and bounds.limit is not None:
+        to_free += int(bounds.limit * ROOM_SHARE)
+    removed_files = removed = 0
+    for file in files:
+        if removed >= to_free:
+            break
+        if remove_unless_open(file.path):
+            removed_files += 1
+            removed += file.size
+    if removed < to_free:
+        log.warning(
+            "the cache %s is over its bounds by %d bytes: all that is left is in use",
+            cache_dir,
+            to_free - removed,
+        )
+    return Pruned(removed_files=removed_files, removed=removed, kept=used - removed)
+
+
+def remove_unless_open(path: Path) -> bool:
+    """Remove a file of the cache unless a daemon has it open; return whether it did."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        # Somebody else removed it.
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
