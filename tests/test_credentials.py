@@ -98,6 +98,8 @@ def test_what_is_no_key_is_refused_and_not_shown(home: Path) -> None:
     [
         ({"WANDB_BASE_URL": "wandb.example.com"}, "no http"),
         ({"WANDB_BASE_URL": "https://app.wandb.ai"}, r"api\.wandb\.ai"),
+        ({"WANDB_BASE_URL": "https://wandb.ai"}, r"api\.wandb\.ai"),
+        ({"WANDB_BASE_URL": "https://forge.coreweave.com"}, r"api\.forge\.coreweave\.com"),
         ({"WANDB_X_EXTRA_HTTP_HEADERS": "{"}, "WANDB_X_EXTRA_HTTP_HEADERS must be"),
         ({"WANDB_X_EXTRA_HTTP_HEADERS": '{"a": 1}'}, "JSON object of texts"),
     ],

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from wbfs.model.entries import Reference
 from wbfs.model.errors import (
     AccessDenied,
+    NotFound,
     RateLimited,
+    ReferenceChanged,
+    ReferenceUnsupported,
     RemoteError,
     RemoteProtocolError,
     RemoteTimeout,
     UrlExpired,
     WbfsError,
 )
-from wbfs.remote.bytes import Location, open_stream
+from wbfs.remote.artifacts import WandbApi
+from wbfs.remote.bytes import Location, ObjectMissing, open_stream
 from wbfs.remote.credentials import load_credentials
-from wbfs.remote.graphql import GraphQL
+from wbfs.remote.graphql import GraphQL, QueryRefused
+from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 
 CONTENT = bytes(range(256)) * 1000
@@ -37,6 +45,7 @@ class Server:
 
     answers: list[Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=list)
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
     url: str = ""
 
 
@@ -59,7 +68,8 @@ def servers() -> Iterator[Callable[[], Server]]:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                server.bodies.append(body.decode())
                 server.seen.append((self.path, dict(self.headers)))
                 answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
                 answer(self)
@@ -71,7 +81,8 @@ def servers() -> Iterator[Callable[[], Server]]:
 
         http = QuietServer(("127.0.0.1", 0), Handler)
         http.daemon_threads = True
-        threading.Thread(target=http.serve_forever, daemon=True).start()
+        # Polls often, so that its end takes no time.
+        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
         running.append(http)
         server.url = f"http://127.0.0.1:{http.server_port}"
         return server
@@ -117,15 +128,63 @@ def silence(handler: BaseHTTPRequestHandler) -> None:
     time.sleep(5)
 
 
-def read(transport: Transport, server: Server, *, start: int = 0, seconds: float = 3) -> bytes:
+def stall_in_body(status: int) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Return an answer that stops after its first bytes, with the connection open."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Length", "200")
+        handler.end_headers()
+        handler.wfile.write(b"first")
+        silence(handler)
+        handler.close_connection = True
+
+    return answer
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    """Send a byte every now and then, for longer than the tests wait."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100")
+    handler.end_headers()
+    end = time.monotonic() + 5
+    try:
+        while time.monotonic() < end:
+            handler.wfile.write(b"x")
+            time.sleep(0.1)
+    except OSError:
+        # The client has gone, as it should.
+        pass
+    handler.close_connection = True
+
+
+def cut_chunks(handler: BaseHTTPRequestHandler) -> None:
+    """Close the connection in the middle of a chunked body."""
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(b"5\r\nfirst\r\n")
+    handler.close_connection = True
+
+
+def read(
+    transport: Transport,
+    server: Server,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    seconds: float = 3,
+) -> bytes:
     location = Location(url=f"{server.url}/file?{SECRET_QUERY}")
-    with open_stream(transport, location, start=start, deadline=Deadline.after(seconds)) as stream:
+    with open_stream(
+        transport, location, start=start, stop=stop, deadline=Deadline.after(seconds)
+    ) as stream:
         return b"".join(stream.pieces)
 
 
 def test_passing_failures_are_retried(server: Server, transport: Transport) -> None:
     server.answers = [reply(500), reply(503), reply(429, Retry_After="0"), reply(200, CONTENT)]
-    assert read(transport, server) == CONTENT
+    assert read(transport, server, seconds=10) == CONTENT
     assert len(server.seen) == 4
 
 
@@ -136,12 +195,38 @@ def test_retry_after_is_honoured(server: Server, transport: Transport) -> None:
     assert time.monotonic() - began >= 1
 
 
+def test_a_server_that_asks_for_no_wait_is_not_hammered(
+    server: Server, transport: Transport
+) -> None:
+    server.answers = [reply(429, Retry_After="0")]
+    with pytest.raises(RateLimited):
+        read(transport, server, seconds=1.5)
+    assert 2 <= len(server.seen) < 30
+
+
+def test_own_proxies_win_over_the_environment(
+    servers: Callable[[], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment, own = servers(), servers()
+    environment.answers, own.answers = [reply(200, b"theirs")], [reply(200, b"ours")]
+    monkeypatch.setenv("http_proxy", environment.url)
+    monkeypatch.setenv("no_proxy", "")
+    nowhere = Server(url="http://wandb.invalid")
+    assert read(Transport(proxies={"http": own.url}), nowhere) == b"ours"
+    assert read(Transport(), nowhere) == b"theirs"
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
         (reply(429, Retry_After="60"), RateLimited),
         (reply(500), RemoteError),
-        (reply(404), RemoteError),
+        (reply(404), ObjectMissing),
+        (stall_in_body(400), RemoteTimeout),
+        (stall_in_body(200), RemoteTimeout),
+        (drip, RemoteTimeout),
+        (cut_chunks, RemoteError),
+        (reply(400, b"<Error>", Content_Length="200"), RemoteError),
         (reply(403), UrlExpired),
         (reply(400, b"<Error><Code>ExpiredToken</Code></Error>"), UrlExpired),
         (silence, RemoteTimeout),
@@ -179,6 +264,14 @@ def test_ranges(server: Server, transport: Transport) -> None:
     server.answers = [reply(206, part, Content_Range=span)]
     assert read(transport, server, start=100) == part
     assert server.seen[0][1]["Range"] == "bytes=100-"
+    server.answers = [reply(206, CONTENT[:50], Content_Range=f"bytes 0-49/{len(CONTENT)}")]
+    assert read(transport, server, stop=50) == CONTENT[:50]
+    assert server.seen[1][1]["Range"] == "bytes=0-49"
+
+
+def test_a_range_may_reach_beyond_the_end(server: Server, transport: Transport) -> None:
+    server.answers = [reply(206, b"end", Content_Range="bytes 7-9/10")]
+    assert read(transport, server, start=7, stop=100) == b"end"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +280,7 @@ def test_ranges(server: Server, transport: Transport) -> None:
         reply(200, CONTENT),
         reply(206, CONTENT),
         reply(206, CONTENT, Content_Range=f"bytes 99-{len(CONTENT) - 2}/{len(CONTENT)}"),
+        reply(206, CONTENT[100:200], Content_Range=f"bytes 100-199/{len(CONTENT)}"),
     ],
 )
 def test_another_range_than_was_asked_for_is_refused(
@@ -257,8 +351,8 @@ def test_a_rotated_key_is_found(server: Server, transport: Transport, tmp_path: 
             AccessDenied,
             "permission denied: a",
         ),
-        (reply(200, b'{"errors": [{"message": "boom"}]}'), RemoteError, "boom"),
-        (reply(400, b'{"error": "bad query"}'), RemoteError, "bad query"),
+        (reply(200, b'{"errors": [{"message": "boom"}]}'), QueryRefused, "boom"),
+        (reply(400, b'{"error": "bad query"}'), QueryRefused, "bad query"),
         (reply(200, b"<html>log in</html>"), RemoteProtocolError, "login page"),
         (reply(404, b"nothing"), RemoteProtocolError, "WANDB_BASE_URL"),
         (reply(500), RemoteError, "500"),
@@ -309,3 +403,129 @@ def test_checkpoint_ends_the_waiting(server: Server) -> None:
     with pytest.raises(Cancelled):
         read(Transport(checkpoint=checkpoint), server, seconds=10)
     assert time.monotonic() - began < 2
+
+
+def test_an_api_answer_that_a_proxy_compressed(
+    server: Server, transport: Transport, tmp_path: Path
+) -> None:
+    server.answers = [reply(200, gzip.compress(b'{"data": {"a": 1}}'), Content_Encoding="gzip")]
+    api = graphql(server, transport, tmp_path, WANDB_API_KEY=KEY)
+    assert api.execute("{ a }", {}, deadline=Deadline.after(3)) == {"a": 1}
+
+
+def artifacts(
+    server: Server, transport: Transport, tmp_path: Path, answers: Mapping[str, object]
+) -> WandbApi:
+    """Return the API of a server that answers operations by name; others with a refusal."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        operation = server.bodies[-1].partition("query ")[2].partition(" ")[0].partition("(")[0]
+        refusal = {"errors": [{"message": f"Cannot query {operation}"}]}
+        known = operation in answers
+        body = json.dumps({"data": answers[operation]} if known else refusal).encode()
+        reply(200 if known else 400, body)(handler)
+
+    server.answers = [answer]
+    environ = {"HOME": str(tmp_path), "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+    return WandbApi(transport=transport, credentials=load_credentials(environ, tmp_path))
+
+
+def test_a_server_that_knows_no_features_is_served_all_the_same(
+    server: Server, transport: Transport, tmp_path: Path
+) -> None:
+    api = artifacts(server, transport, tmp_path, {"ArtifactMembershipByName": {"project": None}})
+    for _ in range(2):
+        with pytest.raises(NotFound, match="no version or alias 'v0' of e/p/c"):
+            api.version("e", "p", "c", "v0", deadline=Deadline.after(3))
+    asked = [("serverInfo" in body, "digestAlgorithm" in body) for body in server.bodies]
+    assert asked == [(True, False), (False, False), (False, False)]
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        {"edges": [{"node": {"name": "without a time"}}]},
+        {"edges": [{"node": {"name": "x", "createdAt": 5}}]},
+        {"edges": [{"node": "text"}]},
+        {"edges": 5},
+        {"pageInfo": 5},
+        "text",
+    ],
+)
+def test_misshapen_answers_are_named_as_such(
+    server: Server, transport: Transport, tmp_path: Path, models: object
+) -> None:
+    api = artifacts(server, transport, tmp_path, {"GetProjects": {"models": models}})
+    with pytest.raises(RemoteProtocolError):
+        list(api.projects("e", deadline=Deadline.after(3)))
+
+
+def test_nodes_that_the_server_keeps_to_itself_are_passed_over(
+    server: Server, transport: Transport, tmp_path: Path
+) -> None:
+    seen = {"node": {"name": "seen", "createdAt": "2024-01-01T00:00:00"}}
+    models = {"edges": [None, {"node": None}, seen]}
+    api = artifacts(server, transport, tmp_path, {"GetProjects": {"models": models}})
+    found = list(api.projects("e", deadline=Deadline.after(3)))
+    assert [project.name for project in found] == ["seen"]
+
+
+def read_reference(transport: Transport, reference: Reference) -> bytes:
+    handler = References(transport).for_uri(reference.uri)
+    with handler.open(reference, start=0, stop=None, deadline=Deadline.after(1)) as stream:
+        return b"".join(stream.pieces)
+
+
+def test_http_references_are_checked_by_their_etag(server: Server, transport: Transport) -> None:
+    uri = f"{server.url}/object"
+    server.answers = [reply(200, CONTENT, ETag='"one"')]
+    assert read_reference(transport, Reference(uri=uri, token="one")) == CONTENT
+    assert read_reference(transport, Reference(uri=uri, token=uri)) == CONTENT
+    with pytest.raises(ReferenceChanged, match="\"one\" and was 'two'"):
+        read_reference(transport, Reference(uri=uri, token="two"))
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "words"),
+    [
+        (401, AccessDenied, "make it public"),
+        (403, AccessDenied, "make it public"),
+        (404, ReferenceChanged, "is gone"),
+        (410, ReferenceChanged, "is gone"),
+        (500, RemoteError, "500"),
+    ],
+)
+def test_http_references_that_can_not_be_had(
+    server: Server, transport: Transport, status: int, error: type[WbfsError], words: str
+) -> None:
+    server.answers = [reply(status)]
+    uri = f"{server.url}/object?{SECRET_QUERY}"
+    with pytest.raises(error, match=words) as caught:
+        read_reference(transport, Reference(uri=uri, token=uri))
+    assert "verysecret" not in str(caught.value)
+
+
+def test_file_references(transport: Transport, tmp_path: Path) -> None:
+    path = tmp_path / "with space"
+    path.write_bytes(CONTENT)
+    assert read_reference(transport, Reference(uri=path.as_uri(), token="x")) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("file:///nowhere/file", "No such file"),
+        ("file:///dev/null", "no regular file"),
+        ("file:///a%00b", "names no file"),
+        ("file:///\ud800", "names no file"),
+        ("file://otherhost/etc/hostname", "another machine, 'otherhost'"),
+    ],
+)
+def test_file_references_that_can_not_be_had(transport: Transport, uri: str, words: str) -> None:
+    with pytest.raises(ReferenceChanged, match=words):
+        read_reference(transport, Reference(uri=uri, token="x"))
+
+
+def test_a_scheme_without_a_handler_is_named(transport: Transport) -> None:
+    with pytest.raises(ReferenceUnsupported, match="s3://"):
+        read_reference(transport, Reference(uri="s3://bucket/key", token="etag"))

@@ -251,3 +251,47 @@ def test_kill_9_in_mid_fetch(mounter: Mounter, version: Path, stand_in: StandIn)
     again = mounter(path=mount.path)
     assert md5(again.path / version / "large.bin") == expected
     wait_until(lambda: not list(partial.iterdir()), what="the abandoned download is removed")
+
+
+REFERENCES = """
+import pathlib, sys
+import wandb
+folder = pathlib.Path(sys.argv[1])
+with wandb.init(project="references") as run:
+    artifact = wandb.Artifact("changing", type="dataset")
+    artifact.add_reference((folder / "file.txt").as_uri())
+    artifact.add_reference(sys.argv[2] + "/changing.txt")
+    artifact.add_reference(sys.argv[2] + "/gone.txt")
+    artifact.add_reference("custom://bucket/key", name="custom.txt")
+    run.log_artifact(artifact).wait()
+    print(run.entity)
+"""
+
+
+def test_references_that_changed(mounter: Mounter, stand_in: StandIn, tmp_path: Path) -> None:
+    stand_in.public_dir.mkdir(exist_ok=True)
+    changing = [tmp_path / "file.txt", stand_in.public_dir / "changing.txt"]
+    gone = stand_in.public_dir / "gone.txt"
+    for path in (*changing, gone):
+        path.write_text("as it was logged")
+    env = stand_in.env(tmp_path / "home")
+    done = run(sys.executable, "-c", REFERENCES, tmp_path, stand_in.public_url, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    entity = done.stdout.split()[-1]
+    version = Path(entity, "references", "changing", "v0")
+    mount = mounter(cache=tmp_path / "one")
+    for name in ("file.txt", "changing.txt", "gone.txt"):
+        assert (mount.path / version / name).read_text() == "as it was logged"
+    for path in changing:
+        path.write_text("and another text")
+    gone.unlink()
+    fresh = mounter(cache=tmp_path / "two")
+    for name in ("file.txt", "changing.txt", "gone.txt"):
+        assert read_error(fresh.path / version / name) == errno.ESTALE
+        # What was read before is what was logged, still.
+        assert (mount.path / version / name).read_text() == "as it was logged"
+    assert read_error(fresh.path / version / "custom.txt") == errno.EOPNOTSUPP
+    reasons = [error["cause"] for error in fresh.errors()]
+    assert any("no longer what was logged" in reason for reason in reasons)
+    assert any("is gone" in reason for reason in reasons)
+    assert any("references to custom://" in reason for reason in reasons)

@@ -16,10 +16,11 @@ import trio
 from wbfs.fetch.flights import Flights
 from wbfs.fetch.offload import Kind, Offload, checkpoint
 from wbfs.fetch.room import Room
-from wbfs.fetch.sources import Sources
+from wbfs.fetch.sources import ARTIFACT_SCHEME, Sources
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import (
     IntegrityError,
+    ReferenceChanged,
     RemoteError,
     StoreError,
     StoreFull,
@@ -184,6 +185,13 @@ class Fetcher:
         try:
             return self._fetch_and_seal(version, entry, deadline)
         except IntegrityError as error:
+            if entry.reference is not None and not entry.reference.uri.startswith(ARTIFACT_SCHEME):
+                # Without a query, which may be a signature.
+                uri = entry.reference.uri.partition("?")[0]
+                raise ReferenceChanged(
+                    f"{uri} is no longer what was logged: {error}; log the artifact"
+                    " again to take it as it is now"
+                ) from error
             raise IntegrityError(
                 f"it is damaged on the server or on the way, twice: {error}; log the artifact"
                 " again, or ask who runs the server"

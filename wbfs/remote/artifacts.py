@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
 from wbfs.model.entries import Collection, Manifest, Project, Version, Viewer
-from wbfs.model.errors import AccessDenied, NotFound, RemoteError, RemoteProtocolError
+from wbfs.model.errors import AccessDenied, NotFound, RateLimited, RemoteError, RemoteProtocolError
 from wbfs.model.names import is_version_name
 from wbfs.remote import queries
 from wbfs.remote.bytes import Location, open_stream
 from wbfs.remote.credentials import Credentials
-from wbfs.remote.graphql import GraphQL, follow
+from wbfs.remote.graphql import GraphQL, QueryRefused, follow
 from wbfs.remote.manifests import parse_manifest
 from wbfs.remote.transport import Deadline, Transport
 
@@ -134,13 +134,9 @@ class WandbApi:
         )
         place = (collection.entity, collection.project, collection.name)
         for edge in edges:
-            node = edge["node"]
-            if node.get("state") != COMMITTED:
-                continue
-            aliases = [
-                alias["alias"] for alias in node.get("aliases") or () if _place(alias) == place
-            ]
-            yield _version(node, place, edge["version"], aliases)
+            version = _listed_version(edge, place)
+            if version is not None:
+                yield version
 
     def version(
         self, entity: str, project: str, collection: str, alias: str, *, deadline: Deadline
@@ -187,10 +183,10 @@ class WandbApi:
         artifact = follow(data, ["artifact"], missing=missing)
         if place is None:
             place = _place({"artifactCollection": artifact.get("artifactSequence") or {}})
-        for edge in (artifact.get("artifactMemberships") or {}).get("edges") or ():
-            if _place(edge["node"]) == place:
-                return _member(edge["node"], artifact, place, missing)
-        raise NotFound(missing)
+        membership = _membership_at(artifact, place)
+        if membership is None:
+            raise NotFound(missing)
+        return _member(membership, artifact, place, missing)
 
     def manifest(self, version: Version, *, deadline: Deadline) -> Manifest:
         """Fetch and parse a version's manifest. Raises NotFound, RemoteProtocolError."""
@@ -199,6 +195,9 @@ class WandbApi:
             final = attempt == MANIFEST_ATTEMPTS or deadline.expired
             try:
                 manifest = self._manifest(version, deadline)
+            except RateLimited:
+                # Fewer requests is what the server asks for.
+                raise
             except RemoteError:
                 if final:
                     raise
@@ -258,10 +257,10 @@ class WandbApi:
     def _ask_features(self, deadline: Deadline) -> frozenset[str]:
         try:
             data = self._graphql.execute(queries.FEATURES, {}, deadline=deadline)
-        except RemoteProtocolError:
+        except QueryRefused:
+            # An older server, which knows no such question.
             return frozenset()
-        features = (data.get("serverInfo") or {}).get("features") or ()
-        return frozenset(one["name"] for one in features if one and one.get("isEnabled"))
+        return _features(data.get("serverInfo") or {})
 
 
 def _parses(function: Callable[P, R]) -> Callable[P, R]:
@@ -298,8 +297,16 @@ def _organizations(entity: Mapping[str, Any]) -> dict[str, str]:
 
 
 @_parses
+def _features(info: Mapping[str, Any]) -> frozenset[str]:
+    features = info.get("features") or ()
+    return frozenset(one["name"] for one in features if one and one.get("isEnabled"))
+
+
+@_parses
 def _direct_url(file: Mapping[str, Any]) -> str:
-    return str(file["directUrl"])
+    if not isinstance(file["directUrl"], str):
+        raise TypeError("directUrl is no text")
+    return file["directUrl"]
 
 
 @_parses
@@ -330,6 +337,27 @@ def _place(node: Mapping[str, Any]) -> tuple[str, str, str]:
     project = collection.get("project") or {}
     entity = project.get("entity") or {}
     return entity.get("name") or "", project.get("name") or "", collection.get("name") or ""
+
+
+@_parses
+def _listed_version(edge: Mapping[str, Any], place: tuple[str, str, str]) -> Version | None:
+    """Return the version of a listing's edge, None for one that is not committed."""
+    node = edge["node"]
+    if node.get("state") != COMMITTED:
+        return None
+    # Those of its other collections are listed too.
+    aliases = [alias["alias"] for alias in node.get("aliases") or () if _place(alias) == place]
+    return _version(node, place, edge["version"], aliases)
+
+
+@_parses
+def _membership_at(
+    artifact: Mapping[str, Any], place: tuple[str, str, str]
+) -> Mapping[str, Any] | None:
+    """Return an artifact's membership in the collection at `place`, if it is in there."""
+    edges = (artifact.get("artifactMemberships") or {}).get("edges") or ()
+    nodes: list[Mapping[str, Any]] = [edge["node"] for edge in edges]
+    return next((node for node in nodes if _place(node) == place), None)
 
 
 @_parses

@@ -8,17 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import requests
-import urllib3
 
 from wbfs.model.errors import RemoteError, RemoteProtocolError, UrlExpired
-from wbfs.remote.transport import Deadline, Transport, host_of, timed_out, unreachable
+from wbfs.remote.transport import Deadline, Transport, host_of
 
-PIECE_BYTES = 1 << 20
 ERROR_BODY_BYTES = 4096
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # What stores answer with 400 to a URL that is past its time or wrongly signed.
 _EXPIRED = re.compile(rb"expired|ExpiredToken|AccessDenied|AuthenticationFailed", re.IGNORECASE)
+
+
+class ObjectMissing(RemoteError):
+    """The store has no object at the URL: its word on that is not W&B's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,9 @@ def open_stream(
 ) -> Iterator[ByteStream]:
     """Ask for the bytes from `start` to before `stop`, or to the end.
 
-    Raises UrlExpired where the URL is refused; RemoteProtocolError where other bytes than those
-    asked for are sent; RateLimited, RemoteTimeout and RemoteError after the retries.
+    Raises UrlExpired where the URL is refused; ObjectMissing; RemoteProtocolError where other
+    bytes than those asked for are sent; RateLimited, RemoteTimeout and RemoteError after the
+    retries.
     """
     headers = dict(location.headers)
     ranged = start > 0 or stop is not None
@@ -68,23 +71,33 @@ def open_stream(
     with transport.request(
         "GET", url, headers=headers, proxies=location.proxies, deadline=deadline
     ) as response:
-        _check_status(response, url)
+        _check_status(transport, response, url, deadline)
         size = _check_range(response, start, stop) if ranged else _length(response)
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise RemoteProtocolError(f"{host_of(response.url)} sent the file compressed")
         yield ByteStream(
             size=size,
             etag=response.headers.get("ETag", ""),
-            pieces=_pieces(transport, response, deadline),
+            pieces=transport.pieces(response, deadline),
         )
 
 
-def _check_status(response: requests.Response, url: str) -> None:
+def _check_status(
+    transport: Transport, response: requests.Response, url: str, deadline: Deadline
+) -> None:
     status = response.status_code
     if status in (200, 206):
         return
-    body = response.raw.read(ERROR_BODY_BYTES) if status == 400 else b""
+    body = b""
+    if status == 400:
+        for piece in transport.pieces(response, deadline):
+            body += piece
+            if len(body) >= ERROR_BODY_BYTES:
+                break
     if status in (401, 403) or _EXPIRED.search(body):
         raise UrlExpired(f"{host_of(url)} refuses the file's URL ({status})")
-    raise RemoteError(f"{host_of(url)} answers {status} {response.reason} to the file's URL")
+    kind = ObjectMissing if status in (404, 410) else RemoteError
+    raise kind(f"{host_of(url)} answers {status} {response.reason} to the file's URL")
 
 
 def _check_range(response: requests.Response, start: int, stop: int | None) -> int | None:
@@ -96,32 +109,13 @@ def _check_range(response: requests.Response, start: int, stop: int | None) -> i
             f" ({response.status_code}): a proxy on the way may not know ranges"
         )
     first, last = int(match[1]), int(match[2])
-    if first != start or (stop is not None and last >= stop):
+    size = None if match[3] == "*" else int(match[3])
+    ends = [end for end in (stop, size) if end is not None]
+    if first != start or (ends and last != min(ends) - 1):
         raise RemoteProtocolError(f"{host_of(response.url)} sent another range than was asked for")
-    return None if match[3] == "*" else int(match[3])
+    return size
 
 
 def _length(response: requests.Response) -> int | None:
     text = response.headers.get("Content-Length", "")
     return int(text) if text.isdecimal() else None
-
-
-def _pieces(
-    transport: Transport, response: requests.Response, deadline: Deadline
-) -> Iterator[bytes]:
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise RemoteProtocolError(f"{host_of(response.url)} sent the file compressed")
-    raw = response.raw
-    try:
-        while piece := raw.read(PIECE_BYTES, decode_content=False):
-            yield piece
-            transport.checkpoint()
-            if deadline.expired:
-                raise timed_out(response.url)
-        # A body that ends early is an IncompleteRead only to who reads past the end.
-        if raw.length_remaining:
-            raise RemoteError(f"{host_of(response.url)} closed the connection in mid-body")
-    except urllib3.exceptions.ReadTimeoutError:
-        raise timed_out(response.url) from None
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise unreachable(response.url, error) from None

@@ -22,7 +22,7 @@ from wbfs.model.errors import AccessDenied, UsageError
 log = logging.getLogger(__name__)
 
 DEFAULT_BASE_URL = "https://api.forge.coreweave.com"
-_SAME_DEPLOYMENT = frozenset({"forge.coreweave.com", "api.forge.coreweave.com", "api.wandb.ai"})
+_SAME_DEPLOYMENT = frozenset({"api.forge.coreweave.com", "api.wandb.ai"})
 _JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
 _KEY = re.compile(r"[\w-]{40,}")
 _HOW_TO_LOG_IN = "run `wandb login`, or set WANDB_API_KEY"
@@ -126,7 +126,10 @@ def _normalize(base_url: str) -> str:
             f"WANDB_BASE_URL {url!r} is no http(s) address: give one like https://wandb.example.com"
         )
     host = parts.hostname or ""
-    if host.endswith(".wandb.ai") and (host == "app.wandb.ai" or parts.scheme == "http"):
+    if host == "forge.coreweave.com":
+        raise UsageError(f"{url} is not W&B's API: it is {DEFAULT_BASE_URL}")
+    is_public = host == "wandb.ai" or host.endswith(".wandb.ai")
+    if is_public and ("api." not in host or parts.scheme == "http"):
         raise UsageError(f"{url} is not W&B's API: it is https://api.wandb.ai")
     return url
 

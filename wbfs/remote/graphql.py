@@ -16,13 +16,17 @@ from wbfs.model.errors import (
     RemoteProtocolError,
 )
 from wbfs.remote.credentials import Credentials
-from wbfs.remote.transport import Deadline, Transport, host_of, read_body
+from wbfs.remote.transport import Deadline, Transport, host_of
 
 SILENCE_S = 30.0
 """Seconds that the server may think about a query: large listings take their time."""
 TOKEN_MARGIN_S = 300.0
 """Seconds before its end that a federated identity's token is exchanged anew."""
 _DENIED = ("permission denied", "not authorized", "unauthorized", "forbidden", "not logged in")
+
+
+class QueryRefused(RemoteError):
+    """The server understood the call and answers errors: a field that it lacks, for instance."""
 
 
 class GraphQL:
@@ -41,8 +45,8 @@ class GraphQL:
     ) -> dict[str, Any]:
         """Run a query and return its data.
 
-        Raises AccessDenied; RemoteError, RateLimited or RemoteTimeout where the server can't be
-        had; RemoteProtocolError where it answers something else than GraphQL.
+        Raises AccessDenied; QueryRefused; RemoteError, RateLimited or RemoteTimeout where the
+        server can't be had; RemoteProtocolError where it answers something else than GraphQL.
         """
         used = self._header(deadline)
         status, body = self._post(query, variables, used, deadline)
@@ -67,7 +71,7 @@ class GraphQL:
         with self._transport.request(
             "POST", url, headers=headers, json=body, silence_s=SILENCE_S, deadline=deadline
         ) as response:
-            return response.status_code, read_body(response)
+            return response.status_code, self._transport.body(response, deadline)
 
     def _data(self, status: int, body: bytes) -> dict[str, Any]:
         try:
@@ -91,7 +95,7 @@ class GraphQL:
         if errors:
             if any(word in errors.lower() for word in _DENIED):
                 raise AccessDenied(f"{self._host} says: {errors}")
-            raise RemoteError(f"{self._host} says: {errors}")
+            raise QueryRefused(f"{self._host} says: {errors}")
         data = answer["data"]
         if not isinstance(data, dict):
             raise RemoteProtocolError(f"{self._host} answers without data")
@@ -106,7 +110,7 @@ class GraphQL:
         missing: str,
         deadline: Deadline,
     ) -> Iterator[dict[str, Any]]:
-        """Yield the edges of a Relay connection, all pages of it.
+        """Yield the edges of a Relay connection, all pages of it, but for those without a node.
 
         `path` leads to the connection; the query takes `$cursor`. Raises NotFound with the text
         `missing` where something on the path is null.
@@ -115,8 +119,17 @@ class GraphQL:
         while True:
             data = self.execute(query, {**variables, "cursor": cursor}, deadline=deadline)
             connection = follow(data, path, missing=missing)
-            yield from connection.get("edges") or ()
-            page = connection.get("pageInfo") or {}
+            edges, page = connection.get("edges") or [], connection.get("pageInfo") or {}
+            if not isinstance(edges, list) or not isinstance(page, dict):
+                raise RemoteProtocolError(f"{self._host} answers no pages where it should")
+            for edge in edges:
+                node = edge.get("node") if isinstance(edge, dict) else edge
+                # What the user may not see comes as null.
+                if node is None:
+                    continue
+                if not isinstance(node, dict):
+                    raise RemoteProtocolError(f"{self._host} lists what is no object")
+                yield edge
             if not page.get("hasNextPage"):
                 return
             if not page.get("endCursor") or page["endCursor"] == cursor:
@@ -152,7 +165,7 @@ class GraphQL:
         with self._transport.request(
             "POST", url, headers=self._transport.extra_headers, data=form, deadline=deadline
         ) as response:
-            status, body = response.status_code, read_body(response)
+            status, body = response.status_code, self._transport.body(response, deadline)
         if status >= 400:
             raise AccessDenied(
                 f"{self._host} does not accept the identity token of {path} ({status})"
@@ -167,13 +180,14 @@ class GraphQL:
 
 def follow(data: Mapping[str, Any], path: Sequence[str], *, missing: str) -> dict[str, Any]:
     """Return what is at `path` of an answer. Raises NotFound where the server said null."""
-    value: Any = data
+    value = dict(data)
     for name in path:
-        value = value.get(name)
-        if value is None:
+        found = value.get(name)
+        if found is None:
             raise NotFound(missing)
-    if not isinstance(value, dict):
-        raise RemoteProtocolError(f"the server's {'.'.join(path)} is no object")
+        if not isinstance(found, dict):
+            raise RemoteProtocolError(f"the server's {'.'.join(path)} is no object")
+        value = found
     return value
 
 

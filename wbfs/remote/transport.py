@@ -37,6 +37,7 @@ SILENCE_S = 15.0
 FIRST_WAIT_S = 0.4
 LONGEST_WAIT_S = 8.0
 SLEEP_SLICE_S = 0.25
+PIECE_BYTES = 1 << 20
 CONNECTIONS = 64
 """Connections kept alive to one host."""
 MAX_REDIRECTS = 10
@@ -119,7 +120,7 @@ class Transport:
         # Bytes must come as they are, and a session shared by threads must keep no cookies.
         session.headers["Accept-Encoding"] = "identity"
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        session.proxies.update(proxies or {})
+        self._proxies = dict(proxies or {})
         self._verify = verify
         adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
         session.mount("https://", adapter)
@@ -178,6 +179,35 @@ class Transport:
         with response:
             yield response
 
+    def body(self, response: requests.Response, deadline: Deadline) -> bytes:
+        """Return the whole body, decoded: some proxy may compress what nobody asked it to.
+
+        Raises RemoteError, RemoteTimeout.
+        """
+        return b"".join(self.pieces(response, deadline, decode=True))
+
+    def pieces(
+        self, response: requests.Response, deadline: Deadline, *, decode: bool = False
+    ) -> Iterator[bytes]:
+        """Yield an answer's body in pieces of up to 1 MiB, as they come.
+
+        Raises RemoteError where the connection breaks, RemoteTimeout where it falls silent or the
+        deadline passes, however little the server sends at a time.
+        """
+        url = response.url
+        raw = response.raw
+        try:
+            # Not `read`, which waits for a whole piece: a slow server could hold it up for ever.
+            while piece := raw.read1(PIECE_BYTES, decode_content=decode):
+                yield piece
+                self._checkpoint()
+                if deadline.expired:
+                    raise timed_out(url)
+        except urllib3.exceptions.ReadTimeoutError:
+            raise timed_out(url) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise unreachable(url, error) from None
+
     def _attempt(
         self,
         method: str,
@@ -199,7 +229,8 @@ class Transport:
                 json=json,
                 data=data,
                 auth=_no_auth,
-                proxies=dict(proxies) if proxies is not None else None,
+                # Not the session's: the environment's would win over those.
+                proxies=dict(self._proxies if proxies is None else proxies),
                 verify=self._verify if self._verify is not True else None,
                 timeout=(min(CONNECT_TIMEOUT_S, remaining_s), min(silence_s, remaining_s)),
                 stream=True,
@@ -239,11 +270,13 @@ _backoff = tenacity.wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """Return the seconds to the next attempt: what the server asked for, else ever longer."""
+    """Return the seconds to the next attempt: ever longer, and behind what the server asked for.
+
+    Not just what it asked for: it may ask for 0 each time, and all threads would be back at once.
+    """
     failure = state.outcome.exception() if state.outcome else None
-    if isinstance(failure, _Retryable) and failure.retry_after_s is not None:
-        return failure.retry_after_s
-    return _backoff(state)
+    asked_for_s = failure.retry_after_s if isinstance(failure, _Retryable) else None
+    return (asked_for_s or 0.0) + _backoff(state)
 
 
 def _retry_after_s(value: str | None) -> float | None:
@@ -256,19 +289,6 @@ def _retry_after_s(value: str | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def read_body(response: requests.Response) -> bytes:
-    """Return the whole body. Raises RemoteError, RemoteTimeout."""
-    url = response.url
-    try:
-        return response.content
-    except requests.exceptions.ConnectionError as error:
-        if isinstance(error.args[0] if error.args else None, urllib3.exceptions.ReadTimeoutError):
-            raise timed_out(url) from None
-        raise unreachable(url, error) from None
-    except requests.exceptions.RequestException as error:
-        raise unreachable(url, error) from None
 
 
 def host_of(url: str) -> str:

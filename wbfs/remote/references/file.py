@@ -16,9 +16,9 @@ from urllib.request import url2pathname
 
 from wbfs.model.entries import Reference
 from wbfs.model.errors import ReferenceChanged
-from wbfs.remote.bytes import PIECE_BYTES, ByteStream
+from wbfs.remote.bytes import ByteStream
 from wbfs.remote.manifests import is_digest_of_uri
-from wbfs.remote.transport import Deadline
+from wbfs.remote.transport import PIECE_BYTES, Deadline
 
 
 class FileReferences:
@@ -29,7 +29,7 @@ class FileReferences:
         self, reference: Reference, *, start: int, stop: int | None, deadline: Deadline
     ) -> Iterator[ByteStream]:
         """Open the file; the caller checks its digest. Raises ReferenceChanged."""
-        path = url2pathname(urlsplit(reference.uri).path)
+        path = _path(reference.uri)
         if is_digest_of_uri(reference):
             raise ReferenceChanged(
                 f"the file {path} was logged without a checksum: nothing tells whether it is still"
@@ -39,6 +39,18 @@ class FileReferences:
             size = os.fstat(file.fileno()).st_size
             file.seek(start)
             yield ByteStream(size=size, etag="", pieces=_pieces(file, start, stop))
+
+
+def _path(uri: str) -> str:
+    """Return the path that a file URI names on this machine. Raises ReferenceChanged."""
+    parts = urlsplit(uri)
+    path = url2pathname(parts.path)
+    if parts.netloc not in ("", "localhost"):
+        raise ReferenceChanged(f"{uri!r} names a file of another machine, {parts.netloc!r}")
+    # A manifest is foreign input, and these are no paths anywhere.
+    if "\0" in path or any(0xD800 <= ord(letter) <= 0xDFFF for letter in path):
+        raise ReferenceChanged(f"{uri!r} names no file that there could be")
+    return path
 
 
 def _open(path: str) -> BinaryIO:

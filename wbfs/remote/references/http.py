@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from wbfs.model.entries import Reference
-from wbfs.model.errors import ReferenceChanged
-from wbfs.remote.bytes import ByteStream, Location, open_stream
+from wbfs.model.errors import AccessDenied, ReferenceChanged, UrlExpired
+from wbfs.remote.bytes import ByteStream, Location, ObjectMissing, open_stream
 from wbfs.remote.transport import Deadline, Transport, host_of
 
 
@@ -21,16 +21,33 @@ class HttpReferences:
     def open(
         self, reference: Reference, *, start: int, stop: int | None, deadline: Deadline
     ) -> Iterator[ByteStream]:
-        """Ask for bytes of the recorded object. Raises ReferenceChanged, RemoteError."""
-        location = Location(url=reference.uri)
-        with open_stream(
-            self._transport, location, start=start, stop=stop, deadline=deadline
-        ) as stream:
+        """Ask for bytes of the recorded object.
+
+        Raises ReferenceChanged, also where it is gone; AccessDenied; RemoteError.
+        """
+        host = host_of(reference.uri)
+        request = open_stream(
+            self._transport, Location(url=reference.uri), start=start, stop=stop, deadline=deadline
+        )
+        with ExitStack() as stack:
+            try:
+                stream = stack.enter_context(request)
+            except UrlExpired:
+                # It was never signed: there is no fresh one to be had.
+                raise AccessDenied(
+                    f"{host} gives the object to nobody who is not logged in there, and wbfs has"
+                    " no login for it: make it public, or log a copy of it"
+                ) from None
+            except ObjectMissing:
+                raise ReferenceChanged(
+                    f"the object at {host} that was logged is gone: ask whoever kept it there, or"
+                    " log the artifact again"
+                ) from None
             # As the SDK writes it: the ETag without quotes, or the URL where there was none.
             if not reference.unchecked and stream.etag.strip('"') != reference.token:
                 raise ReferenceChanged(
-                    f"the object at {host_of(reference.uri)} is no longer the one that was logged:"
-                    f" its ETag is {stream.etag or 'missing'} and was {reference.token!r}; log the"
-                    " artifact again to take the new one"
+                    f"the object at {host} is no longer the one that was logged: its ETag is"
+                    f" {stream.etag or 'missing'} and was {reference.token!r}; log the artifact"
+                    " again to take the new one"
                 )
             yield stream
