@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import trio
 
 from wbfs.fetch.flights import Flights
-from wbfs.fetch.offload import Kind, Offload, checkpoint
+from wbfs.fetch.offload import Kind, Offload
 from wbfs.fetch.room import Room
 from wbfs.fetch.sources import ARTIFACT_SCHEME, Sources
 from wbfs.model.entries import Entry, Version
@@ -208,10 +208,16 @@ class Fetcher:
                     self._append(version, entry, partial, deadline)
                     break
                 except RemoteError as error:
+                    if entry.size is not None and partial.written == entry.size:
+                        # Only the end's sign is missing; the digest tells whether it is the end.
+                        break
                     # A connection cut in mid-body goes on where it stopped, with a fresh URL.
                     futile = 0 if partial.written > before else futile + 1
                     final = isinstance(error, UrlExpired) and futile > 1
                     if final or futile >= FUTILE_ATTEMPTS or deadline.expired:
+                        raise
+                    if partial.written and entry.reference and entry.reference.unchecked:
+                        # Nothing would tell if the rest were another object's.
                         raise
                     log.info("%s/%s goes on: %s", version.path, entry.path, error)
             return partial.seal(), partial.written
@@ -222,7 +228,6 @@ class Fetcher:
         start = partial.written
         with self._sources.open(version, entry, start=start, deadline=deadline) as stream:
             for piece in stream.pieces:
-                checkpoint()
                 partial.append(piece)
                 if entry.size is not None and partial.written > entry.size:
                     raise IntegrityError(f"got more than the {entry.size} bytes of the manifest")

@@ -1,0 +1,186 @@
+"""Fetching a file whole: resumed after a break, checked, twice at most, and given up in the end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from wbfs.fetch.fetcher import FUTILE_ATTEMPTS, Fetcher
+from wbfs.fetch.offload import Offload
+from wbfs.fetch.room import Room
+from wbfs.model.digests import Algorithm, Digest
+from wbfs.model.entries import Entry, Reference, Version
+from wbfs.model.errors import IntegrityError, RemoteError, RemoteTimeout, UrlExpired, WbfsError
+from wbfs.remote.bytes import ByteStream
+from wbfs.remote.transport import Deadline
+from wbfs.store.blobs import Blobs
+from wbfs.store.eviction import Bounds
+
+CONTENT = os.urandom(100_000)
+DIGEST = Digest(Algorithm.MD5, hashlib.md5(CONTENT).hexdigest())
+ENTRY = Entry(path="folder/file", size=len(CONTENT), digest=DIGEST)
+VERSION = Version(
+    id="QQ==", entity="e", project="p", collection="c", name="v0", type="dataset", digest=""
+)
+Answer = Callable[[int], Iterator[bytes]]
+
+
+class FakeSources:
+    """Gives bytes by scripted answers, each to one request; the last one stays."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self._answers = list(answers)
+        self.starts: list[int] = []
+
+    @contextmanager
+    def open(
+        self, version: Version, entry: Entry, *, start: int, deadline: Deadline
+    ) -> Iterator[ByteStream]:
+        self.starts.append(start)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        yield ByteStream(size=None, etag="", pieces=answer(start))
+
+
+def whole(start: int) -> Iterator[bytes]:
+    yield CONTENT[start:]
+
+
+def wrong(start: int) -> Iterator[bytes]:
+    yield bytes(len(CONTENT) - start)
+
+
+def too_much(start: int) -> Iterator[bytes]:
+    yield CONTENT[start:] + b"x"
+
+
+def breaks_after(count: int, error: WbfsError | None = None) -> Answer:
+    def answer(start: int) -> Iterator[bytes]:
+        if count:
+            yield CONTENT[start : start + count]
+        raise error or RemoteError("the connection broke")
+
+    return answer
+
+
+class Fixture:
+    """A fetcher with a store of its own."""
+
+    def __init__(self, nursery: trio.Nursery, cache_dir: Path) -> None:
+        self._nursery = nursery
+        self._cache_dir = cache_dir
+        self.fetcher: Fetcher
+
+    async def fetch(self, sources: FakeSources, entry: Entry = ENTRY) -> bytes:
+        """Read the entry's file through a handle."""
+        offload = Offload()
+        bounds = Bounds(limit=None, min_free=None)
+        room = Room(
+            nursery=self._nursery, offload=offload, cache_dir=self._cache_dir, bounds=bounds
+        )
+        self.fetcher = Fetcher(
+            nursery=self._nursery,
+            offload=offload,
+            sources=sources,  # type: ignore[arg-type]
+            blobs=Blobs(self._cache_dir),
+            room=room,
+            timeout_s=10,
+        )
+        reader = self.fetcher.reader(VERSION, entry)
+        try:
+            return bytes(await reader.read(0, 1 << 20))
+        finally:
+            reader.close()
+
+    def blobs(self) -> list[Path]:
+        return [path for path in (self._cache_dir / "blobs").rglob("*") if path.is_file()]
+
+    def partial(self) -> list[Path]:
+        return list((self._cache_dir / "partial").iterdir())
+
+
+@pytest.fixture
+def fixture(nursery: trio.Nursery, tmp_path: Path) -> Fixture:
+    return Fixture(nursery, tmp_path)
+
+
+async def test_whole(fixture: Fixture) -> None:
+    sources = FakeSources(whole)
+    assert await fixture.fetch(sources) == CONTENT
+    assert sources.starts == [0]
+    assert fixture.fetcher.counters.fetched_bytes == len(CONTENT)
+    assert len(fixture.blobs()) == 1
+    # From the store now.
+    assert await fixture.fetch(FakeSources(breaks_after(0))) == CONTENT
+
+
+async def test_a_break_is_resumed(fixture: Fixture) -> None:
+    sources = FakeSources(breaks_after(30_000), breaks_after(0), breaks_after(20_000), whole)
+    assert await fixture.fetch(sources) == CONTENT
+    assert sources.starts == [0, 30_000, 30_000, 50_000]
+
+
+async def test_a_break_at_the_very_end_is_none(fixture: Fixture) -> None:
+    sources = FakeSources(breaks_after(len(CONTENT)))
+    assert await fixture.fetch(sources) == CONTENT
+    assert sources.starts == [0]
+
+
+async def test_a_refused_url_is_asked_for_once_more(fixture: Fixture) -> None:
+    refused = breaks_after(0, UrlExpired("refused"))
+    assert await fixture.fetch(FakeSources(refused, whole)) == CONTENT
+    sources = FakeSources(refused)
+    with pytest.raises(UrlExpired, match="can't read e/p/c:v0/folder/file: refused"):
+        await fixture.fetch(
+            sources,
+            Entry(
+                path="folder/file", size=1, digest=Digest.from_base64("1B2M2Y8AsgTpgAmY7PhCfg==")
+            ),
+        )
+    assert sources.starts == [0, 0]
+
+
+async def test_it_is_given_up(fixture: Fixture) -> None:
+    sources = FakeSources(breaks_after(0, RemoteTimeout("silence")))
+    with pytest.raises(RemoteTimeout, match="silence"):
+        await fixture.fetch(sources)
+    assert len(sources.starts) == FUTILE_ATTEMPTS
+    assert fixture.partial() == []
+    assert fixture.fetcher.counters.failed_fetches == 1
+
+
+async def test_wrong_bytes_are_fetched_once_more(fixture: Fixture) -> None:
+    sources = FakeSources(wrong, whole)
+    assert await fixture.fetch(sources) == CONTENT
+    assert sources.starts == [0, 0]
+
+
+@pytest.mark.parametrize("answer", [wrong, too_much])
+async def test_wrong_bytes_twice_are_an_error(fixture: Fixture, answer: Answer) -> None:
+    sources = FakeSources(answer)
+    with pytest.raises(IntegrityError, match="it is damaged on the server or on the way, twice"):
+        await fixture.fetch(sources)
+    assert len(sources.starts) == 2
+    assert fixture.blobs() == fixture.partial() == []
+
+
+async def test_what_nothing_identifies_is_not_resumed(fixture: Fixture) -> None:
+    reference = Reference(uri="http://h/x", token="http://h/x")
+    entry = Entry(path="folder/file", size=None, digest=None, reference=reference)
+    with pytest.raises(RemoteError, match="the connection broke"):
+        await fixture.fetch(FakeSources(breaks_after(30_000), whole), entry)
+    assert await fixture.fetch(FakeSources(breaks_after(0), whole), entry) == CONTENT
+
+
+async def test_reads_stop_at_the_end(fixture: Fixture) -> None:
+    await fixture.fetch(FakeSources(whole))
+    reader = fixture.fetcher.reader(VERSION, ENTRY)
+    assert await reader.read(len(CONTENT) - 10, 4096) == CONTENT[-10:]
+    assert await reader.read(len(CONTENT), 4096) == b""
+    assert await reader.read(len(CONTENT) + 10, 4096) == b""
+    reader.close()
