@@ -59,7 +59,7 @@ def info(cache_dir: Path, as_json: bool) -> None:
     click.echo(f"disk       {show_size(found.disk_free_bytes)} free")
 
 
-@cache.command(name="list")
+@cache.command(name="list", short_help="Show the versions, and how much of each is here.")
 @as_json
 @click.pass_obj
 def list_(cache_dir: Path, as_json: bool) -> None:
@@ -115,7 +115,7 @@ def _prune(cache_dir: Path, to: int, *, as_json: bool) -> None:
     )
 
 
-@cache.command()
+@cache.command(short_help="Read every cached file, and remove the damaged ones.")
 @as_json
 @click.pass_obj
 @click.pass_context

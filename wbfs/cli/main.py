@@ -14,7 +14,7 @@ from wbfs.cli.umount import umount
 from wbfs.model.errors import WbfsError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="wbfs")
 def commands() -> None:
     """Weights & Biases artifacts as a filesystem.

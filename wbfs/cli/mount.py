@@ -35,7 +35,7 @@ class _Octal(click.ParamType[int]):
             self.fail(f"{value!r} is not octal, as in 022", param, ctx)
 
 
-@click.command()
+@click.command(short_help="Mount artifacts on an empty directory.")
 @click.argument("source_and_mountpoint", nargs=-1, required=True, metavar="[SOURCE] MOUNTPOINT")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to the terminal.")
 @click.option(

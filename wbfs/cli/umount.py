@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Take a mount down.")
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option(
     "-z",
