@@ -118,6 +118,7 @@ class Demo:
         env_file.write_text(
             f"export WANDB_BASE_URL={self.base_url}\n"
             f"export WANDB_API_KEY=$(cat {shlex.quote(str(self.server_dir / 'api-key'))})\n"
+            f"export WBFS_CACHE_DIR={shlex.quote(str(STATE / 'cache'))}\n"
         )
         print(f"It answers at {self.base_url}. The wandb SDK logs artifacts to it ...", flush=True)
         subprocess.run(
@@ -230,16 +231,17 @@ class Demo:
     def say_what_next(self) -> None:
         """Say what to try while it is all up."""
         programs = ROOT / ".venv" / "bin"
-        wbfs = programs / "wbfs"
+        wbfs, wandb = (shlex.quote(str(programs / name)) for name in ("wbfs", "wandb"))
+        mount, env_file = (shlex.quote(str(path)) for path in (MOUNT, STATE / "env"))
         title("It is all still up. Try, for example")
-        print(f"  ls -lR {MOUNT}/{PROJECT}")
-        print(f"  cat {MOUNT}/.wbfs/status.json")
+        print(f"  ls -lR {mount}/{PROJECT}")
+        print(f"  cat {mount}/.wbfs/status.json")
         print("\nMount a single artifact somewhere else:")
-        print(f"  . {STATE}/env")
+        print(f"  . {env_file}")
         print(f"  mkdir -p /tmp/bikes && {wbfs} mount {PROJECT}/bike-dataset:best /tmp/bikes")
         print(f"  ls /tmp/bikes && {wbfs} umount /tmp/bikes")
         print("\nYour own artifacts, in a terminal that knows nothing of the demo's server:")
-        print(f"  {programs}/wandb login")
+        print(f"  {wandb} login")
         print(f"  mkdir -p ~/artifacts && {wbfs} mount ~/artifacts")
         print("\nTake the demo down:\n  scripts/demo --stop")
 
