@@ -247,20 +247,22 @@ class Demo:
 
 
 def stop() -> None:
-    """Take down the mounts and the server of the state folder, if they are up."""
-    try:
-        for mount in (NARROW_MOUNT, MOUNT):
-            _unmount(mount)
-    finally:
-        _stop_server()
+    """Take down the mounts and the server of the state folder, if they are up.
+
+    Raises CheckFailed where a mount stays, once all else is down.
+    """
+    staying = [str(mount) for mount in (NARROW_MOUNT, MOUNT) if not _unmounts(mount)]
+    _stop_server()
+    expect(not staying, f"{' and '.join(staying)} is unmounted")
 
 
-def _unmount(path: Path) -> None:
-    if mount_at(resolve_mountpoint(path)) is None:
-        return
+def _unmounts(path: Path) -> bool:
     command = ["wbfs", "umount", str(path)]
-    if subprocess.run(command, timeout=WAIT_S, check=False).returncode:
-        subprocess.run([*command, "--lazy"], timeout=WAIT_S, check=True)
+    for attempt in (command, [*command, "--lazy"]):
+        if mount_at(resolve_mountpoint(path)) is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(attempt, timeout=WAIT_S, check=False)
+    return mount_at(resolve_mountpoint(path)) is None
 
 
 def _stop_server() -> None:
@@ -316,14 +318,16 @@ def main() -> None:
         demo.start()
         demo.look_around()
     except BaseException as error:
-        stop()
-        if not isinstance(error, (CheckFailed, subprocess.SubprocessError)):
-            raise
-        say_logs()
-        sys.exit(f"demo: not as expected: {error}")
+        try:
+            stop()
+        finally:
+            # What went wrong first is what is told of.
+            if isinstance(error, (CheckFailed, subprocess.SubprocessError)):
+                say_logs()
+                raise error from None
+        raise
     if "--check" in sys.argv:
         stop()
-        expect(mount_at(resolve_mountpoint(MOUNT)) is None, "the mount is down")
         remove_state()
         print("\nEverything was as expected, and is taken down.")
     else:
@@ -331,4 +335,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CheckFailed, subprocess.SubprocessError) as error:
+        sys.exit(f"demo: not as expected: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from wbfs.model.entries import Version
 from wbfs.model.errors import NotADirectory, NotFound, StaleInode, WbfsError
 from wbfs.model.names import Source, is_safe_component
 from wbfs.store.manifests import ROOT_FOLDER, ManifestTable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,12 @@ class Tree:
             case VersionDirectory() | FolderDirectory():
                 top, number = _place(node)
                 table = await self._fetcher.manifest(top.version)
-                return Found(_child(table, top, number, name), valid_until - trio.current_time())
+                child = _child(table, top, number, name)
+                if child is None:
+                    # Once a name: the kernel remembers what isn't there.
+                    folder = "/".join((path_of(top), *table.folder_path(number)))
+                    log.info("no %r in %s: the manifest has no such file", name, folder)
+                return Found(child, valid_until - trio.current_time())
             case VersionFile():
                 raise NotADirectory(f"{path_of(node)} is a file")
 
