@@ -10,35 +10,17 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
 
+from wbfs.devserver.request_log import LoggedRequest
+
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 10.0
 SHOWN_REQUESTS = 40
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request as the server logged it; see `wbfs.devserver.request_log`."""
-
-    number: int
-    time: float
-    port: str
-    method: str
-    path: str
-    key: str
-    operation: str
-    user: str
-    range: str
-    user_agent: str
-    authorization: bool
-    status: int
-    bytes_sent: int
 
 
 class StandIn:
@@ -160,9 +142,9 @@ class StandIn:
 
     def requests(
         self, *, port: str | None = None, operation: str | None = None, method: str | None = None
-    ) -> list[Request]:
+    ) -> list[LoggedRequest]:
         """Return the requests since they were last cleared, oldest first."""
-        found = [Request(**row) for row in self._call("GET", "requests").json()]
+        found = [LoggedRequest(**row) for row in self._call("GET", "requests").json()]
         return [
             request
             for request in found

@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from stand_in import Request, StandIn
+from stand_in import StandIn
 
 from wbfs.devserver.errors import InvalidRequest
 from wbfs.devserver.origin import MultipartError, Origin
+from wbfs.devserver.request_log import LoggedRequest
 
 SIZE = 3 << 20
 CONTENT = random.Random("content").randbytes(SIZE)
@@ -70,7 +71,7 @@ def error_code(answer: requests.Response) -> str:
     return answer.text.partition("<Code>")[2].partition("</Code>")[0]
 
 
-def only_request(stand_in: StandIn) -> Request:
+def only_request(stand_in: StandIn) -> LoggedRequest:
     """Return the single request to the file port since the log was cleared."""
     (request,) = stand_in.requests(port="files")
     return request

@@ -6,29 +6,34 @@ RemoteError or its kinds where the server can't be had.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import functools
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterator, Sequence
 
 from wbfs.model.entries import Collection, Manifest, Project, Version, Viewer
-from wbfs.model.errors import AccessDenied, NotFound, RateLimited, RemoteError, RemoteProtocolError
-from wbfs.model.names import is_version_name
+from wbfs.model.errors import AccessDenied, NotFound, RateLimited, RemoteError
 from wbfs.remote import queries
+from wbfs.remote.answers import (
+    COMMITTED,
+    artifact_id_of,
+    membership_at,
+    parse_collection,
+    parse_direct_url,
+    parse_features,
+    parse_file_url,
+    parse_listed_version,
+    parse_member,
+    parse_organizations,
+    parse_place,
+    parse_project,
+    parse_viewer,
+)
 from wbfs.remote.bytes import Location, open_stream
 from wbfs.remote.credentials import Credentials
 from wbfs.remote.graphql import GraphQL, QueryRefused, follow
 from wbfs.remote.manifests import parse_manifest
 from wbfs.remote.transport import Deadline, Transport
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-COMMITTED = "COMMITTED"
 MANIFEST_ATTEMPTS = 3
 """Times that a manifest is asked for, each with a fresh URL: they are short-lived."""
 
@@ -51,7 +56,7 @@ class WandbApi:
                 "the server knows nobody by this API key: run `wandb login`, or check"
                 " WANDB_API_KEY and WANDB_BASE_URL"
             )
-        return _viewer(viewer)
+        return parse_viewer(viewer)
 
     def entity_exists(self, entity: str, *, deadline: Deadline) -> bool:
         """Whether there is such a user or team, as far as the server tells."""
@@ -65,7 +70,7 @@ class WandbApi:
         which organizations are found. An empty `name` means the only one. Raises NotFound.
         """
         data = self._graphql.execute(queries.ORGANIZATIONS, {"entity": member}, deadline=deadline)
-        by_entity = _organizations(data.get("entity") or {})
+        by_entity = parse_organizations(data.get("entity") or {})
         matching = [one for one, other in by_entity.items() if not name or name in (one, other)]
         if len(matching) != 1:
             known = ", ".join(sorted(by_entity)) or "none"
@@ -83,7 +88,7 @@ class WandbApi:
             missing=f"there is no entity {entity!r}",
             deadline=deadline,
         )
-        return (_project(edge["node"], entity) for edge in edges)
+        return (parse_project(edge["node"], entity) for edge in edges)
 
     def project(self, entity: str, name: str, *, deadline: Deadline) -> Project:
         """Return one project. Raises NotFound."""
@@ -91,7 +96,7 @@ class WandbApi:
             queries.PROJECT, {"entity": entity, "project": name}, deadline=deadline
         )
         missing = f"there is no project {entity}/{name}, or you may not see it"
-        return _project(follow(data, ["project"], missing=missing), entity)
+        return parse_project(follow(data, ["project"], missing=missing), entity)
 
     def collections(self, entity: str, project: str, *, deadline: Deadline) -> Iterator[Collection]:
         """Yield a project's collections of every type, source and linked. Raises NotFound."""
@@ -102,7 +107,7 @@ class WandbApi:
             missing=f"there is no project {entity}/{project}, or you may not see it",
             deadline=deadline,
         )
-        return (_collection(edge["node"], entity, project) for edge in edges)
+        return (parse_collection(edge["node"], entity, project) for edge in edges)
 
     def collection(self, entity: str, project: str, name: str, *, deadline: Deadline) -> Collection:
         """Return one collection. Raises NotFound."""
@@ -113,7 +118,7 @@ class WandbApi:
         )
         missing = f"there is no artifact {entity}/{project}/{name}, or you may not see it"
         node = follow(data, ["project", "artifactCollection"], missing=missing)
-        return _collection(node, entity, project)
+        return parse_collection(node, entity, project)
 
     def versions(self, collection: Collection, *, deadline: Deadline) -> Iterator[Version]:
         """Yield a collection's committed versions with their names in it. Raises NotFound."""
@@ -134,7 +139,7 @@ class WandbApi:
         )
         place = (collection.entity, collection.project, collection.name)
         for edge in edges:
-            version = _listed_version(edge, place)
+            version = parse_listed_version(edge, place)
             if version is not None:
                 yield version
 
@@ -147,7 +152,7 @@ class WandbApi:
         """
         place = (entity, project, collection)
         missing = f"there is no version or alias {alias!r} of {'/'.join(place)}"
-        if (artifact_id := _artifact_id(alias)) is not None:
+        if (artifact_id := artifact_id_of(alias)) is not None:
             return self._version_by_id(artifact_id, place, missing, deadline)
         data = self._graphql.execute(
             queries.membership(with_algorithm=self._has_algorithms(deadline)),
@@ -155,7 +160,7 @@ class WandbApi:
             deadline=deadline,
         )
         node = follow(data, ["project", "artifactCollectionMembership"], missing=missing)
-        return _member(node, follow(node, ["artifact"], missing=missing), place, missing)
+        return parse_member(node, follow(node, ["artifact"], missing=missing), place, missing)
 
     def version_by_id(self, artifact_id: str, *, deadline: Deadline) -> Version:
         """Return an artifact as a version of the collection that it was logged to.
@@ -165,7 +170,7 @@ class WandbApi:
         """
         missing = f"there is no artifact of id {artifact_id}, or you may not see it"
         return self._version_by_id(
-            _artifact_id(artifact_id) or artifact_id, None, missing, deadline
+            artifact_id_of(artifact_id) or artifact_id, None, missing, deadline
         )
 
     def _version_by_id(
@@ -182,11 +187,11 @@ class WandbApi:
         )
         artifact = follow(data, ["artifact"], missing=missing)
         if place is None:
-            place = _place({"artifactCollection": artifact.get("artifactSequence") or {}})
-        membership = _membership_at(artifact, place)
+            place = parse_place({"artifactCollection": artifact.get("artifactSequence") or {}})
+        membership = membership_at(artifact, place)
         if membership is None:
             raise NotFound(missing)
-        return _member(membership, artifact, place, missing)
+        return parse_member(membership, artifact, place, missing)
 
     def manifest(self, version: Version, *, deadline: Deadline) -> Manifest:
         """Fetch and parse a version's manifest. Raises NotFound, RemoteProtocolError."""
@@ -211,7 +216,7 @@ class WandbApi:
         data = self._graphql.execute(queries.MANIFEST, {"id": version.id}, deadline=deadline)
         missing = f"{version.path} has no manifest"
         file = follow(data, ["artifact", "currentManifest", "file"], missing=missing)
-        location = Location(url=_direct_url(file), headers=self._transport.extra_headers)
+        location = Location(url=parse_direct_url(file), headers=self._transport.extra_headers)
         with open_stream(self._transport, location, deadline=deadline) as stream:
             body = b"".join(stream.pieces)
         return parse_manifest(
@@ -244,7 +249,7 @@ class WandbApi:
                 missing=f"{version.path} is gone: it was deleted, or you may no longer see it",
                 deadline=deadline,
             )
-            urls.update(_url(edge) for edge in edges)
+            urls.update(parse_file_url(edge) for edge in edges)
         return {path: url for path, url in urls.items() if url}
 
     def _has_algorithms(self, deadline: Deadline) -> bool:
@@ -260,162 +265,4 @@ class WandbApi:
         except QueryRefused:
             # An older server, which knows no such question.
             return frozenset()
-        return _features(data.get("serverInfo") or {})
-
-
-def _parses(function: Callable[P, R]) -> Callable[P, R]:
-    """Make what a server's answer lacks an error of the protocol, and not a defect of ours."""
-
-    @functools.wraps(function)
-    def parse(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise RemoteProtocolError(
-                f"the server's answer is not as W&B's protocol has it: {error!r}"
-            ) from error
-
-    return parse
-
-
-@_parses
-def _viewer(node: Mapping[str, Any]) -> Viewer:
-    teams = (node.get("teams") or {}).get("edges") or ()
-    return Viewer(
-        entity=node.get("entity") or node.get("username") or "",
-        username=node.get("username") or "",
-        teams=tuple(edge["node"]["name"] for edge in teams),
-    )
-
-
-@_parses
-def _organizations(entity: Mapping[str, Any]) -> dict[str, str]:
-    """Return the organizations' names by their entities."""
-    found = [entity["organization"]] if entity.get("organization") else []
-    found += (entity.get("user") or {}).get("organizations") or []
-    return {one["orgEntity"]["name"]: one["name"] for one in found if one.get("orgEntity")}
-
-
-@_parses
-def _features(info: Mapping[str, Any]) -> frozenset[str]:
-    features = info.get("features") or ()
-    return frozenset(one["name"] for one in features if one and one.get("isEnabled"))
-
-
-@_parses
-def _direct_url(file: Mapping[str, Any]) -> str:
-    if not isinstance(file["directUrl"], str):
-        raise TypeError("directUrl is no text")
-    return file["directUrl"]
-
-
-@_parses
-def _url(edge: Mapping[str, Any]) -> tuple[str, str]:
-    return edge["node"]["name"], edge["node"]["directUrl"]
-
-
-@_parses
-def _project(node: Mapping[str, Any], entity: str) -> Project:
-    return Project(entity=entity, name=node["name"], created_at_ns=_time_ns(node["createdAt"]))
-
-
-@_parses
-def _collection(node: Mapping[str, Any], entity: str, project: str) -> Collection:
-    return Collection(
-        entity=entity,
-        project=project,
-        name=node["name"],
-        type=node["type"]["name"],
-        created_at_ns=_time_ns(node["createdAt"]),
-    )
-
-
-@_parses
-def _place(node: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return entity, project and name of a node's collection; empty texts for one not seen."""
-    collection = node.get("artifactCollection") or {}
-    project = collection.get("project") or {}
-    entity = project.get("entity") or {}
-    return entity.get("name") or "", project.get("name") or "", collection.get("name") or ""
-
-
-@_parses
-def _listed_version(edge: Mapping[str, Any], place: tuple[str, str, str]) -> Version | None:
-    """Return the version of a listing's edge, None for one that is not committed."""
-    node = edge["node"]
-    if node.get("state") != COMMITTED:
-        return None
-    # Those of its other collections are listed too.
-    aliases = [alias["alias"] for alias in node.get("aliases") or () if _place(alias) == place]
-    return _version(node, place, edge["version"], aliases)
-
-
-@_parses
-def _membership_at(
-    artifact: Mapping[str, Any], place: tuple[str, str, str]
-) -> Mapping[str, Any] | None:
-    """Return an artifact's membership in the collection at `place`, if it is in there."""
-    edges = (artifact.get("artifactMemberships") or {}).get("edges") or ()
-    nodes: list[Mapping[str, Any]] = [edge["node"] for edge in edges]
-    return next((node for node in nodes if _place(node) == place), None)
-
-
-@_parses
-def _member(
-    membership: Mapping[str, Any],
-    artifact: Mapping[str, Any],
-    place: tuple[str, str, str],
-    missing: str,
-) -> Version:
-    """Return an artifact as a member of the collection at `place`. Raises NotFound."""
-    if artifact.get("state") != COMMITTED:
-        raise NotFound(f"{missing}: it is {str(artifact.get('state')).lower()}")
-    aliases = [alias["alias"] for alias in membership.get("aliases") or ()]
-    own_name = next(filter(is_version_name, aliases), f"v{membership['versionIndex']}")
-    return _version(artifact, place, own_name, aliases)
-
-
-@_parses
-def _version(
-    artifact: Mapping[str, Any], place: tuple[str, str, str], name: str, aliases: Sequence[str]
-) -> Version:
-    entity, project, collection = place
-    return Version(
-        id=artifact["id"],
-        entity=entity,
-        project=project,
-        collection=collection,
-        name=name,
-        type=(artifact.get("artifactType") or {}).get("name") or "",
-        digest=artifact.get("digest") or "",
-        digest_algorithm=artifact.get("digestAlgorithm") or "MANIFEST_MD5",
-        aliases=tuple(alias for alias in aliases if not is_version_name(alias)),
-        tags=tuple(tag["name"] for tag in artifact.get("tags") or ()),
-        size=int(artifact.get("size") or 0),
-        file_count=int(artifact.get("fileCount") or 0),
-        created_at_ns=_time_ns(artifact["createdAt"]),
-        description=artifact.get("description") or "",
-        metadata=artifact.get("metadata") or "{}",
-    )
-
-
-def _time_ns(text: str) -> int:
-    """Return nanoseconds since the epoch; a time without a zone is UTC."""
-    time = datetime.fromisoformat(text)
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    return int(time.timestamp()) * 1_000_000_000 + time.microsecond * 1000
-
-
-def _artifact_id(text: str) -> str | None:
-    """Return the id that `text` is, or that it is the hexadecimal form of; None for neither."""
-    try:
-        decoded = bytes.fromhex(text)
-    except ValueError:
-        try:
-            decoded = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            return None
-    if not decoded.startswith(b"Artifact:"):
-        return None
-    return base64.b64encode(decoded).decode()
+        return parse_features(data.get("serverInfo") or {})
