@@ -191,19 +191,21 @@ def test_a_link_to_the_mountpoint(mounter: Mounter, tmp_path: Path) -> None:
 
 def test_foreground(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
     command = [*WBFS, "mount", "-f", "--cache-dir", tmp_path / "cache", place]
-    daemon = subprocess.Popen(
-        list(map(str, command)), env=stand_in.env(tmp_path), stderr=subprocess.PIPE, text=True
-    )
+    log = tmp_path / "stderr"
+    with log.open("wb") as stderr:
+        daemon = subprocess.Popen(
+            list(map(str, command)), env=stand_in.env(tmp_path), stderr=stderr
+        )
     try:
-        wait_until(lambda: os.path.ismount(place), what="it is mounted")
+        wait_until(lambda: "is mounted on" in log.read_text(), what="it says that it is mounted")
         assert os.listdir(place)
         daemon.send_signal(signal.SIGINT)
-        _, log = daemon.communicate(timeout=20)
-        assert daemon.returncode == 0
-        assert "is mounted on" in log
+        assert daemon.wait(timeout=20) == 0
+        assert "SIGINT: unmounting" in log.read_text()
         assert not os.path.ismount(place)
     finally:
         daemon.kill()
+        daemon.wait(timeout=20)
         run("fusermount3", "-u", "-z", place)
 
 
