@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Mounter
 from corpus import ORGANIZATION, CorpusItem
-from mounts import check, run
+from mounts import Mount, check, run
 from stand_in import StandIn
 
 DOWNLOAD = """
@@ -225,20 +225,31 @@ def test_a_registry_by_its_organizations_name(
         mount.umount()
 
 
+def operations_of_copying(mount: Mount, folder: Path, target: Path) -> set[str]:
+    """Copy a folder; return the operations that the kernel asked for more than a few times."""
+    before = mount.status()["requests"]
+    check("cp", "-r", folder, target)
+    after = mount.status()["requests"]
+    return {name for name in after if after[name] - before.get(name, 0) > 3}
+
+
 def test_what_the_kernel_has_is_not_asked_for_again(
-    mounter: Mounter, corpus: tuple[CorpusItem, ...]
+    mounter: Mounter, corpus: tuple[CorpusItem, ...], tmp_path: Path
 ) -> None:
     mount = mounter()
-    version = mount.path / largest_with_folders(mount.path, corpus)
-    check("cp", "-r", version / "latest", mount.path.parent / "one")
-    before = mount.status()["requests"]
-    check("cp", "-r", version / "latest", mount.path.parent / "two")
-    after = mount.status()["requests"]
-    asked = {name for name in after if after[name] - before.get(name, 0) > 3}
-    assert asked <= {"open", "release", "opendir", "readdir", "releasedir"}
-    # Through another name it is the same file: in the kernel's memory already.
-    check("cp", "-r", version / "best", mount.path.parent / "three")
-    assert mount.status()["requests"]["read"] - after["read"] <= 3
+    collection = mount.path / largest_with_folders(mount.path, corpus)
+    version = os.getxattr(collection / "latest", "user.wandb.version").decode()
+    assert "read" in operations_of_copying(mount, collection / "latest", tmp_path / "first")
+    # Through another name it is the same file. Whatever else runs on the machine may make the
+    # kernel drop pages, so that not every copy asks for nothing; one of a few does.
+    asked = [
+        operations_of_copying(mount, collection / name, tmp_path / f"{number} {name}")
+        for number in range(3)
+        for name in ("latest", version)
+    ]
+    opening = {"open", "release", "opendir", "readdir", "releasedir"}
+    assert any(names <= opening for names in asked[0::2]), asked
+    assert any("read" not in names for names in asked[1::2]), asked
 
 
 def test_listings_of_many_pages(mounter: Mounter, tmp_path: Path) -> None:
