@@ -8,9 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 import pyfuse3
 import trio
@@ -18,31 +16,17 @@ import trio
 from wbfs.daemon.kernel import allow_many_reads
 from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mountpoint import prepare_mountpoint, refuse_inside
+from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status
-from wbfs.fetch.fetcher import Fetcher
-from wbfs.fetch.offload import Kind, Offload, checkpoint
-from wbfs.fetch.room import Room
-from wbfs.fetch.sources import Sources
+from wbfs.fetch.offload import Kind
 from wbfs.fs.control import Control, ErrorLog
-from wbfs.fs.names import Names
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.tree import Tree, find_mounted
-from wbfs.model.entries import Viewer
 from wbfs.model.errors import UsageError, WbfsError
-from wbfs.model.names import REGISTRY_PREFIX, parse_source
 from wbfs.model.settings import MountSettings
-from wbfs.remote.artifacts import WandbApi
-from wbfs.remote.credentials import Credentials, load_credentials
-from wbfs.remote.references import References
-from wbfs.remote.transport import Deadline, Transport
-from wbfs.store.blobs import Blobs
-from wbfs.store.eviction import Bounds
-from wbfs.store.manifests import Manifests
 
 log = logging.getLogger(__name__)
 
-LOGIN_TIMEOUT_S = 8.0
-"""Seconds that the server has to say who we are before there is a mount."""
 GRACE_S = 1.0
 """Seconds that requests have to end after a signal."""
 MAX_TASKS = 512
@@ -59,24 +43,15 @@ def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     os.umask(0o077)
     refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
     prepare_mountpoint(settings.mountpoint)
-    credentials = load_credentials()
-    transport = Transport.for_credentials(credentials, checkpoint=checkpoint)
-    try:
-        trio.run(_run, settings, credentials, transport, on_ready)
-    finally:
-        transport.close()
+    trio.run(_run, settings, on_ready)
 
 
-async def _run(
-    settings: MountSettings,
-    credentials: Credentials,
-    transport: Transport,
-    on_ready: Callable[[], None],
-) -> None:
+async def _run(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     failure: WbfsError | None = None
     async with trio.open_nursery() as nursery:
         try:
-            await _mount(nursery, settings, credentials, transport, on_ready)
+            async with open_session(settings, nursery) as session:
+                await _mount(nursery, settings, session, on_ready)
         except WbfsError as error:
             # Past the nursery's end, which would wrap it in a group.
             failure = error
@@ -88,96 +63,37 @@ async def _run(
 async def _mount(
     nursery: trio.Nursery,
     settings: MountSettings,
-    credentials: Credentials,
-    transport: Transport,
+    session: Session,
     on_ready: Callable[[], None],
 ) -> None:
-    api = WandbApi(transport=transport, credentials=credentials)
-    offload = Offload()
-    deadline = Deadline.after(LOGIN_TIMEOUT_S)
-    viewer = await offload.run(Kind.METADATA, lambda: api.viewer(deadline=deadline))
-    source = parse_source(
-        settings.source,
-        default_entity=credentials.entity or viewer.entity,
-        default_project=credentials.project,
-    )
-    if source.project.startswith(REGISTRY_PREFIX):
-        # A registry's entity may be written as its organization's name, or, as with the SDK, be
-        # left out: then the user's own stands in its place.
-        named = "" if source.entity in viewer.entities else source.entity
-        entity = await offload.run(
-            Kind.METADATA,
-            lambda: api.organization_entity(named, member=viewer.entity, deadline=deadline),
-        )
-        source = replace(source, entity=entity)
-    names = Names(
-        api=api,
-        offload=offload,
-        nursery=nursery,
-        ttl_s=settings.alias_ttl_s,
-        timeout_s=settings.timeout_s,
-        pin=settings.pin,
-    )
-    mounted = await find_mounted(names, source)
-    blobs = Blobs(settings.cache_dir)
-    room = Room(
-        nursery=nursery,
-        offload=offload,
-        cache_dir=settings.cache_dir,
-        bounds=Bounds(limit=settings.cache_size, min_free=settings.min_free),
-    )
-    fetcher = Fetcher(
-        nursery=nursery,
-        offload=offload,
-        sources=Sources(
-            api=api,
-            transport=transport,
-            references=References(transport),
-            manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
-        ),
-        blobs=blobs,
-        room=room,
-        timeout_s=settings.timeout_s,
-    )
-    tree = Tree(names=names, fetcher=fetcher, mounted=mounted)
+    source = await session.source(settings.source)
+    mounted = await find_mounted(session.names, source)
+    tree = Tree(names=session.names, fetcher=session.fetcher, mounted=mounted)
     # An alias or a folder that isn't there is said now, not by the first `ls`.
     await tree.root()
-    operations = _operations(settings, credentials, viewer, tree, fetcher, offload, room)
+    operations = _operations(settings, session, tree)
     try:
-        await _serve(nursery, settings, operations, offload, blobs, room, on_ready)
+        await _serve(nursery, settings, operations, session, on_ready)
     finally:
         operations.close()
-        fetcher.close()
 
 
-def _operations(
-    settings: MountSettings,
-    credentials: Credentials,
-    viewer: Viewer,
-    tree: Tree,
-    fetcher: Fetcher,
-    offload: Offload,
-    room: Room,
-) -> Operations:
+def _operations(settings: MountSettings, session: Session, tree: Tree) -> Operations:
     requests: Counter[str] = Counter()
     errors = ErrorLog()
     status = Status(
         settings=settings,
-        server=credentials.base_url,
-        viewer=viewer,
+        session=session,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        fetcher=fetcher,
-        offload=offload,
-        room=room,
         requests=requests,
     )
-    metrics = Metrics(fetcher=fetcher, offload=offload, requests=requests)
+    metrics = Metrics(fetcher=session.fetcher, offload=session.offload, requests=requests)
     control = Control(
         {"status.json": status.render, "metrics": metrics.render, "errors.jsonl": errors.render}
     )
     return Operations(
         tree=tree,
-        fetcher=fetcher,
+        fetcher=session.fetcher,
         control=control,
         errors=errors,
         requests=requests,
@@ -190,9 +106,7 @@ async def _serve(
     nursery: trio.Nursery,
     settings: MountSettings,
     operations: Operations,
-    offload: Offload,
-    blobs: Blobs,
-    room: Room,
+    session: Session,
     on_ready: Callable[[], None],
 ) -> None:
     mountpoint = str(settings.mountpoint)
@@ -207,7 +121,7 @@ async def _serve(
     try:
         serving = trio.CancelScope()
         nursery.start_soon(_stop_on_signal, serving, name="signals")
-        nursery.start_soon(_announce, settings, offload, blobs, room, on_ready, name="announce")
+        nursery.start_soon(_announce, settings, session, on_ready, name="announce")
         with serving:
             await pyfuse3.main(max_tasks=MAX_TASKS)
         log.info("%s is unmounted", mountpoint)
@@ -226,19 +140,16 @@ async def _stop_on_signal(serving: trio.CancelScope) -> None:
 
 
 async def _announce(
-    settings: MountSettings,
-    offload: Offload,
-    blobs: Blobs,
-    room: Room,
-    on_ready: Callable[[], None],
+    settings: MountSettings, session: Session, on_ready: Callable[[], None]
 ) -> None:
     """Tell that the mount answers, once it does, and tidy up what others left in the cache."""
+    offload = session.offload
     # In a thread, since it is this very loop that answers.
     await offload.run(Kind.DISK, lambda: os.statvfs(settings.mountpoint))
     await offload.run(Kind.DISK, lambda: allow_many_reads(settings.mountpoint))
     log.info("%s is mounted on %s", settings.source or "everything", settings.mountpoint)
     on_ready()
-    removed = await offload.run(Kind.DISK, blobs.remove_abandoned)
+    removed = await offload.run(Kind.DISK, session.blobs.remove_abandoned)
     if removed:
         log.info("removed %d abandoned downloads from the cache", removed)
-    await room.count()
+    await session.room.count()

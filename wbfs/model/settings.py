@@ -16,22 +16,27 @@ MIN_FREE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MountSettings:
-    """One mount: what is shown, where, and how.
+class SessionSettings:
+    """How the server is asked and where what it gives is kept.
 
-    `umask` is taken from 0444 and 0555. Times are in seconds, sizes in bytes; a `cache_size` of
-    None is no limit.
+    Times are in seconds, sizes in bytes; a `cache_size` of None is no limit.
     """
 
-    source: str
-    mountpoint: Path
     cache_dir: Path
     cache_size: int | None = None
     min_free: int = MIN_FREE_BYTES
-    log_file: Path | None
     alias_ttl_s: float = ALIAS_TTL_S
     timeout_s: float = TIMEOUT_S
     pin: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSettings(SessionSettings):
+    """One mount: what is shown, where, and how. `umask` is taken from 0444 and 0555."""
+
+    source: str
+    mountpoint: Path
+    log_file: Path | None
     uid: int
     gid: int
     umask: int = 0
