@@ -33,9 +33,13 @@ def run(
     )
 
 
-def check(*command: str | Path, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+def check(
+    *command: str | Path,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float = COMMAND_TIMEOUT_S,
+) -> str:
     """Run a program that must succeed; return what it prints."""
-    done = run(*command, timeout_s=timeout_s)
+    done = run(*command, env=env, timeout_s=timeout_s)
     assert done.returncode == 0, f"{command} exited with {done.returncode}: {done.stderr}"
     return done.stdout
 

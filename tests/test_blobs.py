@@ -1,4 +1,4 @@
-"""Sealing: only what is whole and right gets its name."""
+"""Sealing: only what is whole and right gets its name, and only that is served."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError
 from wbfs.store.blobs import Blobs, read_fully, read_in_memory
+from wbfs.store.partial import PartialBlobs
+from wbfs.store.sdk_cache import SdkCache
 
 CONTENT = b"some bytes " * 1000
 
@@ -21,64 +23,171 @@ def blob_of(content: bytes) -> Blob:
     return Blob(key=f"md5-{digest.hex}", size=len(content), digest=digest)
 
 
+BLOB = blob_of(CONTENT)
+
+
+def open_blobs(cache_dir: Path) -> Blobs:
+    """Open a cache as a daemon does that has just been started."""
+    return Blobs(cache_dir, SdkCache(cache_dir.parent / "sdk"), file_mode=0o640)
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def blobs(cache_dir: Path) -> Blobs:
+    return open_blobs(cache_dir)
+
+
+@pytest.fixture
+def partial(cache_dir: Path, blobs: Blobs) -> PartialBlobs:
+    return PartialBlobs(cache_dir, blobs)
+
+
+@pytest.fixture
+def slot(tmp_path: Path) -> Path:
+    """Return where the SDK keeps the blob."""
+    assert BLOB.digest is not None
+    return tmp_path / "sdk/artifacts/obj/md5" / BLOB.digest.hex[:2] / BLOB.digest.hex[2:]
+
+
+def add(partial: PartialBlobs) -> None:
+    with partial.small(BLOB) as small:
+        small.write(0, CONTENT)
+        small.seal()
+
+
 def files_below(path: Path) -> list[Path]:
     return [found for found in path.rglob("*") if found.is_file()]
 
 
-def test_sealed_blob_is_found_and_reads_back(tmp_path: Path) -> None:
-    blobs, blob = Blobs(tmp_path), blob_of(CONTENT)
-    assert blobs.open(blob) is None
-    with blobs.create(blob) as partial:
-        partial.append(CONTENT[:100])
-        assert blobs.open(blob) is None
-        partial.append(memoryview(CONTENT)[100:])
-        partial.seal()
-    fd = blobs.open(blob)
-    assert fd is not None
-    assert os.fstat(fd).st_mode & 0o777 == 0o400
+def test_sealed_blob_is_found_and_reads_back(
+    cache_dir: Path, blobs: Blobs, partial: PartialBlobs, slot: Path
+) -> None:
+    assert blobs.open(BLOB) is None
+    with partial.small(BLOB) as small:
+        small.write(0, CONTENT[:100])
+        assert blobs.open(BLOB) is None
+        small.write(100, CONTENT[100:])
+        small.seal()
+    sealed = blobs.open(BLOB)
+    assert sealed is not None
+    assert os.fstat(sealed.fd).st_mode & 0o777 == 0o640
     buffer = memoryview(bytearray(len(CONTENT)))
-    read_fully(fd, buffer, 0)
+    read_fully(sealed.fd, buffer, 0)
     assert buffer == CONTENT
     again = memoryview(bytearray(50))
-    assert read_in_memory(fd, again, 20) == 50
+    assert read_in_memory(sealed.fd, again, 20) == 50
     assert again == CONTENT[20:70]
     with pytest.raises(StoreError, match="shorter"):
-        read_fully(fd, buffer, 1)
-    os.close(fd)
-    assert files_below(tmp_path / "partial") == []
+        read_fully(sealed.fd, buffer, 1)
+    assert files_below(cache_dir / "partial") == []
+    assert slot.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"", CONTENT[:-1] + b"!"])
-def test_wrong_bytes_get_no_name(tmp_path: Path, content: bytes) -> None:
-    blobs, blob = Blobs(tmp_path), blob_of(CONTENT)
-    with blobs.create(blob) as partial:
-        partial.append(content)
+def test_wrong_bytes_get_no_name(
+    tmp_path: Path, blobs: Blobs, partial: PartialBlobs, content: bytes
+) -> None:
+    with partial.small(BLOB) as small:
+        small.write(0, content)
         with pytest.raises(IntegrityError, match="expected"):
-            partial.seal()
-    assert blobs.open(blob) is None
+            small.seal()
+    assert blobs.open(BLOB) is None
     assert files_below(tmp_path) == []
 
 
-def test_damaged_blob_is_dropped(tmp_path: Path) -> None:
-    blobs, blob = Blobs(tmp_path), blob_of(CONTENT)
-    path = blobs.path(blob)
+def test_damaged_blob_is_dropped(blobs: Blobs) -> None:
+    path = blobs.path(BLOB)
     path.parent.mkdir()
     path.write_bytes(CONTENT[:10])
-    assert blobs.open(blob) is None
+    assert blobs.open(BLOB) is None
     assert not path.exists()
 
 
-def test_abandoned_downloads_are_removed_and_running_ones_are_not(tmp_path: Path) -> None:
-    blobs = Blobs(tmp_path)
-    (tmp_path / "partial" / "md5-0.abandoned").write_bytes(b"left by a killed daemon")
-    with blobs.create(blob_of(CONTENT)) as partial:
-        partial.append(CONTENT)
-        assert blobs.remove_abandoned() == 1
-        partial.seal()
-    assert blobs.open(blob_of(CONTENT)) is not None
+def test_what_may_be_lost_in_a_power_cut_is_checked_again(
+    cache_dir: Path, blobs: Blobs, partial: PartialBlobs
+) -> None:
+    add(partial)
+    # A daemon that is killed here has not seen it reach the disk.
+    later = open_blobs(cache_dir)
+    assert later.open(BLOB) is None
+    assert later.has_unchecked(BLOB)
+    assert later.check(BLOB) is not None
+    assert later.open(BLOB) is not None
+    assert open_blobs(cache_dir).open(BLOB) is None
+    assert later.flush() == 1
+    assert later.flush() == 0
+    assert open_blobs(cache_dir).open(BLOB) is not None
+
+
+def test_what_was_lost_in_a_power_cut_is_not_served(
+    cache_dir: Path, blobs: Blobs, partial: PartialBlobs, slot: Path
+) -> None:
+    add(partial)
+    path = blobs.path(BLOB)
+    found = path.stat()
+    path.write_bytes(bytes(len(CONTENT)))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    later = open_blobs(cache_dir)
+    assert later.has_unchecked(BLOB)
+    assert later.check(BLOB) is None
+    assert not path.exists()
+    assert later.open(BLOB) is None
+
+
+def test_the_sdks_file_is_served_once_it_was_checked(
+    cache_dir: Path, blobs: Blobs, slot: Path
+) -> None:
+    slot.parent.mkdir(parents=True)
+    slot.write_bytes(CONTENT)
+    before = slot.stat()
+    assert blobs.open(BLOB) is None
+    assert blobs.has_unchecked(BLOB)
+    assert blobs.check(BLOB) is not None
+    sealed = blobs.open(BLOB)
+    assert sealed is not None
+    assert os.path.samestat(os.fstat(sealed.fd), slot.stat())
+    assert open_blobs(cache_dir).open(BLOB) is None
+    blobs.flush()
+    later = open_blobs(cache_dir)
+    assert later.open(BLOB) is not None
+    # It is the SDK's file, and stays as it was.
+    after = slot.stat()
+    assert int(after.st_mtime) == int(before.st_mtime)
+    assert after.st_mode == before.st_mode
+    # Whoever writes to it takes our mark away.
+    slot.write_bytes(CONTENT[::-1])
+    for daemon in (blobs, later):
+        assert daemon.open(BLOB) is None
+    assert blobs.check(BLOB) is None
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT[:-1] + b"!"])
+def test_the_sdks_damaged_file_is_not_served(blobs: Blobs, slot: Path, content: bytes) -> None:
+    slot.parent.mkdir(parents=True)
+    slot.write_bytes(content)
+    assert blobs.has_unchecked(BLOB) is (len(content) == len(CONTENT))
+    assert blobs.check(BLOB) is None
+    assert blobs.open(BLOB) is None
+
+
+def test_abandoned_downloads_are_removed_and_running_ones_are_not(
+    cache_dir: Path, blobs: Blobs, partial: PartialBlobs
+) -> None:
+    (cache_dir / "partial" / "md5-0.abandoned").write_bytes(b"left by a killed daemon")
+    (cache_dir / "partial" / "md5-1.map").write_bytes(b"a map of nothing")
+    with partial.small(BLOB) as small:
+        small.write(0, CONTENT)
+        assert partial.remove_abandoned() == 1
+        small.seal()
+    assert blobs.open(BLOB) is not None
+    assert files_below(cache_dir / "partial") == []
 
 
 def test_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(StoreError, match="can't make the cache folder"):
-        Blobs(tmp_path / "cache")
+        open_blobs(tmp_path / "cache")

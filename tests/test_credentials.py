@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 
 import pytest
 
 from wbfs.model.errors import AccessDenied, UsageError
-from wbfs.remote.credentials import DEFAULT_BASE_URL, Credentials, load_credentials
+from wbfs.remote.credentials import DEFAULT_BASE_URL, Credentials, NoKey, load_credentials
 
 KEYS = [str(number) * 40 for number in range(4)]
 SERVER = "https://wandb.example.com:8443"
@@ -118,6 +120,36 @@ def test_broken_files(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(home / ".config/wandb/settings", "no section")
     with pytest.raises(UsageError, match="can't read the W&B settings file"):
         load(home, WANDB_API_KEY=KEYS[0])
+
+
+def token(**claims: str) -> str:
+    parts = [json.dumps(part).encode() for part in ({"alg": "RS256"}, claims)]
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts) + ".sig"
+
+
+def test_a_login_tells_users_apart(home: Path) -> None:
+    logins = [load(home, WANDB_API_KEY=key).read_login().value for key in KEYS]
+    logins.append(load(home, WANDB_API_KEY=KEYS[0], WANDB_USERNAME="x").read_login().value)
+    file = home / "token"
+    found = load(home, WANDB_IDENTITY_TOKEN_FILE=str(file))
+    for text in (token(iss="a", sub="b"), token(iss="a", sub="c"), token(iss="a"), "opaque"):
+        file.write_text(text)
+        logins.append(found.read_login().value)
+    assert len(set(logins)) == len(logins)
+    # A renewed token is the same user's.
+    file.write_text(token(iss="a", sub="b", exp="later"))
+    assert found.read_login().value in logins
+    file.unlink()
+    with pytest.raises(AccessDenied, match="can't read the identity token"):
+        found.read_login()
+
+
+def test_a_key_that_is_not_needed(home: Path) -> None:
+    found = load_credentials({"HOME": str(home)}, home, key_is_needed=False)
+    with pytest.raises(NoKey):
+        found.read_login()
+    with pytest.raises(AccessDenied, match="it has 6 characters"):
+        load_credentials({"HOME": str(home), "WANDB_API_KEY": "secret"}, home, key_is_needed=False)
 
 
 def test_two_identities_are_one_too_many(home: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,33 +13,59 @@ from wbfs.cli.sizes import Size, show_size
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Blob
 from wbfs.store.blobs import Blobs
-from wbfs.store.eviction import Bounds, cached_files, excess, prune
+from wbfs.store.eviction import Bounds, Pruned, cached_files, excess
+from wbfs.store.eviction import prune as prune_to
 from wbfs.store.inventory import summary, verify
+from wbfs.store.partial import PartialBlobs
+from wbfs.store.sdk_cache import SdkCache
 
 SIZE = 1 << 16
 COUNT = 10
 
 
-def add(blobs: Blobs, number: int) -> Blob:
+def add(cache_dir: Path, blobs: Blobs, number: int) -> Blob:
     """Add a blob whose last use is the older, the smaller its number."""
     content = bytes([number]) * SIZE
     digest = Digest(Algorithm.MD5, hashlib.md5(content).hexdigest())
     blob = Blob(key=f"md5-{digest.hex}", size=SIZE, digest=digest)
-    with blobs.create(blob) as partial:
-        partial.append(content)
+    with PartialBlobs(cache_dir, blobs).small(blob) as partial:
+        partial.write(0, content)
         partial.seal()
-    os.utime(blobs.path(blob), (1_000_000 + number, 1_000_000))
+    blobs.flush()
+    found = blobs.path(blob).stat()
+    os.utime(blobs.path(blob), ns=((1_000_000 + number) * 10**9, found.st_mtime_ns))
     return blob
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return Blobs(tmp_path)
+def sdk_cache(tmp_path: Path) -> SdkCache:
+    return SdkCache(tmp_path / "sdk")
 
 
 @pytest.fixture
-def filled(blobs: Blobs) -> list[Blob]:
-    return [add(blobs, number) for number in range(COUNT)]
+def blobs(tmp_path: Path, sdk_cache: SdkCache) -> Blobs:
+    return Blobs(tmp_path / "cache", sdk_cache, file_mode=0o600)
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def filled(cache_dir: Path, blobs: Blobs) -> list[Blob]:
+    return [add(cache_dir, blobs, number) for number in range(COUNT)]
+
+
+Prune = Callable[..., Pruned]
+
+
+@pytest.fixture
+def prune(cache_dir: Path, sdk_cache: SdkCache) -> Prune:
+    def prune(bounds: Bounds, *, spare: bool = True) -> Pruned:
+        return prune_to(cache_dir, bounds, sdk_cache, spare=spare)
+
+    return prune
 
 
 def left(blobs: Blobs, filled: list[Blob]) -> list[int]:
@@ -49,61 +76,100 @@ def limit(size: int) -> Bounds:
     return Bounds(limit=size, min_free=None)
 
 
-def test_the_oldest_go_first(tmp_path: Path, blobs: Blobs, filled: list[Blob]) -> None:
-    pruned = prune(tmp_path, limit(4 * SIZE), spare=False)
+def test_the_oldest_go_first(prune: Prune, blobs: Blobs, filled: list[Blob]) -> None:
+    pruned = prune(limit(4 * SIZE), spare=False)
     assert left(blobs, filled) == [6, 7, 8, 9]
     assert (pruned.removed_files, pruned.removed, pruned.kept) == (6, 6 * SIZE, 4 * SIZE)
 
 
-def test_nothing_goes_within_bounds(tmp_path: Path, blobs: Blobs, filled: list[Blob]) -> None:
-    assert prune(tmp_path, limit(COUNT * SIZE)).removed == 0
-    assert prune(tmp_path, Bounds(limit=None, min_free=None)).removed == 0
-    assert prune(tmp_path, Bounds(limit=None, min_free=1)).removed == 0
+def test_nothing_goes_within_bounds(prune: Prune, blobs: Blobs, filled: list[Blob]) -> None:
+    assert prune(limit(COUNT * SIZE)).removed == 0
+    assert prune(Bounds(limit=None, min_free=None)).removed == 0
+    assert prune(Bounds(limit=None, min_free=1)).removed == 0
     assert left(blobs, filled) == list(range(COUNT))
 
 
-def test_some_room_to_spare(tmp_path: Path, blobs: Blobs, filled: list[Blob]) -> None:
-    assert prune(tmp_path, limit(8 * SIZE)).kept == 7 * SIZE
+def test_some_room_to_spare(prune: Prune, blobs: Blobs, filled: list[Blob]) -> None:
+    assert prune(limit(8 * SIZE)).kept == 7 * SIZE
 
 
 def test_use_is_noted_and_what_is_open_stays(
-    tmp_path: Path, blobs: Blobs, filled: list[Blob]
+    cache_dir: Path, prune: Prune, blobs: Blobs, filled: list[Blob]
 ) -> None:
     used = blobs.open(filled[0])
     assert used is not None
-    os.close(used)
+    del used
     opened = blobs.open(filled[1])
     assert opened is not None
-    prune(tmp_path, limit(2 * SIZE), spare=False)
+    prune(limit(2 * SIZE), spare=False)
     assert left(blobs, filled) == [0, 1]
-    prune(tmp_path, limit(0), spare=False)
+    prune(limit(0), spare=False)
     assert left(blobs, filled) == [1]
-    assert os.pread(opened, 3, 0) == b"\1\1\1"
-    os.close(opened)
-    prune(tmp_path, limit(0), spare=False)
-    assert list(cached_files(tmp_path)) == []
+    assert os.pread(opened.fd, 3, 0) == b"\1\1\1"
+    del opened
+    prune(limit(0), spare=False)
+    assert list(cached_files(cache_dir)) == []
 
 
-def test_the_disks_floor(tmp_path: Path, blobs: Blobs, filled: list[Blob]) -> None:
-    disk = os.statvfs(tmp_path)
+def test_the_disks_floor(cache_dir: Path, prune: Prune, blobs: Blobs, filled: list[Blob]) -> None:
+    disk = os.statvfs(cache_dir)
     free = disk.f_bavail * disk.f_frsize
     bounds = Bounds(limit=None, min_free=free * 2)
-    assert excess(tmp_path, 0, bounds) == pytest.approx(free, rel=0.1)
+    assert excess(cache_dir, 0, bounds) == pytest.approx(free, rel=0.1)
     # All that there is does not suffice; that is said, and no error.
-    assert prune(tmp_path, bounds).kept == 0
+    assert prune(bounds).kept == 0
 
 
-def test_a_cache_that_is_not_there(tmp_path: Path) -> None:
-    assert prune(tmp_path / "nothing", limit(0)).removed_files == 0
+def test_a_cache_that_is_not_there(tmp_path: Path, sdk_cache: SdkCache) -> None:
+    assert prune_to(tmp_path / "nothing", limit(0), sdk_cache).removed_files == 0
 
 
-def test_summary_and_verify(tmp_path: Path, blobs: Blobs, filled: list[Blob]) -> None:
-    assert (summary(tmp_path).blobs, summary(tmp_path).blob_bytes) == (COUNT, COUNT * SIZE)
+def test_the_sdks_names_go_with_ours_and_its_own_files_stay(
+    tmp_path: Path, prune: Prune, blobs: Blobs, filled: list[Blob]
+) -> None:
+    def slots() -> list[Path]:
+        return [path for path in (tmp_path / "sdk/artifacts/obj").rglob("*") if path.is_file()]
+
+    assert len(slots()) == COUNT
+    # One that the SDK had first: it is found by its digest, and no room is taken by it.
+    theirs = filled[3].digest
+    assert theirs is not None
+    slot = tmp_path / "sdk/artifacts/obj/md5" / theirs.hex[:2] / theirs.hex[2:]
+    content = slot.read_bytes()
+    slot.unlink()
+    blobs.path(filled[3]).unlink()
+    slot.write_bytes(content)
+    assert blobs.open(filled[3]) is None
+    assert blobs.check(filled[3]) is not None
+    assert os.path.samefile(slot, blobs.path(filled[3]))
+    blobs.flush()
+    pruned = prune(limit(0))
+    assert pruned.removed == (COUNT - 1) * SIZE
+    assert left(blobs, filled) == []
+    assert slots() == [slot]
+
+
+def test_partial_blobs_go_with_their_maps(cache_dir: Path, prune: Prune, blobs: Blobs) -> None:
+    content = bytes(SIZE)
+    digest = Digest(Algorithm.MD5, hashlib.md5(content).hexdigest())
+    blob = Blob(key=f"md5-{digest.hex}", size=SIZE, digest=digest)
+    partial = PartialBlobs(cache_dir, blobs).large(blob)
+    partial.write(0, content)
+    partial.save([(0, SIZE)])
+    assert prune(limit(0)).removed == 0
+    del partial
+    assert len(list((cache_dir / "partial").iterdir())) == 2
+    assert prune(limit(0)).removed == SIZE
+    assert list((cache_dir / "partial").iterdir()) == []
+
+
+def test_summary_and_verify(cache_dir: Path, blobs: Blobs, filled: list[Blob]) -> None:
+    assert (summary(cache_dir).blobs, summary(cache_dir).blob_bytes) == (COUNT, COUNT * SIZE)
     damaged = blobs.path(filled[3])
     damaged.chmod(0o600)
     damaged.write_bytes(b"x" * SIZE)
     (damaged.parent / "ref-unknown").write_bytes(b"a reference's bytes")
-    verified = verify(tmp_path)
+    verified = verify(cache_dir)
     assert (verified.good, verified.unknown) == (COUNT - 1, 1)
     assert verified.damaged == (filled[3].key,)
     assert left(blobs, filled) == [0, 1, 2, *range(4, COUNT)]

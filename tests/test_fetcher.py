@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from wbfs.fetch.fetcher import FUTILE_ATTEMPTS, Fetcher
+from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Offload
+from wbfs.fetch.resources import Resources
 from wbfs.fetch.room import Room
+from wbfs.fetch.transfer import FUTILE_ATTEMPTS
+from wbfs.fetch.writeback import Writeback
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference, Version
 from wbfs.model.errors import IntegrityError, RemoteError, RemoteTimeout, UrlExpired, WbfsError
@@ -21,6 +24,8 @@ from wbfs.remote.bytes import ByteStream
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import Blobs
 from wbfs.store.eviction import Bounds
+from wbfs.store.partial import PartialBlobs
+from wbfs.store.sdk_cache import SdkCache
 
 CONTENT = os.urandom(100_000)
 DIGEST = Digest(Algorithm.MD5, hashlib.md5(CONTENT).hexdigest())
@@ -40,7 +45,7 @@ class FakeSources:
 
     @contextmanager
     def open(
-        self, version: Version, entry: Entry, *, start: int, deadline: Deadline
+        self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
     ) -> Iterator[ByteStream]:
         self.starts.append(start)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
@@ -79,19 +84,26 @@ class Fixture:
     async def fetch(self, sources: FakeSources, entry: Entry = ENTRY) -> bytes:
         """Read the entry's file through a handle."""
         offload = Offload()
-        bounds = Bounds(limit=None, min_free=None)
-        room = Room(
-            nursery=self._nursery, offload=offload, cache_dir=self._cache_dir, bounds=bounds
-        )
-        self.fetcher = Fetcher(
+        sdk_cache = SdkCache(self._cache_dir / "sdk")
+        blobs = Blobs(self._cache_dir, sdk_cache, file_mode=0o600)
+        self.resources = Resources(
             nursery=self._nursery,
             offload=offload,
             sources=sources,  # type: ignore[arg-type]
-            blobs=Blobs(self._cache_dir),
-            room=room,
+            blobs=blobs,
+            partial=PartialBlobs(self._cache_dir, blobs),
+            room=Room(
+                nursery=self._nursery,
+                offload=offload,
+                cache_dir=self._cache_dir,
+                sdk_cache=sdk_cache,
+                bounds=Bounds(limit=None, min_free=None),
+            ),
+            writeback=Writeback(nursery=self._nursery, offload=offload, blobs=blobs),
             timeout_s=10,
         )
-        reader = self.fetcher.reader(VERSION, entry)
+        self.fetcher = Fetcher(self.resources, verify_always=False, drop_pages=lambda inodes: None)
+        reader = self.fetcher.reader(VERSION, entry, 1)
         try:
             return bytes(await reader.read(0, 1 << 20))
         finally:
@@ -179,7 +191,7 @@ async def test_what_nothing_identifies_is_not_resumed(fixture: Fixture) -> None:
 
 async def test_reads_stop_at_the_end(fixture: Fixture) -> None:
     await fixture.fetch(FakeSources(whole))
-    reader = fixture.fetcher.reader(VERSION, ENTRY)
+    reader = fixture.fetcher.reader(VERSION, ENTRY, 1)
     assert await reader.read(len(CONTENT) - 10, 4096) == CONTENT[-10:]
     assert await reader.read(len(CONTENT), 4096) == b""
     assert await reader.read(len(CONTENT) + 10, 4096) == b""

@@ -51,7 +51,8 @@ def mounter(stand_in: StandIn, tmp_path: Path, request: pytest.FixtureRequest) -
     ) -> Mount:
         number = len(mounts)
         home = tmp_path / f"home{number}"
-        home.mkdir()
+        # A test may have had the SDK leave something there.
+        home.mkdir(exist_ok=True)
         mounted = Mount(
             path=path or tmp_path / f"mount{number}",
             env=server.env(home, api_key),

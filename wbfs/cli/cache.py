@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import platformdirs
 
+from wbfs.cli.places import sdk_cache_dir
 from wbfs.cli.sizes import Size, show_size
 
 
@@ -56,6 +57,7 @@ def info(cache_dir: Path, as_json: bool) -> None:
     click.echo(f"blobs      {found.blobs} files, {show_size(found.blob_bytes)}")
     click.echo(f"manifests  {found.manifests} versions, {show_size(found.manifest_bytes)}")
     click.echo(f"partial    {found.partial} files, {show_size(found.partial_bytes)}")
+    click.echo(f"names      {show_size(found.catalog_bytes)}")
     click.echo(f"disk       {show_size(found.disk_free_bytes)} free")
 
 
@@ -104,8 +106,10 @@ def clear(cache_dir: Path, as_json: bool) -> None:
 def _prune(cache_dir: Path, to: int, *, as_json: bool) -> None:
     from wbfs.store.eviction import Bounds
     from wbfs.store.eviction import prune as prune_to
+    from wbfs.store.sdk_cache import SdkCache
 
-    pruned = prune_to(cache_dir, Bounds(limit=to, min_free=None), spare=False)
+    bounds = Bounds(limit=to, min_free=None)
+    pruned = prune_to(cache_dir, bounds, SdkCache(sdk_cache_dir()), spare=False)
     if as_json:
         click.echo(json.dumps(asdict(pruned)))
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import platformdirs
 
+from wbfs.cli.places import sdk_cache_dir
 from wbfs.cli.sizes import Size
 from wbfs.model.errors import UsageError
 from wbfs.model.settings import ALIAS_TTL_S, MIN_FREE_BYTES, TIMEOUT_S, MountSettings
@@ -69,6 +70,26 @@ class _Octal(click.ParamType[int]):
 )
 @click.option("--pin", is_flag=True, help="Resolve each alias once: it never moves in this mount.")
 @click.option(
+    "--path-prefix",
+    default="",
+    metavar="PREFIX",
+    help="Show only files whose path in the artifact starts with PREFIX, as path_prefix does in the"
+    " SDK: images/b shows images/bikes/1.png, and /images nothing.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["complete", "always"]),
+    default="complete",
+    show_default=True,
+    help="When a large file's digest is checked: once it is complete, or always before a byte of it"
+    " is served, which is after all of it was fetched.",
+)
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Ask nobody for anything: show what was looked up and read before with this cache.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=1),
     default=TIMEOUT_S,
@@ -109,6 +130,9 @@ def mount(
     min_free: int,
     alias_ttl: float,
     pin: bool,
+    offline: bool,
+    path_prefix: str,
+    verify: str,
     timeout: float,
     uid: int,
     gid: int,
@@ -146,14 +170,18 @@ def mount(
         log_file = platformdirs.user_state_path("wbfs") / f"{name}.log"
     settings = MountSettings(
         source="".join(sources),
+        path_prefix=path_prefix,
         mountpoint=path,
         cache_dir=cache_dir.absolute(),
+        sdk_cache_dir=sdk_cache_dir(),
         cache_size=cache_size,
         min_free=min_free,
         log_file=log_file.absolute() if log_file else None,
         alias_ttl_s=alias_ttl,
         timeout_s=timeout,
         pin=pin,
+        offline=offline,
+        verify_always=verify == "always",
         uid=uid,
         gid=gid,
         umask=umask,

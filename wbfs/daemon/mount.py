@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import pyfuse3
 import trio
 
-from wbfs.daemon.kernel import allow_many_reads
+from wbfs.daemon.kernel import Kernel
 from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mountpoint import prepare_mountpoint, refuse_inside
 from wbfs.daemon.session import Session, open_session
@@ -21,6 +21,7 @@ from wbfs.daemon.status import Status
 from wbfs.fetch.offload import Kind
 from wbfs.fs.control import Control, ErrorLog
 from wbfs.fs.operations import Operations, Ownership
+from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
 from wbfs.model.errors import UsageError, WbfsError
 from wbfs.model.settings import MountSettings
@@ -40,7 +41,6 @@ def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     mount; nothing is left behind then.
     """
     faulthandler.register(signal.SIGUSR1)
-    os.umask(0o077)
     refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
     prepare_mountpoint(settings.mountpoint)
     trio.run(_run, settings, on_ready)
@@ -50,8 +50,9 @@ async def _run(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     failure: WbfsError | None = None
     async with trio.open_nursery() as nursery:
         try:
-            async with open_session(settings, nursery) as session:
-                await _mount(nursery, settings, session, on_ready)
+            kernel = Kernel(nursery)
+            async with open_session(settings, nursery, drop_pages=kernel.drop_pages) as session:
+                await _mount(nursery, settings, session, kernel, on_ready)
         except WbfsError as error:
             # Past the nursery's end, which would wrap it in a group.
             failure = error
@@ -64,26 +65,35 @@ async def _mount(
     nursery: trio.Nursery,
     settings: MountSettings,
     session: Session,
+    kernel: Kernel,
     on_ready: Callable[[], None],
 ) -> None:
     source = await session.source(settings.source)
     mounted = await find_mounted(session.names, source)
-    tree = Tree(names=session.names, fetcher=session.fetcher, mounted=mounted)
+    tree = Tree(
+        names=session.names,
+        fetcher=session.fetcher,
+        mounted=mounted,
+        prefix=PathPrefix(settings.path_prefix),
+    )
     # An alias or a folder that isn't there is said now, not by the first `ls`.
     await tree.root()
-    operations = _operations(settings, session, tree)
+    operations = _operations(settings, session, kernel, tree)
     try:
-        await _serve(nursery, settings, operations, session, on_ready)
+        await _serve(nursery, settings, operations, session, kernel, on_ready)
     finally:
         operations.close()
 
 
-def _operations(settings: MountSettings, session: Session, tree: Tree) -> Operations:
+def _operations(
+    settings: MountSettings, session: Session, kernel: Kernel, tree: Tree
+) -> Operations:
     requests: Counter[str] = Counter()
     errors = ErrorLog()
     status = Status(
         settings=settings,
         session=session,
+        kernel=kernel,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         requests=requests,
     )
@@ -107,6 +117,7 @@ async def _serve(
     settings: MountSettings,
     operations: Operations,
     session: Session,
+    kernel: Kernel,
     on_ready: Callable[[], None],
 ) -> None:
     mountpoint = str(settings.mountpoint)
@@ -121,7 +132,7 @@ async def _serve(
     try:
         serving = trio.CancelScope()
         nursery.start_soon(_stop_on_signal, serving, name="signals")
-        nursery.start_soon(_announce, settings, session, on_ready, name="announce")
+        nursery.start_soon(_announce, settings, session, kernel, on_ready, name="announce")
         with serving:
             await pyfuse3.main(max_tasks=MAX_TASKS)
         log.info("%s is unmounted", mountpoint)
@@ -140,16 +151,16 @@ async def _stop_on_signal(serving: trio.CancelScope) -> None:
 
 
 async def _announce(
-    settings: MountSettings, session: Session, on_ready: Callable[[], None]
+    settings: MountSettings, session: Session, kernel: Kernel, on_ready: Callable[[], None]
 ) -> None:
     """Tell that the mount answers, once it does, and tidy up what others left in the cache."""
     offload = session.offload
     # In a thread, since it is this very loop that answers.
     await offload.run(Kind.DISK, lambda: os.statvfs(settings.mountpoint))
-    await offload.run(Kind.DISK, lambda: allow_many_reads(settings.mountpoint))
+    await kernel.set_up(settings.mountpoint)
     log.info("%s is mounted on %s", settings.source or "everything", settings.mountpoint)
     on_ready()
-    removed = await offload.run(Kind.DISK, session.blobs.remove_abandoned)
+    removed = await offload.run(Kind.DISK, session.partial.remove_abandoned)
     if removed:
         log.info("removed %d abandoned downloads from the cache", removed)
     await session.room.count()

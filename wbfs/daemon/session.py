@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
@@ -11,19 +12,25 @@ import trio
 
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Kind, Offload, checkpoint
+from wbfs.fetch.resources import Resources
 from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
+from wbfs.fetch.writeback import Writeback
 from wbfs.fs.names import Names
 from wbfs.model.entries import Viewer
+from wbfs.model.errors import AccessDenied, RemoteError, StoreError
 from wbfs.model.names import REGISTRY_PREFIX, Source, parse_source
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.artifacts import WandbApi
-from wbfs.remote.credentials import Credentials, load_credentials
+from wbfs.remote.credentials import Credentials, NoKey, load_credentials
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.blobs import Blobs
+from wbfs.store.catalog import Catalog, find_viewer
 from wbfs.store.eviction import Bounds
 from wbfs.store.manifests import Manifests
+from wbfs.store.partial import PartialBlobs
+from wbfs.store.sdk_cache import SdkCache
 
 LOGIN_TIMEOUT_S = 8.0
 """Seconds that the server has to say who we are."""
@@ -35,11 +42,12 @@ class Session:
 
     credentials: Credentials
     viewer: Viewer
+    umask: int
     api: WandbApi
     offload: Offload
     names: Names
     fetcher: Fetcher
-    blobs: Blobs
+    partial: PartialBlobs
     room: Room
 
     async def source(self, text: str) -> Source:
@@ -54,34 +62,84 @@ class Session:
         # A registry's entity may be written as its organization's name, or, as with the SDK, be
         # left out: then the user's own stands in its place.
         named = "" if source.entity in self.viewer.entities else source.entity
-        deadline = Deadline.after(LOGIN_TIMEOUT_S)
-        entity = await self.offload.run(
-            Kind.METADATA,
-            lambda: self.api.organization_entity(
-                named, member=self.viewer.entity, deadline=deadline
-            ),
-        )
+        entity = await self.names.organization_entity(named, member=self.viewer.entity)
         return replace(source, entity=entity)
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who we are; a failure is why the server itself could not say so."""
+
+    viewer: Viewer
+    failure: RemoteError | None
+
+
+async def _log_in(
+    settings: SessionSettings, credentials: Credentials, api: WandbApi, offload: Offload
+) -> Login:
+    """Ask the server who we are; where it can't be had, it is whoever this login was before.
+
+    Raises WbfsError.
+    """
+    deadline = Deadline.after(LOGIN_TIMEOUT_S)
+    try:
+        return Login(await offload.run(Kind.METADATA, lambda: api.viewer(deadline=deadline)), None)
+    except RemoteError as error:
+        failure = error
+    try:
+        login = credentials.read_login().value
+    except NoKey:
+        login = None
+    try:
+        viewer = await offload.run(
+            Kind.DISK, lambda: find_viewer(settings.cache_dir, credentials.base_url, login)
+        )
+    except (AccessDenied, StoreError) as error:
+        # Where it could have been asked, it is the server that matters.
+        raise (error if settings.offline else failure) from None
+    return Login(viewer, failure)
+
+
 @asynccontextmanager
-async def open_session(settings: SessionSettings, nursery: trio.Nursery) -> AsyncIterator[Session]:
-    """Log in and wire everything up; what is started runs in `nursery`. Raises WbfsError."""
-    credentials = load_credentials()
-    transport = Transport.for_credentials(credentials, checkpoint=checkpoint)
+async def open_session(
+    settings: SessionSettings,
+    nursery: trio.Nursery,
+    *,
+    drop_pages: Callable[[frozenset[int]], None] = lambda inodes: None,
+) -> AsyncIterator[Session]:
+    """Log in and wire everything up; what is started runs in `nursery`. Raises WbfsError.
+
+    `drop_pages` has the kernel forget the pages of inodes whose bytes were wrong. What is written
+    to the cache is its user's only; `Session.umask` is what other files should have.
+    """
+    umask = os.umask(0o077)
+    credentials = load_credentials(key_is_needed=not settings.offline)
+    transport = Transport.for_credentials(
+        credentials, checkpoint=checkpoint, offline=settings.offline
+    )
     try:
         api = WandbApi(transport=transport, credentials=credentials)
         offload = Offload()
-        deadline = Deadline.after(LOGIN_TIMEOUT_S)
-        viewer = await offload.run(Kind.METADATA, lambda: api.viewer(deadline=deadline))
-        blobs = Blobs(settings.cache_dir)
+        login = await _log_in(settings, credentials, api, offload)
+        catalog = Catalog(
+            settings.cache_dir,
+            server=credentials.base_url,
+            viewer=login.viewer,
+            read_login=lambda: credentials.read_login().value,
+        )
+        sdk_cache = SdkCache(settings.sdk_cache_dir)
+        blobs = Blobs(
+            settings.cache_dir, sdk_cache, file_mode=0o666 & ~umask, checkpoint=checkpoint
+        )
+        partial = PartialBlobs(settings.cache_dir, blobs, checkpoint=checkpoint)
         room = Room(
             nursery=nursery,
             offload=offload,
             cache_dir=settings.cache_dir,
+            sdk_cache=sdk_cache,
             bounds=Bounds(limit=settings.cache_size, min_free=settings.min_free),
         )
-        fetcher = Fetcher(
+        resources = Resources(
             nursery=nursery,
             offload=offload,
             sources=Sources(
@@ -91,11 +149,15 @@ async def open_session(settings: SessionSettings, nursery: trio.Nursery) -> Asyn
                 manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
             ),
             blobs=blobs,
+            partial=partial,
             room=room,
+            writeback=Writeback(nursery=nursery, offload=offload, blobs=blobs),
             timeout_s=settings.timeout_s,
         )
+        fetcher = Fetcher(resources, verify_always=settings.verify_always, drop_pages=drop_pages)
         names = Names(
             api=api,
+            catalog=catalog,
             offload=offload,
             nursery=nursery,
             ttl_s=settings.alias_ttl_s,
@@ -103,17 +165,24 @@ async def open_session(settings: SessionSettings, nursery: trio.Nursery) -> Asyn
             pin=settings.pin,
         )
         try:
+            if login.failure is None:
+                names.note_login(login.viewer)
+            else:
+                names.note_failure(login.failure)
             yield Session(
                 credentials=credentials,
-                viewer=viewer,
+                viewer=login.viewer,
+                umask=umask,
                 api=api,
                 offload=offload,
                 names=names,
                 fetcher=fetcher,
-                blobs=blobs,
+                partial=partial,
                 room=room,
             )
         finally:
             fetcher.close()
+            await names.close()
     finally:
         transport.close()
+        os.umask(umask)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from wbfs import __version__
+from wbfs.daemon.kernel import Kernel
 from wbfs.daemon.session import Session
 from wbfs.model.settings import MountSettings
 
@@ -18,19 +19,24 @@ class Status:
 
     settings: MountSettings
     session: Session
+    kernel: Kernel
     started_at: str
     requests: Mapping[str, int]
 
     def render(self) -> bytes:
         """Return the status as JSON. It holds no key and no signed URL."""
         settings, session = self.settings, self.session
+        outage = session.names.outage
         status = {
             "version": __version__,
             "pid": os.getpid(),
             "mountpoint": str(settings.mountpoint),
             "source": settings.source,
+            "path_prefix": settings.path_prefix,
             "server": session.credentials.base_url,
             "user": session.viewer.username,
+            "offline": settings.offline,
+            "server_lost_since": outage.since.isoformat(timespec="seconds") if outage else None,
             "started_at": self.started_at,
             "cache": {
                 "dir": str(settings.cache_dir),
@@ -42,6 +48,11 @@ class Status:
             "alias_ttl_s": settings.alias_ttl_s,
             "timeout_s": settings.timeout_s,
             "pin": settings.pin,
+            "verify_always": settings.verify_always,
+            "kernel": {
+                "read_ahead_kb": self.kernel.read_ahead_kb,
+                "max_background": self.kernel.max_background,
+            },
             "requests": dict(self.requests),
             "fetched": asdict(session.fetcher.counters) | {"in_progress": session.fetcher.fetching},
             "busy_threads": session.offload.busy(),

@@ -19,11 +19,13 @@ class Kind(StrEnum):
     """What a thread is used for."""
 
     METADATA = "metadata"  # names, listings, manifests
-    DATA = "data"  # file bytes
+    DATA = "data"  # file bytes that a program waits for
+    AHEAD = "ahead"  # file bytes that it may want next
     DISK = "disk"  # the local cache
+    CHECK = "check"  # digests of whole large files
 
 
-THREADS = {Kind.METADATA: 16, Kind.DATA: 32, Kind.DISK: 8}
+THREADS = {Kind.METADATA: 16, Kind.DATA: 32, Kind.AHEAD: 16, Kind.DISK: 8, Kind.CHECK: 2}
 """Threads of each kind: that many requests are on the wire, or reads on the disk, at most."""
 
 
@@ -31,6 +33,7 @@ class Offload:
     """Runs blocking functions in worker threads."""
 
     def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
         self._limiters = {kind: trio.CapacityLimiter(count) for kind, count in THREADS.items()}
 
     async def run(self, kind: Kind, function: Callable[[], T]) -> T:
@@ -42,6 +45,13 @@ class Offload:
         return await trio.to_thread.run_sync(
             function, limiter=self._limiters[kind], abandon_on_cancel=True
         )
+
+    def post(self, function: Callable[[], object]) -> None:
+        """Have `function` called soon in the trio thread; to be called from a worker thread.
+
+        Once only, however often it is posted before that.
+        """
+        self._token.run_sync_soon(function, idempotent=True)
 
     def busy(self) -> dict[str, int]:
         """How many threads of each kind are at work."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from wbfs.fetch.urls import SignedUrls
 from wbfs.model.entries import Entry, Manifest, Version
-from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
+from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired, WbfsError
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.bytes import ByteStream, Location, open_stream
 from wbfs.remote.references import References
@@ -96,19 +96,19 @@ class Sources:
         return self._manifest(version, deadline, hops - 1)
 
     def open(
-        self, version: Version, entry: Entry, *, start: int, deadline: Deadline
+        self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
     ) -> AbstractContextManager[ByteStream]:
-        """Ask for the bytes of a version's entry from offset `start` on.
+        """Ask for the bytes of a version's entry from `start` to before `stop`, or to the end.
 
         Raises the errors of `open_stream`; ReferenceChanged where a reference no longer leads to
         what the manifest recorded; ReferenceUnsupported.
         """
         for _ in range(MAX_HOPS):
             if entry.reference is None:
-                return self._open_wandb(version, entry, start, deadline)
+                return self._open_wandb(version, entry, start, stop, deadline)
             if not entry.reference.uri.startswith(ARTIFACT_SCHEME):
                 handler = self._references.for_uri(entry.reference.uri)
-                return handler.open(entry.reference, start=start, stop=None, deadline=deadline)
+                return handler.open(entry.reference, start=start, stop=stop, deadline=deadline)
             version, entry = self._follow(entry.reference.uri, deadline)
         raise ReferenceChanged(
             f"the reference {entry.path!r} of {version.path} leads through more than {MAX_HOPS}"
@@ -117,12 +117,14 @@ class Sources:
 
     @contextmanager
     def _open_wandb(
-        self, version: Version, entry: Entry, start: int, deadline: Deadline
+        self, version: Version, entry: Entry, start: int, stop: int | None, deadline: Deadline
     ) -> Iterator[ByteStream]:
         url = self._urls.get(version, entry.path, deadline=deadline)
         location = Location(url=url, headers=self._transport.extra_headers)
         try:
-            with open_stream(self._transport, location, start=start, deadline=deadline) as stream:
+            with open_stream(
+                self._transport, location, start=start, stop=stop, deadline=deadline
+            ) as stream:
                 yield stream
         except UrlExpired:
             self._urls.forget(version, entry.path)
@@ -142,6 +144,21 @@ class Sources:
         if entry is None:
             raise IntegrityError(f"{version.path} has no file {path!r}, which {uri} names")
         return version, entry
+
+
+def damaged(entry: Entry, error: IntegrityError) -> WbfsError:
+    """Return the error of an entry whose bytes were wrong twice."""
+    if entry.reference is not None and not entry.reference.uri.startswith(ARTIFACT_SCHEME):
+        # Without a query, which may be a signature.
+        uri = entry.reference.uri.partition("?")[0]
+        return ReferenceChanged(
+            f"{uri} is no longer what was logged: {error}; log the artifact again to take it as it"
+            " is now"
+        )
+    return IntegrityError(
+        f"it is damaged on the server or on the way, twice: {error}; log the artifact again, or"
+        " ask who runs the server"
+    )
 
 
 def _split_artifact_uri(uri: str) -> tuple[str, str]:

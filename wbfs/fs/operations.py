@@ -214,7 +214,7 @@ class Operations(pyfuse3.Operations):
         node = await self._tree.node(Inode(inode))
         if not isinstance(node, VersionFile):
             raise IsADirectory(f"inode {inode} is a directory")
-        handle = self._files.add(self._fetcher.reader(node.version, node.file.entry))
+        handle = self._files.add(self._fetcher.reader(node.version, node.file.entry, inode))
         # A file of unknown size looks empty: only past the page cache can it be read.
         unsized = node.file.entry.size is None
         return pyfuse3.FileInfo(fh=handle, direct_io=unsized, keep_cache=not unsized)

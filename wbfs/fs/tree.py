@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import trio
 
@@ -27,10 +28,11 @@ from wbfs.fs.nodes import (
     attributes_of,
     path_of,
 )
+from wbfs.fs.prefix import PathPrefix
 from wbfs.model.entries import Version
 from wbfs.model.errors import NotADirectory, NotFound, StaleInode, WbfsError
 from wbfs.model.names import Source, is_safe_component
-from wbfs.store.manifests import ROOT_FOLDER, ManifestTable
+from wbfs.store.manifests import ROOT_FOLDER, Folder, ManifestTable
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,11 @@ async def find_mounted(names: Names, source: Source) -> Mounted:
 class Tree:
     """One mount's directories and files by inode number and by name."""
 
-    def __init__(self, *, names: Names, fetcher: Fetcher, mounted: Mounted) -> None:
+    def __init__(
+        self, *, names: Names, fetcher: Fetcher, mounted: Mounted, prefix: PathPrefix
+    ) -> None:
+        """Show of each version what `prefix` lets through."""
+        self._prefix = prefix
         self._names = names
         self._fetcher = fetcher
         self._mounted = mounted
@@ -150,7 +156,7 @@ class Tree:
             case VersionDirectory() | FolderDirectory():
                 top, number = _place(node)
                 table = await self._fetcher.manifest(top.version)
-                child = _child(table, top, number, name)
+                child = self._child(table, top, number, name)
                 if child is None:
                     # Once a name: the kernel remembers what isn't there.
                     folder = "/".join((path_of(top), *table.folder_path(number)))
@@ -181,7 +187,43 @@ class Tree:
         if not isinstance(node, VersionDirectory | FolderDirectory):
             return iter(listing.children[skip:])
         top, number = _place(node)
-        return _children(await self._fetcher.manifest(top.version), top, number, skip)
+        table = await self._fetcher.manifest(top.version)
+        return self._children(table, top, number, skip)
+
+    def _child(
+        self, table: ManifestTable, top: VersionDirectory, number: int, name: str
+    ) -> Node | None:
+        if not is_safe_component(name):
+            return None
+        child: Node | None = None
+        if (file := table.file_by_name(number, name)) is not None:
+            child = VersionFile(top.version, file)
+        elif (folder := table.folder_by_name(number, name)) is not None:
+            child = FolderDirectory(top, folder)
+        if child is None or not self._prefix:
+            return child
+        return child if self._shown(table, number)(name, child) else None
+
+    def _shown(self, table: ManifestTable, number: int) -> Callable[[str, Node], bool]:
+        """Return what tells of a folder's names whether the prefix lets them through."""
+        path = table.folder_path(number)
+        if not self._prefix.matches(table):
+            return lambda name, node: False
+        return lambda name, node: self._prefix.shows(
+            path, name, is_folder=isinstance(node, FolderDirectory)
+        )
+
+    def _children(
+        self, table: ManifestTable, top: VersionDirectory, number: int, skip: int
+    ) -> Iterator[tuple[str, Node]]:
+        parent = table.folder(number)
+        if parent is None:
+            raise StaleInode(f"{path_of(top)} has no folder of number {number}")
+        if not self._prefix:
+            return _children(table, top, parent, skip)
+        shown = self._shown(table, number)
+        children = _children(table, top, parent, 0)
+        return islice((child for child in children if shown(*child)), skip, None)
 
     async def _node_until(self, inode: Inode) -> tuple[Node, float]:
         if inode == ROOT_INODE:
@@ -219,28 +261,6 @@ def _place(node: VersionDirectory | FolderDirectory) -> tuple[VersionDirectory, 
     return node.top, node.folder.id
 
 
-def _child(table: ManifestTable, top: VersionDirectory, number: int, name: str) -> Node | None:
-    if not is_safe_component(name):
-        return None
-    if (file := table.file_by_name(number, name)) is not None:
-        return VersionFile(top.version, file)
-    if (folder := table.folder_by_name(number, name)) is not None:
-        return FolderDirectory(top, folder)
-    return None
-
-
-def _children(
-    table: ManifestTable, top: VersionDirectory, number: int, skip: int
-) -> Iterator[tuple[str, Node]]:
-    parent = table.folder(number)
-    if parent is None:
-        raise StaleInode(f"{path_of(top)} has no folder of number {number}")
-    for folder in table.folders(parent, skip):
-        yield folder.name, FolderDirectory(top, folder)
-    for file in table.files(parent, max(0, skip - parent.folder_count)):
-        yield file.name, VersionFile(top.version, file)
-
-
 def _identity(top: Listed | VersionDirectory | Version) -> tuple[str, ...]:
     """What makes two directories, or versions, the same: not their times, nor other names."""
     if isinstance(top, Version):
@@ -248,3 +268,12 @@ def _identity(top: Listed | VersionDirectory | Version) -> tuple[str, ...]:
     if isinstance(top, VersionDirectory):
         return ("folder", top.version.id, path_of(top))
     return (type(top).__name__, path_of(top))
+
+
+def _children(
+    table: ManifestTable, top: VersionDirectory, parent: Folder, skip: int
+) -> Iterator[tuple[str, Node]]:
+    for folder in table.folders(parent, skip):
+        yield folder.name, FolderDirectory(top, folder)
+    for file in table.files(parent, max(0, skip - parent.folder_count)):
+        yield file.name, VersionFile(top.version, file)

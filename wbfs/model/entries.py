@@ -12,6 +12,7 @@ from wbfs.model.digests import Digest
 class Viewer:
     """Whose key it is: the user's own entity and the teams that they belong to."""
 
+    id: str
     entity: str
     username: str
     teams: tuple[str, ...]

@@ -47,6 +47,10 @@ class RemoteError(WbfsError):
     """The server could not be reached or failed, also after the retries."""
 
 
+class Offline(RemoteError):
+    """The server was not asked, since the user said so."""
+
+
 class RemoteTimeout(RemoteError):
     """No answer by the operation's deadline."""
 

@@ -19,22 +19,32 @@ MIN_FREE_BYTES = 1 << 30
 class SessionSettings:
     """How the server is asked and where what it gives is kept.
 
-    Times are in seconds, sizes in bytes; a `cache_size` of None is no limit.
+    `sdk_cache_dir` is the wandb SDK's own cache directory. Times are in seconds, sizes in bytes; a
+    `cache_size` of None is no limit. With `offline` no request is made at all. With `verify_always`
+    no byte of a large file is served before its digest was checked, as of small ones.
     """
 
     cache_dir: Path
+    sdk_cache_dir: Path
     cache_size: int | None = None
     min_free: int = MIN_FREE_BYTES
     alias_ttl_s: float = ALIAS_TTL_S
     timeout_s: float = TIMEOUT_S
     pin: bool = False
+    offline: bool = False
+    verify_always: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountSettings(SessionSettings):
-    """One mount: what is shown, where, and how. `umask` is taken from 0444 and 0555."""
+    """One mount: what is shown, where, and how.
+
+    Of each version those entries are shown whose path starts with `path_prefix`. `umask` is taken
+    from 0444 and 0555.
+    """
 
     source: str
+    path_prefix: str = ""
     mountpoint: Path
     log_file: Path | None
     uid: int

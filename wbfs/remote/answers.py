@@ -42,6 +42,7 @@ def parse_viewer(node: Mapping[str, Any]) -> Viewer:
     """Return whose key it is."""
     teams = (node.get("teams") or {}).get("edges") or ()
     return Viewer(
+        id=node["id"],
         entity=node.get("entity") or node.get("username") or "",
         username=node.get("username") or "",
         teams=tuple(edge["node"]["name"] for edge in teams),

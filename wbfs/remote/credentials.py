@@ -6,6 +6,7 @@ host and port, then the settings files where their server is the one in use.
 
 from __future__ import annotations
 
+import base64
 import configparser
 import json
 import logging
@@ -58,13 +59,32 @@ class Credentials:
     proxies: Mapping[str, str] = field(repr=False)
     verify: bool | str
 
+    def read_login(self) -> Secret:
+        """Return what tells this login from others, as it is now: the key, or whom a token names.
+
+        Raises AccessDenied where there is none.
+        """
+        if self.identity_token_file is not None:
+            what = _identity(read_identity_token(self.identity_token_file))
+        else:
+            what = ["key", self.read_key().value]
+        return Secret(json.dumps([*what, self.username, self.email]))
+
+
+class NoKey(AccessDenied):
+    """There is no API key anywhere."""
+
 
 def load_credentials(
-    environ: Mapping[str, str] = os.environ, directory: Path | None = None
+    environ: Mapping[str, str] = os.environ,
+    directory: Path | None = None,
+    *,
+    key_is_needed: bool = True,
 ) -> Credentials:
     """Read the environment and the settings files; `directory` stands for the current one.
 
-    Raises AccessDenied where there is no key, UsageError for settings that make no sense.
+    Raises NoKey where there is none and it is needed, AccessDenied for one that can't be one,
+    UsageError for settings that make no sense.
     """
     settings = _read_settings(environ, directory or Path.cwd())
     base_url = _normalize(environ.get("WANDB_BASE_URL") or settings.get("base_url", ""))
@@ -79,7 +99,11 @@ def load_credentials(
         return _find_key(environ, base_url, directory or Path.cwd())
 
     if not token_file:
-        read_key()
+        try:
+            read_key()
+        except NoKey:
+            if key_is_needed:
+                raise
 
     def setting(name: str) -> str:
         return environ.get(f"WANDB_{name.upper()}") or settings.get(name, "")
@@ -141,7 +165,7 @@ def _find_key(environ: Mapping[str, str], base_url: str, directory: Path) -> Sec
     if not key and _normalize(settings.get("base_url", "")) == base_url:
         key = settings.get("api_key", "")
     if not key:
-        raise AccessDenied(f"no W&B API key for {host} was found: {_HOW_TO_LOG_IN}")
+        raise NoKey(f"no W&B API key for {host} was found: {_HOW_TO_LOG_IN}")
     key = key.strip()
     # On-premises keys have a prefix before the first hyphen.
     if not _JWT.fullmatch(key) and not any(
@@ -152,6 +176,24 @@ def _find_key(environ: Mapping[str, str], base_url: str, directory: Path) -> Sec
             f" more letters, digits, '_' and '-'; {_HOW_TO_LOG_IN}"
         )
     return Secret(key)
+
+
+def read_identity_token(path: Path) -> str:
+    """Return a federated identity's token as it is now. Raises AccessDenied."""
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise AccessDenied(f"can't read the identity token {path}: {error.strerror}") from error
+
+
+def _identity(token: str) -> list[str]:
+    """Return whom a token names, which stays when it is renewed; else the token itself."""
+    claims = token.split(".")[1] if _JWT.fullmatch(token) else ""
+    try:
+        found = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+        return ["identity", str(found["iss"]), str(found["sub"])]
+    except (ValueError, KeyError, TypeError):
+        return ["token", token]
 
 
 def _netrc_key(environ: Mapping[str, str], host: str) -> str:

@@ -15,7 +15,7 @@ from wbfs.model.errors import (
     RemoteError,
     RemoteProtocolError,
 )
-from wbfs.remote.credentials import Credentials
+from wbfs.remote.credentials import Credentials, read_identity_token
 from wbfs.remote.transport import Deadline, Transport, host_of
 
 SILENCE_S = 30.0
@@ -48,6 +48,8 @@ class GraphQL:
         Raises AccessDenied; QueryRefused; RemoteError, RateLimited or RemoteTimeout where the
         server can't be had; RemoteProtocolError where it answers something else than GraphQL.
         """
+        # Before a key is looked for: offline none is needed.
+        self._transport.refuse_offline()
         used = self._header(deadline)
         status, body = self._post(query, variables, used, deadline)
         if status == 401:
@@ -153,13 +155,9 @@ class GraphQL:
         if path is None:
             key = self._credentials.read_key().value
             return f"Basic {base64.b64encode(f'api:{key}'.encode()).decode()}", float("inf")
-        try:
-            token = path.read_text().strip()
-        except OSError as error:
-            raise AccessDenied(f"can't read the identity token {path}: {error.strerror}") from error
         form = {
             "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
-            "assertion": token,
+            "assertion": read_identity_token(path),
         }
         url = f"{self._credentials.base_url}/oidc/token"
         with self._transport.request(

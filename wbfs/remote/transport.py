@@ -23,6 +23,7 @@ from requests.adapters import HTTPAdapter
 
 from wbfs import __version__
 from wbfs.model.errors import (
+    Offline,
     RateLimited,
     RemoteError,
     RemoteTimeout,
@@ -110,9 +111,14 @@ class Transport:
         proxies: Mapping[str, str] | None = None,
         verify: bool | str = True,
         checkpoint: Callable[[], None] = lambda: None,
+        offline: bool = False,
     ) -> None:
-        """`extra_headers` go to W&B and its stores; `checkpoint` raises when nobody waits."""
+        """`extra_headers` go to W&B and its stores; `checkpoint` raises when nobody waits.
+
+        With `offline` every request is refused.
+        """
         self.extra_headers = dict(extra_headers or {})
+        self._offline = offline
         self._checkpoint = checkpoint
         session = self._session = _Session()
         session.max_redirects = MAX_REDIRECTS
@@ -128,7 +134,7 @@ class Transport:
 
     @classmethod
     def for_credentials(
-        cls, credentials: Credentials, *, checkpoint: Callable[[], None]
+        cls, credentials: Credentials, *, checkpoint: Callable[[], None], offline: bool = False
     ) -> Transport:
         """Return the transport that a user's W&B settings ask for."""
         return cls(
@@ -136,6 +142,7 @@ class Transport:
             proxies=credentials.proxies,
             verify=credentials.verify,
             checkpoint=checkpoint,
+            offline=offline,
         )
 
     def close(self) -> None:
@@ -145,6 +152,14 @@ class Transport:
     def checkpoint(self) -> None:
         """Raise, in whatever way was asked for, when nobody waits for the work any more."""
         self._checkpoint()
+
+    def refuse_offline(self) -> None:
+        """Raise Offline where no request may be made."""
+        if self._offline:
+            raise Offline(
+                "this mount is offline (--offline) and the cache does not have it; mount without"
+                " --offline to fetch it"
+            )
 
     @contextmanager
     def request(
@@ -161,8 +176,9 @@ class Transport:
     ) -> Iterator[requests.Response]:
         """Send a request and yield the answer, of any status that is not worth a retry.
 
-        Its body is not read yet. Raises RemoteError, RateLimited, RemoteTimeout.
+        Its body is not read yet. Raises RemoteError, RateLimited, RemoteTimeout; Offline.
         """
+        self.refuse_offline()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Retryable),
             wait=_wait,

@@ -1,54 +1,93 @@
 """Sealed blobs: whole files by content, checked before they get their name, never written again.
 
     blobs/ab/<key>      ab = the first two hexadecimal digits of the digest
-    partial/<key>.*     what is being fetched; its writer holds a lock on it
 
-A blob is written below `partial/` and renamed into `blobs/` once its digest was checked, so that
-no reader ever sees a torn file and several daemons may share the directory: writing the same
-content twice is harmless. Blocking code, safe to call from any thread.
+A blob is written elsewhere and renamed into `blobs/` once its digest was checked, so that no reader
+ever sees a torn file and several daemons may share the directory: writing the same content twice is
+harmless. Blocking code, safe to call from any thread.
+
+A power cut can take bytes that the kernel had not written yet from a file that has its name
+already. Waiting for the disk would make every small file slow, so a blob that is safely on disk is
+marked as such a moment later: its time of modification ends in one nanosecond, or in two where the
+file was the wandb SDK's first. One without a mark is hashed again before a later daemon serves it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import logging
 import os
-import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
-from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Blob
-from wbfs.model.errors import IntegrityError, StoreError, StoreFull
+from wbfs.model.errors import StoreError, StoreFull
+from wbfs.store.hashing import digest_of
+from wbfs.store.sdk_cache import SdkCache
 
 log = logging.getLogger(__name__)
 
 USE_NOTED_NS = 60 * 10**9
 """Nanoseconds in which a cached file's further uses are not noted again."""
+OURS_NS = 1
+"""The nanoseconds of the time of modification of what is safely on disk."""
+THE_SDKS_NS = 2
+"""The same for what the SDK's cache had first: it is the SDK's to remove."""
+SECOND_NS = 10**9
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Blobs:
-    """The blobs of one cache directory."""
+    """The sealed blobs of one cache directory."""
 
-    def __init__(self, cache_dir: Path) -> None:
-        """Open, or make, the folders below `cache_dir`. Raises StoreError."""
-        self._sealed = cache_dir / "blobs"
-        self._partial = cache_dir / "partial"
-        for folder in (self._sealed, self._partial):
-            make_folder(folder)
+    def __init__(
+        self,
+        cache_dir: Path,
+        sdk_cache: SdkCache,
+        *,
+        file_mode: int,
+        checkpoint: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open, or make, the folder below `cache_dir`. Raises StoreError.
+
+        `file_mode` are the permission bits of new blobs: the SDK gives them to the files that it
+        copies from its cache. `checkpoint` raises when nobody waits for the work any more.
+        """
+        self._cache_dir = cache_dir
+        self._sdk_cache = sdk_cache
+        self._file_mode = file_mode
+        self._checkpoint = checkpoint
+        self._lock = threading.Lock()
+        # Files without the mark that this daemon knows to be right, by inode: their mtime in ns.
+        self._known: dict[int, int] = {}
+        # Where they are, and with what they are to be marked.
+        self._unmarked: dict[int, tuple[Path, int]] = {}
+        make_folder(cache_dir / "blobs")
 
     def path(self, blob: Blob) -> Path:
         """Where the sealed blob is, or would be."""
-        return self._sealed / blob.key.partition("-")[2][:2] / blob.key
+        return blob_path(self._cache_dir, blob)
 
-    def open(self, blob: Blob) -> int | None:
-        """Return a file descriptor of the sealed blob, or None where the store hasn't got it.
+    def open(self, blob: Blob) -> SealedBlob | None:
+        """Return the sealed blob, or None where the store hasn't got it or must check it first.
 
-        The caller closes it; while it is open nobody evicts the blob. Raises StoreError.
+        While it is open nobody evicts it. Raises StoreError.
         """
+        fd = self._open(blob)
+        if fd is None:
+            return None
+        sealed = SealedBlob(fd)
+        found = os.fstat(fd)
+        known = _is_marked(found) or self._known.get(found.st_ino) == found.st_mtime_ns
+        return sealed if known and mark_used(fd) else None
+
+    def _open(self, blob: Blob) -> int | None:
         path = self.path(blob)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -62,38 +101,157 @@ class Blobs:
             log.warning("cached blob %s has a wrong size: it is fetched again", path)
             path.unlink(missing_ok=True)
             return None
-        if not mark_used(fd):
-            os.close(fd)
-            return None
         return fd
 
-    def create(self, blob: Blob) -> PartialBlob:
-        """Start to write `blob`. Raises StoreError, StoreFull."""
-        return PartialBlob(blob, self._partial, self.path(blob))
+    def has_unchecked(self, blob: Blob) -> bool:
+        """Whether `check` would find something to check: what `open` does not give."""
+        for fd in (self._open(blob), self._sdk_cache.open(blob)):
+            if fd is not None:
+                os.close(fd)
+                return True
+        return False
 
-    def remove_abandoned(self) -> int:
-        """Remove partial blobs whose writer is gone and return how many they were."""
-        removed = 0
-        for path in self._partial.iterdir():
-            # A writer in another daemon may finish, and its name go, at any moment.
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                path.unlink()
-                removed += 1
-        return removed
+    def check(self, blob: Blob) -> SealedBlob | None:
+        """Return the blob where an unmarked file or the SDK's cache has it and its digest is right.
+
+        Reads all of it. Raises StoreError.
+        """
+        path = self.path(blob)
+        fd = self._open(blob)
+        if fd is not None:
+            sealed = SealedBlob(fd)
+            if not mark_used(fd):
+                return None
+            if self._is_right(fd, blob):
+                self._know(fd, path, OURS_NS)
+                return sealed
+            log.warning("the cached blob %s is not known to be whole: it is fetched again", path)
+            path.unlink(missing_ok=True)
+        fd = self._sdk_cache.open(blob)
+        if fd is None:
+            return None
+        sealed = SealedBlob(fd)
+        if not self._is_right(fd, blob):
+            log.warning("the SDK's cached file of %s is damaged: it is fetched again", blob.key)
+            return None
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            # By descriptor: the SDK may have cleaned up, and another file have the name by now.
+            # Only with a folder's descriptor, which stands for nothing here, are links followed.
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
+            self._know(fd, path, THE_SDKS_NS)
+        except OSError as error:
+            # On another filesystem, or just removed: the descriptor will do.
+            log.debug("%s stays in the SDK's cache only: %s", blob.key, error.strerror)
+        mark_used(fd)
+        return sealed
+
+    def _is_right(self, fd: int, blob: Blob) -> bool:
+        if blob.digest is None:
+            return False
+        try:
+            found = digest_of(fd, blob.digest.algorithm, checkpoint=self._checkpoint)
+        except OSError as error:
+            log.warning("can't read the cached blob %s: %s", blob.key, error.strerror)
+            return False
+        return found == blob.digest.hex
+
+    def seal(self, written: Path, fd: int, blob: Blob) -> SealedBlob:
+        """Give the checked file `written`, open as `fd`, its name, and return it open.
+
+        Raises StoreError, StoreFull.
+        """
+        path = self.path(blob)
+        try:
+            os.fchmod(fd, self._file_mode)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            sealed = SealedBlob(os.open(written, os.O_RDONLY | os.O_CLOEXEC))
+            # The writer's lock goes, the reader's comes.
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            mark_used(sealed.fd)
+            self._know(sealed.fd, path, OURS_NS)
+            written.rename(path)
+        except OSError as error:
+            raise store_error(f"seal {path}", error) from error
+        self._sdk_cache.add(path)
+        return sealed
+
+    def _know(self, fd: int, path: Path, mark_ns: int) -> None:
+        """Take the open file at `path` for right, and mark it later."""
+        found = os.fstat(fd)
+        with self._lock:
+            self._known[found.st_ino] = found.st_mtime_ns
+            self._unmarked[found.st_ino] = path, mark_ns
+
+    def flush(self) -> int:
+        """Wait until what was sealed is safely on disk, mark it so, and return how many it was.
+
+        Raises StoreError.
+        """
+        with self._lock:
+            unmarked = dict(self._unmarked)
+        if not unmarked:
+            return 0
+        folder = os.open(self._cache_dir, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(folder) != 0:
+                number = ctypes.get_errno()
+                raise store_error(
+                    f"write the cache {self._cache_dir} to disk",
+                    OSError(number, os.strerror(number)),
+                )
+        finally:
+            os.close(folder)
+        for inode, (path, mark_ns) in unmarked.items():
+            _mark(path, inode, mark_ns)
+        with self._lock:
+            for inode in unmarked:
+                del self._unmarked[inode], self._known[inode]
+        return len(unmarked)
+
+
+def _is_marked(found: os.stat_result) -> bool:
+    return found.st_mtime_ns % SECOND_NS in (OURS_NS, THE_SDKS_NS)
+
+
+def is_the_sdks(found: os.stat_result) -> bool:
+    """Whether a cached file is also the SDK's, which had it first, by what `stat` says of it."""
+    return found.st_nlink > 1 and found.st_mtime_ns % SECOND_NS == THE_SDKS_NS
+
+
+def _mark(path: Path, inode: int, mark_ns: int) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Evicted.
+        return
+    try:
+        found = os.fstat(fd)
+        if found.st_ino == inode:
+            mtime_ns = found.st_mtime_ns // SECOND_NS * SECOND_NS + mark_ns
+            os.utime(fd, ns=(found.st_atime_ns, mtime_ns))
+    except PermissionError:
+        # Another user's file in the SDK's cache: it is checked again each time.
+        log.debug("%s stays without a mark", path)
+    finally:
+        os.close(fd)
+
+
+def blob_path(cache_dir: Path, blob: Blob) -> Path:
+    """Where a sealed blob is in a cache directory, or would be."""
+    return cache_dir / "blobs" / blob.key.partition("-")[2][:2] / blob.key
 
 
 class SealedBlob:
     """A sealed blob that is open, and closed when nobody refers to it any more.
 
     However many readers waited for it, each finds it here: by its name it may be evicted at once.
+    `in_memory` tells that it has no name, and takes memory while it is open.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, in_memory: bool = False) -> None:
         self.fd = fd
+        self.in_memory = in_memory
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -101,72 +259,6 @@ class SealedBlob:
     def reopen(self) -> int:
         """Return a descriptor of the caller's own."""
         return os.dup(self.fd)
-
-
-class PartialBlob:
-    """A blob while its bytes arrive, in order; a context manager that discards what isn't sealed.
-
-    One thread writes.
-    """
-
-    def __init__(self, blob: Blob, folder: Path, target: Path) -> None:
-        self._blob = blob
-        self._target = target
-        self._hasher = new_hasher(blob.digest.algorithm) if blob.digest else None
-        self.written = 0
-        try:
-            fd, name = tempfile.mkstemp(prefix=f"{blob.key}.", dir=folder)
-        except OSError as error:
-            raise store_error(f"create a file in {folder}", error) from error
-        self._path = Path(name)
-        self._file = os.fdopen(fd, "wb", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
-        self._file.close()
-
-    def append(self, piece: bytes | memoryview) -> None:
-        """Add the next bytes. Raises StoreError, StoreFull."""
-        view = memoryview(piece)
-        try:
-            while view:
-                count = self._file.write(view)
-                if self._hasher:
-                    self._hasher.update(view[:count])
-                self.written += count
-                view = view[count:]
-        except OSError as error:
-            raise store_error(f"write {self._path}", error) from error
-
-    def seal(self) -> SealedBlob:
-        """Check size and digest, give the blob its name, and return it open.
-
-        Raises IntegrityError where the bytes are not the blob's, StoreError, StoreFull.
-        """
-        blob = self._blob
-        if blob.size is not None and self.written != blob.size:
-            raise IntegrityError(f"got {self.written} bytes where {blob.size} were expected")
-        if blob.digest and self._hasher and self._hasher.hexdigest() != blob.digest.hex:
-            raise IntegrityError(
-                f"got bytes of digest {blob.digest.algorithm}:{self._hasher.hexdigest()} where"
-                f" {blob.digest} was expected"
-            )
-        try:
-            # On disk before it has a name: after a power cut nothing unchecked is in blobs/.
-            os.fdatasync(self._file.fileno())
-            os.fchmod(self._file.fileno(), 0o400)
-            self._target.parent.mkdir(mode=0o700, exist_ok=True)
-            sealed = SealedBlob(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-            mark_used(sealed.fd)
-            self._path.rename(self._target)
-        except OSError as error:
-            raise store_error(f"seal {self._target}", error) from error
-        return sealed
 
 
 def read_in_memory(fd: int, buffer: memoryview, offset: int) -> int:
@@ -179,7 +271,7 @@ def read_in_memory(fd: int, buffer: memoryview, offset: int) -> int:
 
 
 def read_fully(fd: int, buffer: memoryview, offset: int) -> None:
-    """Fill `buffer` with the bytes of a sealed blob at `offset`. Raises StoreError."""
+    """Fill `buffer` with the bytes of a cached blob at `offset`. Raises StoreError."""
     done = 0
     try:
         while done < len(buffer) and (count := os.preadv(fd, [buffer[done:]], offset + done)):

@@ -15,6 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from wbfs.store.blobs import is_the_sdks
+from wbfs.store.partial import MAP_SUFFIX
+from wbfs.store.sdk_cache import SdkCache
+
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 512
@@ -40,8 +44,8 @@ class CachedFile:
 
 
 def cached_files(cache_dir: Path) -> Iterator[CachedFile]:
-    """Yield the sealed blobs and the manifests; what is being fetched is nobody's to remove."""
-    for folder in (cache_dir / "blobs", cache_dir / "manifests"):
+    """Yield all blobs and manifests; what is being fetched is locked by who does it."""
+    for folder in (cache_dir / "blobs", cache_dir / "manifests", cache_dir / "partial"):
         yield from _files_below(folder)
 
 
@@ -52,11 +56,15 @@ def _files_below(folder: Path) -> Iterator[CachedFile]:
             if entry.is_dir(follow_symlinks=False):
                 yield from _files_below(Path(entry.path))
                 continue
+            if entry.name.endswith(MAP_SUFFIX):
+                # It goes with the blob that it belongs to.
+                continue
             with contextlib.suppress(FileNotFoundError):
                 found = entry.stat(follow_symlinks=False)
                 yield CachedFile(
                     path=Path(entry.path),
-                    size=found.st_blocks * BLOCK_BYTES,
+                    # What the SDK's cache had first takes no room of ours.
+                    size=0 if is_the_sdks(found) else found.st_blocks * BLOCK_BYTES,
                     used_ns=found.st_atime_ns,
                 )
 
@@ -79,9 +87,10 @@ class Pruned:
     removed_files: int
     removed: int
     kept: int
+    still_over: bool
 
 
-def prune(cache_dir: Path, bounds: Bounds, *, spare: bool = True) -> Pruned:
+def prune(cache_dir: Path, bounds: Bounds, sdk_cache: SdkCache, *, spare: bool = True) -> Pruned:
     """Remove what was used least recently, until the cache is within its bounds.
 
     With `spare` it gets a little smaller than its limit, so that there is no pruning a fetch.
@@ -93,22 +102,29 @@ def prune(cache_dir: Path, bounds: Bounds, *, spare: bool = True) -> Pruned:
         to_free += int(bounds.limit * ROOM_SHARE)
     removed_files = removed = 0
     for file in files:
-        if removed >= to_free:
+        # With a limit of 0 those go too that take no room of ours.
+        if removed >= to_free and bounds.limit != 0:
             break
-        if remove_unless_open(file.path):
+        if remove_unless_open(file.path, sdk_cache):
             removed_files += 1
             removed += file.size
-    if removed < to_free:
+    still_over = removed < to_free
+    if still_over:
         log.warning(
             "the cache %s is over its bounds by %d bytes: all that is left is in use",
             cache_dir,
             to_free - removed,
         )
-    return Pruned(removed_files=removed_files, removed=removed, kept=used - removed)
+    return Pruned(
+        removed_files=removed_files, removed=removed, kept=used - removed, still_over=still_over
+    )
 
 
-def remove_unless_open(path: Path) -> bool:
-    """Remove a file of the cache unless a daemon has it open; return whether it did."""
+def remove_unless_open(path: Path, sdk_cache: SdkCache) -> bool:
+    """Remove a file of the cache unless a daemon has it open; return whether it did.
+
+    The name that a blob was given in the SDK's cache goes too: its bytes would stay on the disk.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -116,9 +132,13 @@ def remove_unless_open(path: Path) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.fstat(fd)
         path.unlink(missing_ok=True)
     except BlockingIOError:
         return False
     finally:
         os.close(fd)
+    if not is_the_sdks(found):
+        sdk_cache.remove(path, found)
+    path.with_name(path.name + MAP_SUFFIX).unlink(missing_ok=True)
     return True

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wbfs.model.digests import Algorithm, new_hasher
+from wbfs.model.digests import Algorithm
 from wbfs.model.errors import StoreError
-from wbfs.store.blobs import Blobs
-from wbfs.store.eviction import BLOCK_BYTES, cached_files
+from wbfs.store.blobs import blob_path
+from wbfs.store.catalog import catalog_path
+from wbfs.store.eviction import cached_files
+from wbfs.store.hashing import digest_of
 from wbfs.store.manifests import ManifestTable
-
-PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,28 +30,33 @@ class Summary:
     manifest_bytes: int
     partial: int
     partial_bytes: int
+    catalog_bytes: int
     disk_free_bytes: int
 
 
 def summary(cache_dir: Path) -> Summary:
     """Count a cache's files. Raises StoreError where there is no cache."""
     disk = _disk(cache_dir)
-    files = list(cached_files(cache_dir))
-    blobs = [file.size for file in files if file.path.is_relative_to(cache_dir / "blobs")]
-    partial = []
-    with contextlib.suppress(FileNotFoundError):
-        for path in (cache_dir / "partial").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                partial.append(path.stat().st_blocks * BLOCK_BYTES)
+    sizes: dict[str, list[int]] = {"blobs": [], "manifests": [], "partial": []}
+    for file in cached_files(cache_dir):
+        sizes[file.path.relative_to(cache_dir).parts[0]].append(file.size)
     return Summary(
-        blobs=len(blobs),
-        blob_bytes=sum(blobs),
-        manifests=len(files) - len(blobs),
-        manifest_bytes=sum(file.size for file in files) - sum(blobs),
-        partial=len(partial),
-        partial_bytes=sum(partial),
+        blobs=len(sizes["blobs"]),
+        blob_bytes=sum(sizes["blobs"]),
+        manifests=len(sizes["manifests"]),
+        manifest_bytes=sum(sizes["manifests"]),
+        partial=len(sizes["partial"]),
+        partial_bytes=sum(sizes["partial"]),
+        catalog_bytes=_size_of(catalog_path(cache_dir)),
         disk_free_bytes=disk.f_bavail * disk.f_frsize,
     )
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _disk(cache_dir: Path) -> os.statvfs_result:
@@ -75,24 +80,23 @@ class CachedVersion:
 def cached_versions(cache_dir: Path) -> Iterator[CachedVersion]:
     """Yield the versions whose manifests are cached. Raises StoreError where there is no cache."""
     _disk(cache_dir)
-    blobs = Blobs(cache_dir)
     for path in (cache_dir / "manifests").rglob("*.sqlite"):
         # Evicted meanwhile, or of another version of wbfs.
         with contextlib.suppress(FileNotFoundError, StoreError):
             table = ManifestTable(path)
             try:
-                yield _cached_version(table, blobs)
+                yield _cached_version(table, cache_dir)
             finally:
                 table.close()
 
 
-def _cached_version(table: ManifestTable, blobs: Blobs) -> CachedVersion:
+def _cached_version(table: ManifestTable, cache_dir: Path) -> CachedVersion:
     files = total = cached = cached_bytes = 0
     for entry in table.entries():
         size = entry.size or 0
         files += 1
         total += size
-        if blobs.path(entry.blob).exists():
+        if blob_path(cache_dir, entry.blob).exists():
             cached += 1
             cached_bytes += size
     return CachedVersion(
@@ -141,11 +145,8 @@ def verify(cache_dir: Path) -> Verified:
 
 def _digest_of(path: Path, algorithm: Algorithm) -> str:
     """Return a file's digest, or the empty text where the disk can't read it any more."""
-    hasher = new_hasher(algorithm)
     with path.open("rb", buffering=0) as file:
         try:
-            while piece := file.read(PIECE_BYTES):
-                hasher.update(piece)
+            return digest_of(file.fileno(), algorithm, checkpoint=lambda: None)
         except OSError:
             return ""
-    return hasher.hexdigest()

@@ -1,0 +1,124 @@
+"""Large partial blobs: what they hold outlives a daemon; a power cut leaves what is safe."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+import wbfs.store.partial
+from wbfs.model.digests import Algorithm, Digest
+from wbfs.model.entries import Blob
+from wbfs.model.errors import IntegrityError
+from wbfs.store.blobs import Blobs
+from wbfs.store.partial import PartialBlobs
+from wbfs.store.sdk_cache import SdkCache
+
+CONTENT = os.urandom(3 << 20)
+DIGEST = Digest(Algorithm.MD5, hashlib.md5(CONTENT).hexdigest())
+BLOB = Blob(key=f"md5-{DIGEST.hex}", size=len(CONTENT), digest=DIGEST)
+MIB = 1 << 20
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs(tmp_path, SdkCache(tmp_path / "sdk"), file_mode=0o600)
+
+
+@pytest.fixture
+def partial(tmp_path: Path, blobs: Blobs) -> PartialBlobs:
+    return PartialBlobs(tmp_path, blobs)
+
+
+def reboot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wbfs.store.partial, "_boot_id", lambda: "another boot")
+
+
+def test_written_in_any_order_and_sealed(blobs: Blobs, partial: PartialBlobs) -> None:
+    large = partial.large(BLOB)
+    assert large.held.total == 0
+    for start in (MIB, 2 * MIB, 0):
+        large.write(start, CONTENT[start : start + MIB])
+    large.save([(0, len(CONTENT))])
+    sealed = large.seal()
+    assert os.pread(sealed.fd, len(CONTENT), 0) == CONTENT
+    assert os.pread(large.fd, len(CONTENT), 0) == CONTENT
+    assert blobs.open(BLOB) is not None
+    assert list(blobs.path(BLOB).parents[2].joinpath("partial").iterdir()) == []
+
+
+def test_wrong_bytes_are_not_sealed_and_can_be_dropped(blobs: Blobs, partial: PartialBlobs) -> None:
+    large = partial.large(BLOB)
+    large.write(0, CONTENT[:-1] + b"!")
+    large.save([(0, len(CONTENT))])
+    with pytest.raises(IntegrityError, match="expected"):
+        large.seal()
+    large.clear()
+    assert os.pread(large.fd, 10, 0) == bytes(10)
+    del large
+    assert partial.large(BLOB).held.total == 0
+    assert blobs.open(BLOB) is None
+
+
+def test_a_later_daemon_goes_on(partial: PartialBlobs) -> None:
+    large = partial.large(BLOB)
+    large.write(MIB, CONTENT[MIB : 2 * MIB])
+    large.save([(MIB, 2 * MIB)])
+    del large
+    again = partial.large(BLOB)
+    assert list(again.held) == [(MIB, 2 * MIB)]
+    assert os.pread(again.fd, MIB, MIB) == CONTENT[MIB : 2 * MIB]
+
+
+def test_after_a_reboot_only_what_is_safe_is_held(
+    partial: PartialBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = partial.large(BLOB)
+    large.write(0, CONTENT[:MIB])
+    large.flush([(0, MIB)])
+    large.write(MIB, CONTENT[MIB : 2 * MIB])
+    large.save([(0, 2 * MIB)])
+    del large
+    reboot(monkeypatch)
+    large = partial.large(BLOB)
+    assert list(large.held) == [(0, MIB)]
+    # What comes now is no safer than before.
+    large.save([(0, 3 * MIB)])
+    del large
+    monkeypatch.undo()
+    assert list(partial.large(BLOB).held) == [(0, MIB)]
+
+
+@pytest.mark.parametrize("contents", [b"", b'{"boot": "', b"[]", b'{"safe": 3, "held": 4}'])
+def test_a_torn_map_holds_nothing(partial: PartialBlobs, tmp_path: Path, contents: bytes) -> None:
+    large = partial.large(BLOB)
+    large.write(0, CONTENT[:MIB])
+    large.save([(0, MIB)])
+    del large
+    (tmp_path / "partial" / f"{BLOB.key}.map").write_bytes(contents)
+    large = partial.large(BLOB)
+    assert large.held.total == 0
+    assert os.pread(large.fd, 10, 0) == bytes(10)
+
+
+def test_two_daemons_do_not_share_a_file_that_is_being_written(
+    blobs: Blobs, partial: PartialBlobs, tmp_path: Path
+) -> None:
+    first, second = partial.large(BLOB), partial.large(BLOB)
+    first.write(0, CONTENT)
+    second.write(0, CONTENT[:MIB])
+    second.save([(0, MIB)])
+    assert second.held.total == 0
+    second.write(MIB, CONTENT[MIB:])
+    second.seal()
+    first.seal()
+    assert blobs.open(BLOB) is not None
+    del first, second
+    # A third one that gives up leaves nothing.
+    keeper, other = partial.large(BLOB), partial.large(BLOB)
+    other.write(0, CONTENT[:MIB])
+    del other
+    assert len(list((tmp_path / "partial").iterdir())) == 1
+    del keeper

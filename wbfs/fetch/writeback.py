@@ -1,0 +1,41 @@
+"""Has sealed blobs written to disk for good a moment after they were sealed. Trio thread."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from wbfs.fetch.offload import Kind, Offload
+from wbfs.model.errors import StoreError
+from wbfs.store.blobs import Blobs
+
+log = logging.getLogger(__name__)
+
+AFTER_S = 1.0
+"""Seconds in which more blobs may come to be written with the first."""
+
+
+class Writeback:
+    """One writing at a time, for all blobs that were sealed by then."""
+
+    def __init__(self, *, nursery: trio.Nursery, offload: Offload, blobs: Blobs) -> None:
+        self._nursery = nursery
+        self._offload = offload
+        self._blobs = blobs
+        self._is_due = False
+
+    def due(self) -> None:
+        """Note that a blob was sealed."""
+        if not self._is_due:
+            self._is_due = True
+            self._nursery.start_soon(self._write, name="write the cache to disk")
+
+    async def _write(self) -> None:
+        await trio.sleep(AFTER_S)
+        self._is_due = False
+        try:
+            await self._offload.run(Kind.CHECK, self._blobs.flush)
+        except StoreError as error:
+            # They are checked again by the next mount, that is all.
+            log.warning("%s", error)
