@@ -123,6 +123,8 @@ class Demo:
         print(f"It answers at {self.base_url}. The wandb SDK logs artifacts to it ...", flush=True)
         subprocess.run(
             [sys.executable, str(ROOT / "scripts" / "demo_log.py"), str(self.data)],
+            # Whoever logs is somewhere else: what is in their cache the mount would not fetch.
+            env=os.environ | {"WANDB_CACHE_DIR": str(STATE / "logging-cache")},
             stdin=subprocess.DEVNULL,
             timeout=LOG_TIMEOUT_S,
             check=True,
