@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from wbfs.fs.outage import PROBE_WAIT_S, QUIET_S, Reach
+from wbfs.fetch.outage import PROBE_WAIT_S, QUIET_S, Reach
 from wbfs.model.errors import AccessDenied, RemoteError
 
 TIMEOUT_S = 60.0

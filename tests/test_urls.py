@@ -56,7 +56,7 @@ def urls(api: FakeApi, tmp_path: Path) -> SignedUrls:
     reference = Reference(uri="http://h/x", token="t")
     entries.append(Entry(path="a/0001-reference", size=1, digest=None, reference=reference))
     manifests.add(VERSION, Manifest(entries=tuple(entries))).close()
-    return SignedUrls(api=api, manifests=manifests)  # type: ignore[arg-type]
+    return SignedUrls(api=api, ask=lambda ask, deadline: ask(deadline), manifests=manifests)  # type: ignore[arg-type]
 
 
 def get(urls: SignedUrls, path: str) -> str:

@@ -199,6 +199,16 @@ def test_what_was_only_listed_is_not_read(
     assert elsewhere.returncode == 1
     assert "'other' in away: this mount is offline (--offline)" in elsewhere.stderr
     assert server.requests() == []
+    with gone(server):
+        lost = mounter("away/shared/data:v0", server=server, api_key=KEYS["ada"])
+        assert len((lost.path / "folder/03.bin").read_bytes()) == 10_000
+        # The server was waited for when it was mounted; nothing is gained by waiting again.
+        refuses_at_once(lost, "folder/05.bin", errno.EIO, "can't read .*folder/05.bin: can't reach")
+    wait_until(
+        lambda: failure(lost.path / "folder/06.bin")[0] is None,
+        timeout_s=15,
+        what="what was never read is fetched again",
+    )
 
 
 def test_an_alias_stays_as_it_was_resolved_last(

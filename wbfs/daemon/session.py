@@ -12,6 +12,7 @@ import trio
 
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Kind, Offload, checkpoint
+from wbfs.fetch.outage import Reach
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
@@ -34,6 +35,8 @@ from wbfs.store.sdk_cache import SdkCache
 
 LOGIN_TIMEOUT_S = 8.0
 """Seconds that the server has to say who we are."""
+PROBE_TIMEOUT_S = 5.0
+"""Seconds that a question waits which is only to find out whether the server is back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,11 +142,19 @@ async def open_session(
             sdk_cache=sdk_cache,
             bounds=Bounds(limit=settings.cache_size, min_free=settings.min_free),
         )
+        reach = Reach(
+            probe=lambda: offload.run(
+                Kind.METADATA, lambda: api.viewer(deadline=Deadline.after(PROBE_TIMEOUT_S))
+            ),
+            nursery=nursery,
+            timeout_s=settings.timeout_s,
+        )
         resources = Resources(
             nursery=nursery,
             offload=offload,
             sources=Sources(
                 api=api,
+                reach=reach,
                 transport=transport,
                 references=References(transport),
                 manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
@@ -158,6 +169,7 @@ async def open_session(
         names = Names(
             api=api,
             catalog=catalog,
+            reach=reach,
             offload=offload,
             nursery=nursery,
             ttl_s=settings.alias_ttl_s,

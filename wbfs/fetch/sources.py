@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
+from wbfs.fetch.outage import Reach
 from wbfs.fetch.urls import SignedUrls
 from wbfs.model.entries import Entry, Manifest, Version
 from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired, WbfsError
@@ -30,13 +31,20 @@ class Sources:
     """Manifests, and the bytes of their entries."""
 
     def __init__(
-        self, *, api: WandbApi, transport: Transport, references: References, manifests: Manifests
+        self,
+        *,
+        api: WandbApi,
+        reach: Reach,
+        transport: Transport,
+        references: References,
+        manifests: Manifests,
     ) -> None:
         self._api = api
+        self._reach = reach
         self._transport = transport
         self._references = references
         self._manifests = manifests
-        self._urls = SignedUrls(api=api, manifests=manifests)
+        self._urls = SignedUrls(api=api, ask=reach.ask, manifests=manifests)
 
     def manifest(self, version: Version, *, deadline: Deadline) -> ManifestTable:
         """Return the version's table, from the store or else from the server.
@@ -48,7 +56,9 @@ class Sources:
     def _manifest(self, version: Version, deadline: Deadline, hops: int) -> ManifestTable:
         table = self._manifests.open(version.id)
         if table is None:
-            manifest = self._api.manifest(version, deadline=deadline)
+            manifest = self._reach.ask(
+                lambda deadline: self._api.manifest(version, deadline=deadline), deadline
+            )
             if not manifest.digest_matches:
                 # Shown all the same: of artifacts that several runs logged together, the server's
                 # digest is not known to be this one.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from wbfs.model.entries import Version
 from wbfs.model.errors import RemoteError
@@ -23,12 +24,16 @@ GROWTH = 4
 MOST_AT_ONCE = 256
 MOST_KEPT = 20_000
 
+Ask = Callable[[Callable[[Deadline], dict[str, str]], Deadline], dict[str, str]]
+"""What asks the API a question, with a deadline: `Reach.ask`."""
+
 
 class SignedUrls:
     """The URLs that were asked for lately, by artifact id and path."""
 
-    def __init__(self, *, api: WandbApi, manifests: Manifests) -> None:
+    def __init__(self, *, api: WandbApi, ask: Ask, manifests: Manifests) -> None:
         self._api = api
+        self._ask = ask
         self._manifests = manifests
         self._lock = threading.Lock()
         self._urls: OrderedDict[tuple[str, str], tuple[str, float]] = OrderedDict()
@@ -43,7 +48,9 @@ class SignedUrls:
             count = self._batch_size(version.id, path.rpartition("/")[0])
         paths = [path] if count == 1 else self._with_followers(version, path, count)
         asked_at = time.monotonic()
-        urls = self._api.file_urls(version, paths, deadline=deadline)
+        urls = self._ask(
+            lambda deadline: self._api.file_urls(version, paths, deadline=deadline), deadline
+        )
         with self._lock:
             for found, url in urls.items():
                 self._urls[version.id, found] = url, asked_at + LIFETIME_S

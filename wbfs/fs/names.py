@@ -19,6 +19,7 @@ import trio
 
 from wbfs.fetch.flights import Flights
 from wbfs.fetch.offload import Kind, Offload
+from wbfs.fetch.outage import QUIET_S, Outage, Reach
 from wbfs.fs.inodes import ROOT_INODE, Inode
 from wbfs.fs.kept import Kept
 from wbfs.fs.nodes import (
@@ -31,7 +32,6 @@ from wbfs.fs.nodes import (
     inode_of_node,
     path_of,
 )
-from wbfs.fs.outage import QUIET_S, Outage, Reach
 from wbfs.model.entries import Collection, Project, Version, Viewer
 from wbfs.model.errors import NotFound, Offline, RemoteError, WbfsError
 from wbfs.model.names import is_safe_component, is_version_name
@@ -79,6 +79,7 @@ class Names:
         *,
         api: WandbApi,
         catalog: Catalog,
+        reach: Reach,
         offload: Offload,
         nursery: trio.Nursery,
         ttl_s: float,
@@ -87,7 +88,7 @@ class Names:
     ) -> None:
         self._api = api
         self._kept = Kept(catalog=catalog, offload=offload, nursery=nursery)
-        self._reach = Reach(probe=self._probe, nursery=nursery, timeout_s=timeout_s)
+        self._reach = reach
         self._offload = offload
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
@@ -245,10 +246,6 @@ class Names:
             raise
         self._reach.found()
         return answer
-
-    async def _probe(self) -> None:
-        deadline = Deadline.after(REFRESH_TIMEOUT_S)
-        await self._offload.run(Kind.METADATA, lambda: self._api.viewer(deadline=deadline))
 
     def _raise_unknown(self, error: RemoteError, told: str) -> NoReturn:
         """Raise the error of what the server can't be asked for and never said before."""

@@ -3,7 +3,7 @@
 After a question that failed, what has an older answer is given that at once, and a short question
 now and then finds out whether the server is back. What has none is still asked for, with all
 retries, until the outage is as old as one operation may wait; from then on it fails within a
-second. Trio thread.
+second. Trio thread, but for `ask`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
 
 import trio
 
-from wbfs.model.errors import RemoteError, WbfsError
+from wbfs.model.errors import Offline, RemoteError, WbfsError
+from wbfs.remote.graphql import QueryRefused
+from wbfs.remote.transport import Deadline
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +69,32 @@ class Reach:
             patient_until=outage.patient_until if outage else asked_at + self._timeout_s,
             quiet_until=now + QUIET_S,
         )
+
+    def is_hopeless(self) -> bool:
+        """Whether the server was waited for long enough already."""
+        outage = self.outage
+        return outage is not None and trio.current_time() >= outage.patient_until
+
+    def ask(self, question: Callable[[Deadline], T], deadline: Deadline) -> T:
+        """Ask the server from a worker thread: shortly, where it was waited for long enough.
+
+        Raises what `question` raises, which is given the deadline to keep.
+        """
+        asked_at = trio.from_thread.run_sync(trio.current_time)
+        if trio.from_thread.run_sync(self.is_hopeless):
+            deadline = min(deadline, Deadline.after(PROBE_WAIT_S), key=lambda one: one.at_s)
+        try:
+            answer = question(deadline)
+        except Offline:
+            raise
+        except QueryRefused:
+            trio.from_thread.run_sync(self.found)
+            raise
+        except RemoteError as error:
+            trio.from_thread.run_sync(partial(self.lost, error, asked_at=asked_at))
+            raise
+        trio.from_thread.run_sync(self.found)
+        return answer
 
     def found(self) -> None:
         """Note that the server answered."""
