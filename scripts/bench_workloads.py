@@ -30,6 +30,7 @@ WBFS, CURL, RCLONE, NATIVE, SDK = "wbfs", "curl -o", "rclone mount", "native", "
 RCLONE_NO_CACHE = "rclone, no cache"
 TENSOR_SHARE = 0.1
 SEED = 20
+SETTLE_S = 3.0
 QUIET_S = 1.0
 QUIET_LIMIT_S = 20.0
 
@@ -159,6 +160,8 @@ def _with_mounts(
         with scratch(site) as state:
             site.settle("large")
             with mount_it(site, place, state) as mounted:
+                # curl has the file's address too.
+                read("listing", mounted.folders["large"])
                 return measure(mounted)
 
     return {name: partial(turn, mount_it) for name, mount_it in mounts.items()}
@@ -170,8 +173,9 @@ def _read_once(mounted: Mounted) -> dict[str, Sample]:
 
 def _read_twice(mounted: Mounted) -> dict[str, Sample]:
     cold = _read_once(mounted)
-    # What the first reading left to write is not the second one's to wait for.
+    # What the first reading left to write and to check is not the second one's to wait for.
     os.sync()
+    time.sleep(SETTLE_S)
     return cold | {"warm": read("sequential", mounted.folders["large"] / LARGE)}
 
 
@@ -194,9 +198,8 @@ def _tensors(mounted: Mounted) -> dict[str, Sample]:
 
 
 def _first_bytes(site: Site, mounted: Mounted) -> Mapping[str, Sample]:
-    folder = mounted.folders["large"]
-    read("listing", folder)
-    return _counted(site, lambda: {"cold": read("first", folder / LARGE)})
+    path = mounted.folders["large"] / LARGE
+    return _counted(site, lambda: {"cold": read("first", path)})
 
 
 def _curl_first_bytes(site: Site) -> Mapping[str, Sample]:

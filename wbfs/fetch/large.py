@@ -199,6 +199,10 @@ class LargeFile:
             self._seal_ended = trio.Event()
             self._resources.nursery.start_soon(self._seal, origin, name=f"seal {origin.path}")
 
+    def close(self) -> None:
+        """Let go of the store's file; only when it is idle, and for good."""
+        self._partial.close()
+
     @property
     def _is_past_store(self) -> bool:
         return trio.current_time() < self._past_store_until or self._resources.room.is_full
@@ -305,6 +309,7 @@ class LargeFile:
         But for a full disk's: those bytes can be had past it.
         """
         timeout_s = self._resources.timeout_s
+        stalled_s = min(STALLED_S, timeout_s / 2)
         while not flight.landed.is_set() and flight.noted < (wanted := min(stop, flight.stop)):
             before = flight.noted
             has_stalled = before > flight.start
@@ -312,7 +317,7 @@ class LargeFile:
             waiter = (wanted, arrived)
             flight.waiters.append(waiter)
             try:
-                with trio.move_on_after(STALLED_S if has_stalled else timeout_s + SLACK_S):
+                with trio.move_on_after(stalled_s if has_stalled else timeout_s + SLACK_S):
                     await arrived.wait()
             finally:
                 if waiter in flight.waiters:

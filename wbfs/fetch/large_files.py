@@ -60,7 +60,8 @@ class LargeFiles:
     def release(self, file: LargeFile) -> None:
         """Let go of a file."""
         file.users -= 1
-        self._on_landed(file)
+        if file.is_idle:
+            self._on_landed(file)
 
     def open(self, origin: Origin, inode: int) -> OpenLargeFile:
         """Return what a handle reads with. Raises StoreError."""
@@ -99,8 +100,8 @@ class LargeFiles:
         finally:
             self._flushing.discard(file.key)
         # Somebody may have opened it meanwhile.
-        if file.is_idle:
-            self._files.pop(file.key, None)
+        if file.is_idle and self._files.pop(file.key, None) is not None:
+            file.close()
 
 
 class OpenLargeFile:
@@ -116,7 +117,13 @@ class OpenLargeFile:
         plan = self._file.runs.plan(offset, size)
         if plan.ahead:
             self._files.read_ahead(self._file, self._opening, plan)
-        data = await self._file.read(self._opening, offset, size, plan)
+        # The kernel may release the handle of a program that was killed while it still takes the
+        # answer for its pages: the file must stay open until then.
+        self._file.users += 1
+        try:
+            data = await self._file.read(self._opening, offset, size, plan)
+        finally:
+            self._files.release(self._file)
         self._file.runs.delivered(offset, size)
         return data
 

@@ -160,8 +160,9 @@ class SmallBlob:
 class LargeBlob:
     """A blob that is written in extents, in any order, by several threads.
 
-    `held` is what an earlier mount has left of it. The descriptor is closed when nobody refers to
-    the blob any more: a thread that was left behind must not write to what a number means by then.
+    `held` is what an earlier mount has left of it. Where it isn't closed, its descriptor is when
+    nobody refers to the blob any more: a thread that is left behind when the daemon ends must not
+    write to what the number means by then.
     """
 
     def __init__(
@@ -186,8 +187,16 @@ class LargeBlob:
         # What a power cut can't take.
         self._safe: list[tuple[int, int]] = list(safe)
         self._sealed = False
+        self._closed = False
 
     def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file, with no thread at work on it. What isn't sealed stays, if mapped."""
+        if self._closed:
+            return
+        self._closed = True
         if self._map_path is None and not self._sealed:
             self._path.unlink(missing_ok=True)
         os.close(self.fd)
@@ -213,7 +222,7 @@ class LargeBlob:
         self._write_map(held, sync=True)
 
     def _write_map(self, held: list[tuple[int, int]], *, sync: bool) -> None:
-        if self._map_path is None or self._sealed:
+        if self._map_path is None or self._sealed or self._closed:
             return
         contents = {"boot": _boot_id(), "held": held, "safe": self._safe}
         try:

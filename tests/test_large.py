@@ -1,0 +1,228 @@
+"""Large files without a mount: what is asked for, what waits for what, and what is given up."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from wbfs.fetch.fetcher import Fetcher, Reader
+from wbfs.fetch.offload import Offload
+from wbfs.fetch.resources import Resources
+from wbfs.fetch.room import Room
+from wbfs.fetch.writeback import Writeback
+from wbfs.model.digests import Algorithm, Digest
+from wbfs.model.entries import Entry, Version
+from wbfs.model.errors import IntegrityError, RemoteTimeout
+from wbfs.remote.bytes import ByteStream
+from wbfs.remote.transport import Deadline
+from wbfs.store.blobs import Blobs
+from wbfs.store.eviction import Bounds
+from wbfs.store.partial import PartialBlobs
+from wbfs.store.sdk_cache import SdkCache
+
+MIB = 1 << 20
+CONTENT = os.urandom(24 * MIB)
+ENTRY = Entry(
+    path="model.bin",
+    size=len(CONTENT),
+    digest=Digest(Algorithm.MD5, hashlib.md5(CONTENT).hexdigest()),
+)
+VERSION = Version(
+    id="QQ==", entity="e", project="p", collection="c", name="v0", type="model", digest=""
+)
+PIECE = 64 << 10
+WAIT_S = 20.0
+
+
+class GatedSources:
+    """Gives the content in pieces, but those at or past `gate` only once it is opened."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int | None]] = []
+        self.sent = 0
+        self.gate = len(CONTENT)
+        self.opened = threading.Event()
+        self.content = CONTENT
+
+    @contextmanager
+    def open(
+        self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
+    ) -> Iterator[ByteStream]:
+        self.asked.append((start, stop))
+        yield ByteStream(size=len(CONTENT), etag="", pieces=self._pieces(start, stop))
+
+    def _pieces(self, start: int, stop: int | None) -> Iterator[bytes]:
+        end = len(CONTENT) if stop is None else stop
+        while start < end:
+            if start >= self.gate:
+                self.opened.wait(WAIT_S)
+            piece = self.content[start : min(start + PIECE, end)]
+            self.sent += len(piece)
+            yield piece
+            start += len(piece)
+
+
+class Setting:
+    """A fetcher with a store of its own, and what it told the kernel to forget."""
+
+    def __init__(self, nursery: trio.Nursery, cache_dir: Path, **options: bool) -> None:
+        self.sources = GatedSources()
+        self.dropped: list[frozenset[int]] = []
+        offload = Offload()
+        sdk_cache = SdkCache(cache_dir / "sdk")
+        blobs = Blobs(cache_dir, sdk_cache, file_mode=0o600)
+        self.resources = Resources(
+            nursery=nursery,
+            offload=offload,
+            sources=self.sources,  # type: ignore[arg-type]
+            blobs=blobs,
+            partial=PartialBlobs(cache_dir, blobs),
+            room=Room(
+                nursery=nursery,
+                offload=offload,
+                cache_dir=cache_dir,
+                sdk_cache=sdk_cache,
+                bounds=Bounds(limit=None, min_free=None),
+            ),
+            writeback=Writeback(nursery=nursery, offload=offload, blobs=blobs),
+            timeout_s=1,
+        )
+        self.fetcher = Fetcher(
+            self.resources,
+            verify_always=options.get("verify_always", False),
+            drop_pages=self.dropped.append,
+        )
+
+    def open(self, inode: int = 1) -> Reader:
+        return self.fetcher.reader(VERSION, ENTRY, inode)
+
+
+@pytest.fixture
+def setting(nursery: trio.Nursery, tmp_path: Path) -> Iterator[Setting]:
+    setting = Setting(nursery, tmp_path)
+    yield setting
+    # No thread must be left that waits.
+    setting.sources.opened.set()
+
+
+async def read(reader: Reader, offset: int, size: int) -> None:
+    with trio.fail_after(WAIT_S):
+        assert await reader.read(offset, size) == CONTENT[offset : offset + size]
+
+
+async def settled(setting: Setting) -> None:
+    with trio.fail_after(WAIT_S):
+        while setting.fetcher.fetching:
+            await trio.sleep(0.01)
+
+
+async def test_a_reader_waits_for_its_own_bytes_only(setting: Setting) -> None:
+    reader = setting.open()
+    setting.sources.gate = PIECE
+    # The request is for more, and the rest of it does not come.
+    await read(reader, 0, 4096)
+    assert setting.sources.asked == [(0, 256 << 10)]
+    with pytest.raises(RemoteTimeout, match="no answer within 1 s"):
+        await reader.read(PIECE, 4096)
+    # An answer that stalls is asked for anew, from where it stopped, and that does not come either.
+    asked = [(0, 256 << 10), (PIECE, 256 << 10)]
+    assert setting.sources.asked == asked
+    setting.sources.opened.set()
+    other = setting.open()
+    await read(other, PIECE, 4096)
+    assert setting.sources.asked == asked
+    reader.close()
+    other.close()
+
+
+async def test_one_range_is_asked_for_once(setting: Setting, nursery: trio.Nursery) -> None:
+    setting.sources.gate = 0
+    readers = [setting.open(number) for number in range(20)]
+    for reader in readers:
+        nursery.start_soon(read, reader, 5 * MIB, 100_000)
+    with trio.fail_after(WAIT_S):
+        while not setting.sources.asked:
+            await trio.sleep(0.01)
+    setting.sources.opened.set()
+    await settled(setting)
+    assert setting.sources.asked == [(5 * MIB, 5 * MIB + (256 << 10))]
+    for reader in readers:
+        reader.close()
+
+
+async def test_read_ahead_ends_with_its_handle(setting: Setting) -> None:
+    reader = setting.open()
+    setting.sources.gate = 3 * MIB
+    for offset in range(0, 3 * MIB, MIB):
+        await read(reader, offset, MIB)
+    assert setting.fetcher.fetching > 0
+    reader.close()
+    setting.sources.opened.set()
+    await settled(setting)
+    assert setting.sources.sent < 6 * MIB
+
+
+async def test_whole_and_sealed(setting: Setting) -> None:
+    fd = await setting.fetcher.ensure(VERSION, ENTRY)
+    assert os.pread(fd, len(CONTENT), 0) == CONTENT
+    os.close(fd)
+    assert setting.sources.sent == len(CONTENT)
+    assert setting.fetcher.counters.fetched_files == 1
+    # Nothing is kept in use.
+    with trio.fail_after(WAIT_S):
+        while setting.fetcher.large._files:
+            await trio.sleep(0.01)
+
+
+async def test_wrong_bytes_are_dropped_and_then_checked_first(setting: Setting) -> None:
+    wrong = bytearray(CONTENT)
+    wrong[7 * MIB] ^= 1
+    setting.sources.content = bytes(wrong)
+    reader = setting.open(inode=7)
+    for offset in range(0, len(CONTENT), MIB):
+        await reader.read(offset, MIB)
+    with trio.fail_after(WAIT_S):
+        while not setting.dropped:
+            await trio.sleep(0.01)
+    assert setting.dropped == [frozenset({7})]
+    setting.sources.content = CONTENT
+    await read(reader, 7 * MIB, 4096)
+    assert setting.sources.sent == 2 * len(CONTENT)
+    reader.close()
+
+
+async def test_wrong_bytes_twice_are_an_error(setting: Setting) -> None:
+    setting.sources.content = bytes(len(CONTENT))
+    reader = setting.open()
+    for offset in range(0, len(CONTENT), MIB):
+        await reader.read(offset, MIB)
+    with trio.fail_after(WAIT_S):
+        while not setting.dropped:
+            await trio.sleep(0.01)
+    with pytest.raises(IntegrityError, match="can't read e/p/c:v0/model.bin: .*, twice"):
+        await reader.read(0, 4096)
+    reader.close()
+    await settled(setting)
+    # Nor is a byte of it served to the next.
+    with trio.fail_after(WAIT_S):
+        while setting.fetcher.large._files:
+            await trio.sleep(0.01)
+    again = setting.open()
+    with pytest.raises(IntegrityError):
+        await again.read(0, 4096)
+    again.close()
+
+
+async def test_verify_always(nursery: trio.Nursery, tmp_path: Path) -> None:
+    setting = Setting(nursery, tmp_path, verify_always=True)
+    reader = setting.open()
+    await read(reader, 0, 10)
+    assert setting.sources.sent == len(CONTENT)
+    reader.close()
