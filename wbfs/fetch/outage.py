@@ -36,7 +36,7 @@ class Outage:
     """Since when it lasts and why, and until which moments of trio's clock to be patient, quiet."""
 
     since: datetime
-    reason: str
+    error: RemoteError
     patient_until: float
     quiet_until: float
 
@@ -65,7 +65,7 @@ class Reach:
             log.warning("the server can't be had: %s; what it said before stands", error)
         self.outage = Outage(
             since=outage.since if outage else datetime.now(UTC),
-            reason=str(error),
+            error=error,
             patient_until=outage.patient_until if outage else asked_at + self._timeout_s,
             quiet_until=now + QUIET_S,
         )
@@ -117,10 +117,11 @@ class Reach:
                 return
         elif now >= outage.quiet_until:
             self._start_probe()
-        raise RemoteError(
+        # Of the same kind: silence is another errno than a refusal.
+        raise type(outage.error)(
             f"the server can't be had since {outage.since.isoformat(timespec='seconds')}:"
-            f" {outage.reason}"
-        )
+            f" {outage.error}"
+        ) from outage.error
 
     def _start_probe(self) -> trio.Event:
         if self._probed is None:
