@@ -19,6 +19,7 @@ EXPECTED = {
     "AccessDenied": errno.EACCES,
     "RemoteTimeout": errno.ETIMEDOUT,
     "ReferenceChanged": errno.ESTALE,
+    "ReferenceMissing": errno.ESTALE,
     "ReferenceUnsupported": errno.EOPNOTSUPP,
 }
 

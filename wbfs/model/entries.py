@@ -116,7 +116,8 @@ class Entry:
         elif self.reference is not None:
             # Not by URI alone: what identifies the content goes in too.
             parts = (self.reference.uri, self.reference.token, self.reference.version_id)
-            key = "ref-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()
+            text = "\0".join(parts).encode("utf-8", "surrogatepass")
+            key = "ref-" + hashlib.sha256(text).hexdigest()
         else:
             raise ValueError(f"entry {self.path!r} has neither a digest nor a reference")
         return Blob(key=key, size=self.size, digest=self.digest)

@@ -79,6 +79,10 @@ class ReferenceChanged(ContentError):
     """A reference's object is no longer the one that the manifest recorded."""
 
 
+class ReferenceMissing(ReferenceChanged):
+    """A reference's object is gone."""
+
+
 class ReferenceUnsupported(ContentError):
     """No handler is installed for a reference's scheme."""
 

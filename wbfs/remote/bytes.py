@@ -72,7 +72,7 @@ def open_stream(
         "GET", url, headers=headers, proxies=location.proxies, deadline=deadline
     ) as response:
         _check_status(transport, response, url, deadline)
-        size = _check_range(response, start, stop) if ranged else _length(response)
+        size = check_range(response, start, stop) if ranged else length(response)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise RemoteProtocolError(f"{host_of(response.url)} sent the file compressed")
         yield ByteStream(
@@ -100,7 +100,7 @@ def _check_status(
     raise kind(f"{host_of(url)} answers {status} {response.reason} to the file's URL")
 
 
-def _check_range(response: requests.Response, start: int, stop: int | None) -> int | None:
+def check_range(response: requests.Response, start: int, stop: int | None) -> int | None:
     """Check that the answer is the range asked for; return the whole object's size."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if response.status_code != 206 or match is None:
@@ -116,6 +116,6 @@ def _check_range(response: requests.Response, start: int, stop: int | None) -> i
     return size
 
 
-def _length(response: requests.Response) -> int | None:
+def length(response: requests.Response) -> int | None:
     text = response.headers.get("Content-Length", "")
     return int(text) if text.isdecimal() else None

@@ -265,7 +265,10 @@ class Transport:
         except requests.exceptions.RequestException as error:
             raise RemoteError(f"can't ask {host_of(url)}: {type(error).__name__}") from None
         status = response.status_code
-        if status in _RETRIED or (status >= 500 and status not in _NOT_RETRIED):
+        # Azure says by 409 that an account gives nothing to the public: that is final.
+        is_azures = status == 409 and "x-ms-error-code" in response.headers
+        passing = status in _RETRIED or (status >= 500 and status not in _NOT_RETRIED)
+        if passing and not is_azures:
             retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
             response.close()
             kind = RateLimited if status == 429 else RemoteError

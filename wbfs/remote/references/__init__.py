@@ -8,8 +8,11 @@ from typing import Protocol
 from wbfs.model.entries import Reference
 from wbfs.model.errors import ReferenceUnsupported
 from wbfs.remote.bytes import ByteStream
+from wbfs.remote.references.azure import AzureReferences, is_azure
 from wbfs.remote.references.file import FileReferences
+from wbfs.remote.references.gcs import GcsReferences
 from wbfs.remote.references.http import HttpReferences
+from wbfs.remote.references.s3 import S3References
 from wbfs.remote.transport import Deadline, Transport
 
 
@@ -21,7 +24,8 @@ class ReferenceHandler(Protocol):
     ) -> AbstractContextManager[ByteStream]:
         """Ask for bytes of the object that the manifest recorded.
 
-        Raises ReferenceChanged where it is no longer that one, and RemoteError or its kinds.
+        Raises ReferenceChanged where it is no longer that one, ReferenceMissing where there is
+        none; AccessDenied; ReferenceUnsupported; RemoteError and its kinds.
         """
         ...
 
@@ -31,14 +35,19 @@ class References:
 
     def __init__(self, transport: Transport) -> None:
         http = HttpReferences(transport)
+        self._azure = AzureReferences(transport)
         self._handlers: dict[str, ReferenceHandler] = {
             "http": http,
             "https": http,
             "file": FileReferences(),
+            "s3": S3References(transport),
+            "gs": GcsReferences(transport),
         }
 
     def for_uri(self, uri: str) -> ReferenceHandler:
-        """Return the handler of a URI's scheme. Raises ReferenceUnsupported."""
+        """Return the handler of a URI's scheme, or its host. Raises ReferenceUnsupported."""
+        if is_azure(uri):
+            return self._azure
         scheme = uri.partition(":")[0].lower()
         handler = self._handlers.get(scheme)
         if handler is None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from wbfs.model.entries import Reference
-from wbfs.model.errors import ReferenceChanged
+from wbfs.model.errors import ReferenceChanged, ReferenceMissing
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.manifests import is_digest_of_uri
 from wbfs.remote.transport import PIECE_BYTES, Deadline
@@ -28,7 +28,10 @@ class FileReferences:
     def open(
         self, reference: Reference, *, start: int, stop: int | None, deadline: Deadline
     ) -> Iterator[ByteStream]:
-        """Open the file; the caller checks its digest. Raises ReferenceChanged."""
+        """Open the file; the caller checks its digest.
+
+        Raises ReferenceChanged, or ReferenceMissing where it is gone.
+        """
         path = _path(reference.uri)
         if is_digest_of_uri(reference):
             raise ReferenceChanged(
@@ -58,7 +61,8 @@ def _open(path: str) -> BinaryIO:
         # Not to wait for whoever writes to a pipe of that name.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise ReferenceChanged(
+        gone = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        raise (ReferenceMissing if gone else ReferenceChanged)(
             f"the file {path}, which the artifact refers to, can't be read on this machine:"
             f" {error.strerror}"
         ) from error

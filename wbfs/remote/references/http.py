@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from wbfs.model.entries import Reference
-from wbfs.model.errors import AccessDenied, ReferenceChanged, UrlExpired
+from wbfs.model.errors import AccessDenied, ReferenceChanged, ReferenceMissing, UrlExpired
 from wbfs.remote.bytes import ByteStream, Location, ObjectMissing, open_stream
 from wbfs.remote.transport import Deadline, Transport, host_of
 
@@ -23,7 +23,7 @@ class HttpReferences:
     ) -> Iterator[ByteStream]:
         """Ask for bytes of the recorded object.
 
-        Raises ReferenceChanged, also where it is gone; AccessDenied; RemoteError.
+        Raises ReferenceChanged, or ReferenceMissing where it is gone; AccessDenied; RemoteError.
         """
         host = host_of(reference.uri)
         request = open_stream(
@@ -39,7 +39,7 @@ class HttpReferences:
                     " no login for it: make it public, or log a copy of it"
                 ) from None
             except ObjectMissing:
-                raise ReferenceChanged(
+                raise ReferenceMissing(
                     f"the object at {host} that was logged is gone: ask whoever kept it there, or"
                     " log the artifact again"
                 ) from None
