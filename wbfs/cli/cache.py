@@ -7,21 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-import platformdirs
 
+from wbfs.cli.options import cache_dir_option
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.cli.sizes import Size, show_size
 
 
 @click.group()
-@click.option(
-    "--cache-dir",
-    envvar="WBFS_CACHE_DIR",
-    type=click.Path(path_type=Path),
-    default=lambda: platformdirs.user_cache_path("wbfs"),
-    show_default="WBFS_CACHE_DIR, or ~/.cache/wbfs",
-    help="The cache to look at.",
-)
+@cache_dir_option("The cache to look at.")
 @click.pass_context
 def cache(context: click.Context, cache_dir: Path) -> None:
     """Look at the local cache, check it, make it smaller.

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import platformdirs
 
+from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
 from wbfs.cli.places import sdk_cache_dir
-from wbfs.cli.sizes import Size
 from wbfs.model.errors import UsageError
-from wbfs.model.settings import ALIAS_TTL_S, MIN_FREE_BYTES, TIMEOUT_S, MountSettings
+from wbfs.model.settings import ALIAS_TTL_S, MountSettings
 
 LOG_BYTES = 10 << 20
 LOG_FILES = 3
@@ -39,27 +39,9 @@ class _Octal(click.ParamType[int]):
 @click.command(short_help="Mount artifacts on an empty directory.")
 @click.argument("source_and_mountpoint", nargs=-1, required=True, metavar="[SOURCE] MOUNTPOINT")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to the terminal.")
-@click.option(
-    "--cache-dir",
-    envvar="WBFS_CACHE_DIR",
-    type=click.Path(path_type=Path),
-    default=lambda: platformdirs.user_cache_path("wbfs"),
-    show_default="WBFS_CACHE_DIR, or ~/.cache/wbfs",
-    help="Where what was read is kept; mounts may share it.",
-)
-@click.option(
-    "--cache-size",
-    type=Size(),
-    show_default="no limit",
-    help="How large the cache may grow; what was used least recently goes first.",
-)
-@click.option(
-    "--min-free",
-    type=Size(),
-    default=MIN_FREE_BYTES,
-    show_default="1GiB",
-    help="What the cache leaves free on its disk.",
-)
+@cache_dir_option("Where what was read is kept; mounts may share it.")
+@cache_size_option
+@min_free_option
 @click.option(
     "--alias-ttl",
     type=click.FloatRange(min=0),
@@ -89,14 +71,7 @@ class _Octal(click.ParamType[int]):
     is_flag=True,
     help="Ask nobody for anything: show what was looked up and read before with this cache.",
 )
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=TIMEOUT_S,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long one operation may wait for the server, with all retries.",
-)
+@timeout_option
 @click.option(
     "--uid", type=int, default=os.getuid, show_default="you", help="Owner of all files, by number."
 )

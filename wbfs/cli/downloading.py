@@ -1,0 +1,214 @@
+"""One `wbfs get`: session, signals, what is shown meanwhile, and what is said at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import trio
+
+from wbfs.cli.progress import Progress, SayHandler, progress
+from wbfs.cli.sizes import show_size
+from wbfs.daemon.session import Session, open_session
+from wbfs.fetch.download import FAILURES_NAMED, Download
+from wbfs.fetch.offload import Kind
+from wbfs.fetch.target import Target
+from wbfs.model.entries import Version
+from wbfs.model.errors import NotFound, UsageError, WbfsError
+from wbfs.model.names import is_safe_component
+from wbfs.model.settings import SessionSettings
+from wbfs.remote.transport import Deadline
+from wbfs.store.eviction import excess, prune
+from wbfs.store.sdk_cache import SdkCache
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be downloaded: `source` names a version, without a root it goes to the SDK's."""
+
+    source: str
+    root: Path | None
+    path_prefix: str
+    allow_missing_references: bool
+
+
+@dataclass(slots=True)
+class _Ending:
+    """How it ended: by a signal, with an error, or with what was downloaded."""
+
+    signal: int | None = None
+    failure: WbfsError | None = None
+    root: Path | None = None
+    download: Download | None = None
+
+
+def download(settings: SessionSettings, order: Order) -> int:
+    """Download, print the root to standard output if all went well, and return the exit code.
+
+    Raises WbfsError where nothing could be begun.
+    """
+    shown = progress()
+    log_to(shown)
+    began = time.monotonic()
+    try:
+        ending = trio.run(_run, settings, order, shown)
+    finally:
+        shown.close()
+    if ending.download is not None:
+        _summarize(ending.download, order, shown, time.monotonic() - began)
+    if ending.signal is not None:
+        shown.say("interrupted; the same command goes on from here")
+        return 128 + ending.signal
+    if ending.failure is not None:
+        raise ending.failure
+    assert ending.download is not None
+    if ending.download.tally.failed or ending.download.gave_up:
+        return 1
+    click.echo(ending.root)
+    return 0
+
+
+def log_to(shown: Progress) -> None:
+    """Have warnings said among what is shown."""
+    logging.basicConfig(handlers=[SayHandler(shown)], level=logging.WARNING, format="%(message)s")
+    # It logs paths with their queries, and a signed URL's query is a secret.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+async def _run(settings: SessionSettings, order: Order, shown: Progress) -> _Ending:
+    ending = _Ending()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_on_signal, nursery.cancel_scope, ending, name="signals")
+        try:
+            async with open_session(settings, nursery) as session:
+                await _download(nursery, settings, order, session, shown, ending)
+        except WbfsError as error:
+            # Past the nursery's end, which would wrap it in a group.
+            ending.failure = error
+        nursery.cancel_scope.cancel()
+    return ending
+
+
+async def _end_on_signal(scope: trio.CancelScope, ending: _Ending) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            ending.signal = number
+            scope.cancel()
+
+
+async def _download(
+    nursery: trio.Nursery,
+    settings: SessionSettings,
+    order: Order,
+    session: Session,
+    shown: Progress,
+    ending: _Ending,
+) -> None:
+    version = await _find(settings, order, session)
+    root = order.root or await _default_root(settings, session, version)
+    ending.root = root
+    ending.download = run = Download(
+        fetcher=session.fetcher,
+        offload=session.offload,
+        version=version,
+        path_prefix=order.path_prefix,
+        target=Target(root, umask=session.umask),
+        allow_missing_references=order.allow_missing_references,
+    )
+    nursery.start_soon(_show, run, shown, name="show how far it is")
+    nursery.start_soon(_tidy_up, session, name="tidy up the cache")
+    await run.run()
+    await session.offload.run(Kind.DISK, lambda: _keep_bounds(settings, session, run))
+
+
+async def _find(settings: SessionSettings, order: Order, session: Session) -> Version:
+    """Return the version that is meant. Raises WbfsError."""
+    source = await session.source(order.source if ":" in order.source else f"{order.source}:latest")
+    if source.folder:
+        raise UsageError(
+            f"{order.source!r} goes on behind the alias: for a folder alone, name the version and"
+            f" add --path-prefix {source.folder}/"
+        )
+    deadline = Deadline.after(settings.timeout_s)
+    return await session.offload.run(
+        Kind.METADATA,
+        lambda: session.api.version(
+            source.entity, source.project, source.collection, source.alias, deadline=deadline
+        ),
+    )
+
+
+async def _default_root(settings: SessionSettings, session: Session, version: Version) -> Path:
+    """Return where the SDK downloads a version to: after its source, also that of a link.
+
+    Raises WbfsError.
+    """
+    deadline = Deadline.after(settings.timeout_s)
+    try:
+        source = await session.offload.run(
+            Kind.METADATA, lambda: session.api.version_by_id(version.id, deadline=deadline)
+        )
+    except NotFound as error:
+        raise UsageError(
+            f"can't tell the default directory for {version.path}, which is named after the"
+            f" collection that it was logged to: {error}; say where with --root"
+        ) from error
+    name = f"{source.collection}:{source.name}"
+    if not is_safe_component(name):
+        raise UsageError(f"no directory can be named {name!r}; say where to download with --root")
+    return Path(os.path.abspath(os.environ.get("WANDB_ARTIFACT_DIR", "artifacts")), name)
+
+
+async def _show(run: Download, shown: Progress) -> None:
+    while True:
+        shown.show(run)
+        await trio.sleep(shown.every_s)
+
+
+async def _tidy_up(session: Session) -> None:
+    """Remove what others left in the cache, and count it, so that it is kept within its bounds."""
+    await session.offload.run(Kind.DISK, session.partial.remove_abandoned)
+    await session.room.count()
+
+
+def _keep_bounds(settings: SessionSettings, session: Session, run: Download) -> None:
+    """Prune the cache if it may be too large: a short run ends before that is noticed."""
+    bounds = session.room.bounds
+    if not run.fetched_bytes:
+        return
+    if bounds.limit is not None or excess(settings.cache_dir, 0, bounds):
+        prune(settings.cache_dir, bounds, SdkCache(settings.sdk_cache_dir))
+
+
+def _summarize(run: Download, order: Order, shown: Progress, seconds: float) -> None:
+    tally = run.tally
+    for text in tally.errors:
+        shown.say(text)
+    if tally.failed > FAILURES_NAMED:
+        shown.say(f"and {tally.failed - len(tally.errors):,} more")
+    if run.gave_up is not None:
+        left = f"{tally.files - tally.done:,}" if tally.is_counted else "the other"
+        shown.say(f"gave up, and did not try {left} files")
+    if tally.is_counted and not tally.files:
+        picked = f" whose path starts with {order.path_prefix!r}" if order.path_prefix else ""
+        shown.say(f"there is no file{picked}; nothing was written")
+        return
+    parts = [f"{tally.written:,} written"]
+    if tally.right:
+        parts.append(f"{tally.right:,} were right already")
+    if tally.missing:
+        parts.append(f"{tally.missing:,} are missing references")
+    if tally.failed:
+        parts.append(f"{tally.failed:,} failed")
+    of = f" of {tally.files:,}" if tally.is_counted else ""
+    shown.say(
+        f"{tally.done:,}{of} files in {seconds:.1f} s: {', '.join(parts)};"
+        f" {show_size(run.fetched_bytes)} fetched"
+    )

@@ -1,0 +1,91 @@
+"""`wbfs get`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
+from wbfs.cli.places import sdk_cache_dir
+from wbfs.model.settings import SessionSettings
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of every program that it ended."""
+
+
+@click.command(short_help="Download an artifact to a directory.")
+@click.argument("source", metavar="[[ENTITY/]PROJECT/]ARTIFACT[:ALIAS]")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    show_default="where the SDK downloads to: WANDB_ARTIFACT_DIR or ./artifacts, and in there the"
+    " source's ARTIFACT:vN",
+    help="Where to write the files.",
+)
+@click.option(
+    "--path-prefix",
+    default="",
+    metavar="PREFIX",
+    help="Only files whose path in the artifact starts with PREFIX, as path_prefix does in the SDK:"
+    " images/b means images/bikes/1.png too, and /images nothing.",
+)
+@click.option(
+    "--allow-missing-references",
+    is_flag=True,
+    help="Warn of references whose object is gone, and do without them.",
+)
+@cache_dir_option("Where what is fetched is kept as well; mounts may share it.")
+@cache_size_option
+@min_free_option
+@timeout_option
+def get(
+    source: str,
+    root: Path | None,
+    path_prefix: str,
+    allow_missing_references: bool,
+    cache_dir: Path,
+    cache_size: int | None,
+    min_free: int,
+    timeout: float,
+) -> None:
+    """Download an artifact, or a part of it, and print the directory that it is in.
+
+    Files that are right in there already are left alone, and strange ones too; what was fetched
+    before, by a mount for instance, comes from the cache. After an interruption the same command
+    goes on where it stopped. Every byte is checked; what fails is listed at the end, and the exit
+    code is 1.
+
+    Without an alias it is the latest version. Parts left out in front of ARTIFACT come from your
+    W&B settings.
+
+    \b
+    Examples:
+      wbfs get my-team/my-project/bike-dataset:v3
+      wbfs get bike-dataset --root data/bikes
+      wbfs get bike-dataset:latest --path-prefix images/bikes/
+      wbfs get my-org/wandb-registry-model/bikes:best --root /models/bikes
+    """
+    try:
+        # Imported late: `wbfs --help` needs none of it.
+        from wbfs.cli.downloading import Order, download
+
+        settings = SessionSettings(
+            cache_dir=cache_dir.absolute(),
+            sdk_cache_dir=sdk_cache_dir(),
+            cache_size=cache_size,
+            min_free=min_free,
+            timeout_s=timeout,
+        )
+        order = Order(
+            source=source,
+            root=root,
+            path_prefix=path_prefix,
+            allow_missing_references=allow_missing_references,
+        )
+        sys.exit(download(settings, order))
+    except KeyboardInterrupt:
+        # Before, or after, signals were waited for.
+        sys.exit(INTERRUPTED)

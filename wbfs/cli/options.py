@@ -1,0 +1,50 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import platformdirs
+
+from wbfs.cli.sizes import Size
+from wbfs.model.settings import MIN_FREE_BYTES, TIMEOUT_S
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def cache_dir_option(purpose: str) -> Callable[[F], F]:
+    """Return the option for the cache's directory; `purpose` says what it is for."""
+    return click.option(
+        "--cache-dir",
+        envvar="WBFS_CACHE_DIR",
+        type=click.Path(path_type=Path),
+        default=lambda: platformdirs.user_cache_path("wbfs"),
+        show_default="WBFS_CACHE_DIR, or ~/.cache/wbfs",
+        help=purpose,
+    )
+
+
+cache_size_option = click.option(
+    "--cache-size",
+    type=Size(),
+    show_default="no limit",
+    help="How large the cache may grow; what was used least recently goes first.",
+)
+min_free_option = click.option(
+    "--min-free",
+    type=Size(),
+    default=MIN_FREE_BYTES,
+    show_default="1GiB",
+    help="What the cache leaves free on its disk.",
+)
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one operation may wait for the server, with all retries.",
+)

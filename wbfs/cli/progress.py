@@ -1,0 +1,137 @@
+"""How far a download is, on the terminal's error output: a bar, or plain lines where it is none."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from typing import Protocol
+
+import click
+
+from wbfs.cli.sizes import show_size
+from wbfs.fetch.download import Download
+
+
+class Progress(Protocol):
+    """What shows it."""
+
+    every_s: float
+    """Seconds between two calls of `show`."""
+
+    def show(self, download: Download) -> None:
+        """Show how far it is now."""
+
+    def say(self, text: str) -> None:
+        """Print a line for good."""
+
+    def close(self) -> None:
+        """Leave nothing on the screen but what was said."""
+
+
+def progress() -> Progress:
+    """Return what suits the error output."""
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+class Bar:
+    """A bar that is drawn over."""
+
+    every_s = 0.2
+
+    def __init__(self) -> None:
+        # Imported late: nobody else needs it.
+        from tqdm import tqdm
+
+        # Its own takes a semaphore of the system's, for bars in several processes.
+        tqdm.set_lock(threading.RLock())
+        # Nor does it need a thread that redraws it.
+        tqdm.monitor_interval = 0
+        self._bar = tqdm(
+            file=sys.stderr,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            dynamic_ncols=True,
+            mininterval=0,
+        )
+
+    def show(self, download: Download) -> None:
+        """Draw the bar."""
+        tally = download.tally
+        self._bar.total = tally.bytes if tally.is_counted else None
+        of = f"/{tally.files:,}" if tally.is_counted else ""
+        self._bar.set_postfix_str(f"{tally.done:,}{of} files", refresh=False)
+        self._bar.update(download.position - self._bar.n)
+        self._bar.refresh()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._bar.write(_line(text), file=sys.stderr)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+
+class Lines:
+    """A line now and then."""
+
+    every_s = 5.0
+
+    def __init__(self) -> None:
+        self._shown_at = time.monotonic()
+        self._shown = 0
+
+    def show(self, download: Download) -> None:
+        """Print a line, unless it has just begun."""
+        now, tally, position = time.monotonic(), download.tally, download.position
+        if now - self._shown_at < self.every_s:
+            return
+        rate = max(0, position - self._shown) / (now - self._shown_at)
+        self._shown_at, self._shown = now, position
+        text = f"{tally.done:,} files, {show_size(position)}, {show_size(int(rate))}/s"
+        if tally.is_counted:
+            text = (
+                f"{tally.done:,} of {tally.files:,} files, {show_size(position)} of"
+                f" {show_size(tally.bytes)}, {show_size(int(rate))}/s"
+            )
+            if rate:
+                text += f", {show_time((tally.bytes - position) / rate)} left"
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        click.echo(_line(text), err=True)
+
+    def close(self) -> None:
+        """Do nothing: lines stay."""
+
+
+class SayHandler(logging.Handler):
+    """Has what is logged said."""
+
+    def __init__(self, shown: Progress) -> None:
+        super().__init__()
+        self._shown = shown
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it, in one line."""
+        try:
+            self._shown.say(self.format(record))
+        except Exception:  # noqa: BLE001 - as every handler
+            self.handleError(record)
+
+
+def show_time(seconds: float) -> str:
+    """Return a time as h:mm:ss, or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _line(text: str) -> str:
+    """Return the text as a line of ours; a name in it can't do anything to the terminal."""
+    shown = (char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return "wbfs: " + "".join(shown)

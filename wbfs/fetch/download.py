@@ -1,0 +1,376 @@
+"""A version's files written to a directory: which, what is there already, and several at a time.
+
+The manifest is read a few hundred entries at a time; threads look what of them is in the directory
+already; a fixed number of workers fetch the rest and write it. Trio thread, but for what runs in
+`Offload`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+
+import trio
+
+from wbfs.fetch.fetcher import Fetcher, is_large
+from wbfs.fetch.offload import Kind, Offload, checkpoint
+from wbfs.fetch.target import Target, TargetError, TargetFolder, TargetFull
+from wbfs.model.entries import Entry, Version
+from wbfs.model.errors import AccessDenied, ReferenceMissing, RemoteError, WbfsError
+from wbfs.remote.bytes import ObjectMissing
+from wbfs.store.manifests import ROOT_FOLDER
+
+log = logging.getLogger(__name__)
+
+FILES_AT_ONCE = 32
+"""Files that are fetched and written at the same time."""
+LARGE_FILES_AT_ONCE = 4
+"""How many of them may be large, which are fetched over several connections each."""
+SURVEYS_AT_ONCE = 4
+"""Threads that look at what is there already."""
+SLICE_FILES = 256
+"""Entries of one folder that are looked at together, and their bytes."""
+SLICE_BYTES = 64 << 20
+FAILURES_IN_A_ROW = 64
+"""Files in a row that the server doesn't give, after which no more are asked for."""
+FAILURES_NAMED = 100
+"""Failures that are kept in words; the rest are counted."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a download is. Sizes in bytes; `files` and `bytes` are to come to all that is meant.
+
+    A file is either `right` (left alone), `written`, `missing` (a reference's object, where that is
+    allowed) or `failed`. `errors` says why, of the first of them.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    is_counted: bool = False
+    done_bytes: int = 0
+    right: int = 0
+    written: int = 0
+    missing: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """The files that nothing more happens to."""
+        return self.right + self.written + self.missing + self.failed
+
+
+class Download:
+    """One version, or what a prefix of its paths picks, written to one directory."""
+
+    def __init__(
+        self,
+        *,
+        fetcher: Fetcher,
+        offload: Offload,
+        version: Version,
+        path_prefix: str,
+        target: Target,
+        allow_missing_references: bool,
+    ) -> None:
+        """Take the entries whose whole path starts with `path_prefix`.
+
+        With `allow_missing_references` a reference whose object is gone is no failure.
+        """
+        self._fetcher = fetcher
+        self._offload = offload
+        self._version = version
+        self._path_prefix = path_prefix
+        self._target = target
+        self._allow_missing = allow_missing_references
+        self._large = trio.CapacityLimiter(LARGE_FILES_AT_ONCE)
+        self._failures_in_a_row = 0
+        self._fetched_of_done = 0
+        self._fetched_before = fetcher.counters.fetched_bytes
+        self._is_cancelled = False
+        self._scope = trio.CancelScope()
+        self.tally = Tally()
+        self.gave_up: WbfsError | None = None
+
+    @property
+    def fetched_bytes(self) -> int:
+        """What has come over the network so far."""
+        return self._fetcher.counters.fetched_bytes - self._fetched_before
+
+    @property
+    def position(self) -> int:
+        """The bytes of files that are done, and of those under way what has come of them."""
+        under_way = self.fetched_bytes - self._fetched_of_done
+        return min(self.tally.done_bytes + under_way, self.tally.bytes)
+
+    async def run(self) -> None:
+        """Write all files, but for those that fail; `tally` and `gave_up` say of those.
+
+        Raises WbfsError where there is no manifest, or no directory to write to. Without anything
+        to write no directory is made.
+        """
+        slices = _Slices(self._fetcher, self._version, self._path_prefix)
+        first = await slices.next()
+        await self._note_left_out()
+        if first is None:
+            self.tally.is_counted = True
+            return
+        await self._offload.run(Kind.DISK, self._target.open)
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._note_cancellation, name="note a cancellation")
+                await self._run_tasks(first, slices)
+                nursery.cancel_scope.cancel()
+
+    async def _note_cancellation(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._is_cancelled = True
+
+    async def _note_left_out(self) -> None:
+        left_out = (await self._fetcher.manifest(self._version)).left_out
+        named = [(path, why) for path, why in left_out.report if path.startswith(self._path_prefix)]
+        # Of those without a name nobody knows whether they are meant.
+        unnamed = left_out.count - len(left_out.report)
+        for path, why in named:
+            self._fail(path, f"{why}, so that it can't be written")
+        self.tally.failed += unnamed
+        self.tally.files += len(named) + unnamed
+
+    async def _run_tasks(self, first: _Slice, slices: _Slices) -> None:
+        slices_in, slices_out = trio.open_memory_channel[_Slice](0)
+        jobs_in, jobs_out = trio.open_memory_channel[_Job](FILES_AT_ONCE)
+        async with trio.open_nursery() as nursery, slices_out, jobs_in, jobs_out:
+            nursery.start_soon(self._count, name="count the files")
+            for _ in range(SURVEYS_AT_ONCE):
+                nursery.start_soon(
+                    self._survey, slices_out.clone(), jobs_in.clone(), name="look what is there"
+                )
+            for _ in range(FILES_AT_ONCE):
+                nursery.start_soon(self._work, jobs_out.clone(), name="download files")
+            async with slices_in:
+                piece: _Slice | None = first
+                while piece is not None:
+                    await slices_in.send(piece)
+                    piece = await slices.next()
+
+    async def _count(self) -> None:
+        slices = _Slices(self._fetcher, self._version, self._path_prefix)
+        while (piece := await slices.next()) is not None:
+            self.tally.files += len(piece.entries)
+            self.tally.bytes += piece.size
+        self.tally.is_counted = True
+
+    async def _survey(
+        self,
+        slices: trio.MemoryReceiveChannel[_Slice],
+        jobs: trio.MemorySendChannel[_Job],
+    ) -> None:
+        async with slices, jobs:
+            async for piece in slices:
+                found = await self._offload.run(Kind.DISK, piece.survey(self._target))
+                for entry in found.right:
+                    self.tally.right += 1
+                    self.tally.done_bytes += entry.size or 0
+                for entry, error in found.failures:
+                    self._fail(entry.path, str(error))
+                    self.tally.done_bytes += entry.size or 0
+                for job in found.jobs:
+                    await jobs.send(job)
+
+    async def _work(self, jobs: trio.MemoryReceiveChannel[_Job]) -> None:
+        async with jobs:
+            async for job in jobs:
+                await self._download(job)
+
+    async def _download(self, job: _Job) -> None:
+        entry = job.entry
+        try:
+            if is_large(entry):
+                async with self._large:
+                    fd = await self._fetcher.ensure(self._version, entry)
+            else:
+                fd = await self._fetcher.ensure(self._version, entry)
+            try:
+                self._failures_in_a_row = 0
+                await self._write(job, fd)
+            finally:
+                os.close(fd)
+        except ReferenceMissing as error:
+            if self._allow_missing:
+                log.warning("%s", error)
+                self.tally.missing += 1
+            else:
+                self._fail(entry.path, str(error))
+        except WbfsError as error:
+            self._fail(entry.path, str(error))
+            self._give_up_if_futile(entry, error)
+        self._settle(entry.size or 0)
+
+    def _give_up_if_futile(self, entry: Entry, error: WbfsError) -> None:
+        """End the download where all that is left would fail for the same reason."""
+        if isinstance(error, AccessDenied | RemoteError) and not isinstance(error, ObjectMissing):
+            # What other servers say of their references tells nothing of W&B's.
+            self._failures_in_a_row += entry.reference is None
+        if isinstance(error, TargetFull) or self._failures_in_a_row >= FAILURES_IN_A_ROW:
+            self.gave_up = error
+            self._scope.cancel()
+
+    async def _write(self, job: _Job, fd: int) -> None:
+        # Until the thread has tidied up: one that was left behind would leave its file behind.
+        with trio.CancelScope(shield=True):
+            try:
+                changed = await self._offload.run(Kind.DISK, lambda: job.write(fd, self._go_on))
+            except _Cancelled:
+                return
+        if changed:
+            self.tally.written += 1
+        else:
+            self.tally.right += 1
+        if job.entry.size is None:
+            size = os.fstat(fd).st_size
+            self.tally.bytes += size
+            self._settle(size)
+
+    def _go_on(self) -> None:
+        if self._is_cancelled:
+            raise _Cancelled
+
+    def _settle(self, size: int) -> None:
+        """Note that `size` bytes are done; as far as any have come, they are those."""
+        self.tally.done_bytes += size
+        self._fetched_of_done = min(self._fetched_of_done + size, self.fetched_bytes)
+
+    def _fail(self, path: str, reason: str) -> None:
+        self.tally.failed += 1
+        if len(self.tally.errors) < FAILURES_NAMED:
+            self.tally.errors.append(reason if path in reason else f"{path}: {reason}")
+
+
+class _Cancelled(Exception):
+    """Nobody waits for a copy any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A file to be fetched and written."""
+
+    entry: Entry
+    folder: TargetFolder
+
+    def write(self, fd: int, go_on: Callable[[], None]) -> bool:
+        """Write the file from its open blob; return False if it was right already."""
+        go_on()
+        name = self.entry.path.rpartition("/")[2]
+        if self.entry.digest is None and self.folder.has_bytes_of(name, fd):
+            return False
+        self.folder.write(name, fd, checkpoint=go_on)
+        return True
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is there of a slice: the files that are right, to be written, and in nobody's power."""
+
+    right: list[Entry] = field(default_factory=list)
+    jobs: list[_Job] = field(default_factory=list)
+    failures: list[tuple[Entry, TargetError]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Some entries of one folder, whose path ends in a slash or is empty."""
+
+    folder: str
+    entries: list[Entry]
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size or 0 for entry in self.entries)
+
+    def survey(self, target: Target) -> Callable[[], _Found]:
+        """Return what looks, in a thread, which of them the target has."""
+        return lambda: self._survey(target)
+
+    def _survey(self, target: Target) -> _Found:
+        found = _Found()
+        try:
+            folder = target.folder(self.folder)
+        except TargetError as error:
+            found.failures = [(entry, error) for entry in self.entries]
+            return found
+        for entry in self.entries:
+            name = entry.path.rpartition("/")[2]
+            try:
+                if folder.is_right(name, entry.blob, checkpoint=checkpoint):
+                    found.right.append(entry)
+                else:
+                    found.jobs.append(_Job(entry, folder))
+            except TargetError as error:
+                found.failures.append((entry, error))
+        return found
+
+
+class _Slices:
+    """A version's entries that a prefix picks, slice by slice, one folder after the other."""
+
+    def __init__(self, fetcher: Fetcher, version: Version, path_prefix: str) -> None:
+        self._fetcher = fetcher
+        self._version = version
+        self._prefix = path_prefix
+        # Folders to come at each depth: their numbers, and the path that they are in.
+        self._to_come: list[tuple[range, str]] = [(range(ROOT_FOLDER, ROOT_FOLDER + 1), "")]
+        self._folder = ROOT_FOLDER
+        self._path = ""
+        self._taken = 0
+        self._left = 0
+
+    async def next(self) -> _Slice | None:
+        """Return the next slice, None at the end. Raises WbfsError."""
+        while self._left or self._to_come:
+            # A manifest with no end of folders holds up nobody else.
+            await trio.lowlevel.checkpoint()
+            if self._left:
+                entries = await self._take()
+                if entries:
+                    return _Slice(self._path, entries)
+            else:
+                await self._enter()
+        return None
+
+    async def _take(self) -> list[Entry]:
+        table = await self._fetcher.manifest(self._version)
+        folder = table.folder(self._folder)
+        assert folder is not None
+        entries: list[Entry] = []
+        size = 0
+        for file in islice(table.files(folder, self._taken), SLICE_FILES):
+            self._taken += 1
+            self._left -= 1
+            if file.entry.path.startswith(self._prefix):
+                entries.append(file.entry)
+                size += file.entry.size or 0
+                if size >= SLICE_BYTES:
+                    break
+        return entries
+
+    async def _enter(self) -> None:
+        """Go to the next folder, unless the prefix picks nothing in it."""
+        numbers, parent = self._to_come.pop()
+        if not numbers:
+            return
+        self._to_come.append((numbers[1:], parent))
+        table = await self._fetcher.manifest(self._version)
+        folder = table.folder(numbers[0])
+        assert folder is not None
+        path = f"{parent}{folder.name}/" if folder.id != ROOT_FOLDER else ""
+        if path.startswith(self._prefix) or self._prefix.startswith(path):
+            first = folder.first_folder
+            self._to_come.append((range(first, first + folder.folder_count), path))
+            self._folder, self._path = folder.id, path
+            self._taken, self._left = 0, folder.file_count

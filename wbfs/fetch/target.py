@@ -1,0 +1,288 @@
+"""The directory that an artifact is downloaded to. Blocking code, for worker threads.
+
+Nothing is written outside it, whatever is in it: folders are opened one below the other, and no
+symbolic link among them is followed. A file gets its name once it is whole, so that no torn one is
+ever seen; until then it has no name at all where the filesystem can do that, and a crash leaves
+nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from wbfs.model.entries import Blob
+from wbfs.model.errors import WbfsError
+from wbfs.store.hashing import digest_of
+
+PIECE_BYTES = 16 << 20
+"""Bytes that are copied between two looks at whether anybody still waits for the copy."""
+COMPARED_BYTES = 1 << 20
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_WRONLY | os.O_CLOEXEC
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+_NO_COPY_IN_KERNEL = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
+
+
+class TargetError(WbfsError):
+    """A file can't be written where it belongs."""
+
+
+class TargetFull(TargetError):
+    """The disk that it belongs on is full."""
+
+
+class Target:
+    """A directory to download to, made when it is opened."""
+
+    def __init__(self, root: Path, *, umask: int) -> None:
+        """Files get the mode 0666 and folders 0777, without the bits of `umask`."""
+        self._root = root
+        self._umask = umask
+        self._top: TargetFolder | None = None
+
+    def open(self) -> None:
+        """Open the directory, made where it isn't there. Raises TargetError.
+
+        To be called once, before `folder`.
+        """
+        try:
+            self._make(self._root)
+            # Its own path is the user's word: what links are on it are meant.
+            fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _error(f"download to {self._root}", error) from error
+        self._top = TargetFolder(fd, self._root, umask=self._umask)
+
+    def _make(self, path: Path) -> None:
+        try:
+            try:
+                path.mkdir()
+            except FileNotFoundError:
+                self._make(path.parent)
+                path.mkdir()
+        except FileExistsError:
+            return
+        path.chmod(0o777 & ~self._umask)
+
+    def folder(self, path: str) -> TargetFolder:
+        """Return the folder of that path in it, made where it isn't there. Raises TargetError.
+
+        The path is empty for the directory itself, and else ends in a slash.
+        """
+        assert self._top is not None
+        folder = self._top
+        for name in path.split("/")[:-1]:
+            folder = folder.below(name)
+        return folder
+
+
+class TargetFolder:
+    """An open folder of the target; closed when nobody refers to it any more."""
+
+    def __init__(self, fd: int, path: Path, *, umask: int) -> None:
+        self._fd = fd
+        self._path = path
+        self._umask = umask
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    def below(self, name: str) -> TargetFolder:
+        """Return the folder `name` in it, made where it isn't there. Raises TargetError."""
+        path = self._path / name
+        try:
+            try:
+                fd = os.open(name, _FOLDER, dir_fd=self._fd)
+            except FileNotFoundError:
+                fd = self._make(name)
+        except OSError as error:
+            found = self._stat(name)
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP) or found is None:
+                raise _error(f"make the folder {path}", error) from error
+            is_link = stat.S_ISLNK(found.st_mode)
+            raise TargetError(
+                f"can't use {path} as a folder of the artifact: it is"
+                f" {'a symbolic link, which may lead anywhere' if is_link else 'a file'};"
+                " remove it, or download to another place"
+            ) from error
+        return TargetFolder(fd, path, umask=self._umask)
+
+    def _make(self, name: str) -> int:
+        made = False
+        # Another thread may make it as well.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=self._fd)
+            made = True
+        fd = os.open(name, _FOLDER, dir_fd=self._fd)
+        if made:
+            kept = os.fstat(fd).st_mode & stat.S_ISGID
+            os.fchmod(fd, kept | 0o777 & ~self._umask)
+        return fd
+
+    def is_right(self, name: str, blob: Blob, *, checkpoint: Callable[[], None]) -> bool:
+        """Whether the blob's bytes are at `name` already; all of them are read.
+
+        False where only the blob itself could tell. Raises TargetError where a folder is in the
+        file's place. `checkpoint` raises when nobody waits for the answer any more.
+        """
+        found = self._stat(name)
+        if found is None or not stat.S_ISREG(found.st_mode):
+            if found is not None and stat.S_ISDIR(found.st_mode):
+                raise self._folder_in_the_way(name)
+            return False
+        if blob.digest is None or blob.size not in (None, found.st_size):
+            return False
+        try:
+            fd = self._open(name)
+            try:
+                return (
+                    digest_of(fd, blob.digest.algorithm, checkpoint=checkpoint) == blob.digest.hex
+                )
+            finally:
+                os.close(fd)
+        except OSError:
+            # Not to be read: it is replaced.
+            return False
+
+    def has_bytes_of(self, name: str, source: int) -> bool:
+        """Whether what is at `name` has the same bytes as the open file `source`."""
+        try:
+            fd = self._open(name)
+        except OSError:
+            return False
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_size != os.fstat(source).st_size:
+                return False
+            for offset in range(0, found.st_size, COMPARED_BYTES):
+                ours, theirs = (os.pread(one, COMPARED_BYTES, offset) for one in (source, fd))
+                if ours != theirs:
+                    return False
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def write(self, name: str, source: int, *, checkpoint: Callable[[], None]) -> None:
+        """Put a copy of the open file `source` at `name`, in the place of what is there.
+
+        What is no folder is replaced, a symbolic link itself and not what it leads to. The copy
+        shares the source's blocks where the filesystem can do that. Raises TargetError, TargetFull,
+        and what `checkpoint` raises; then nothing has changed.
+        """
+        try:
+            if not self._write_unnamed(name, source, checkpoint):
+                self._write_named(name, source, checkpoint)
+        except IsADirectoryError as error:
+            raise self._folder_in_the_way(name) from error
+        except OSError as error:
+            raise _error(f"write {self._path / name}", error) from error
+
+    def _write_unnamed(self, name: str, source: int, checkpoint: Callable[[], None]) -> bool:
+        """Write the file and then name it; False where the filesystem has no such files."""
+        try:
+            fd = os.open(".", _FILE | os.O_TMPFILE, 0o600, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno in _NO_UNNAMED_FILES:
+                return False
+            raise
+        try:
+            self._fill(fd, source, checkpoint)
+            try:
+                self._name(fd, name)
+            except FileExistsError:
+                temporary = _temporary_name()
+                self._name(fd, temporary)
+                self._rename(temporary, name)
+        finally:
+            os.close(fd)
+        return True
+
+    def _write_named(self, name: str, source: int, checkpoint: Callable[[], None]) -> None:
+        temporary = _temporary_name()
+        fd = os.open(temporary, _FILE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._fd)
+        try:
+            try:
+                self._fill(fd, source, checkpoint)
+            finally:
+                # Some filesystems, of other machines mostly, say only now that they are full.
+                os.close(fd)
+        except BaseException:
+            os.unlink(temporary, dir_fd=self._fd)
+            raise
+        self._rename(temporary, name)
+
+    def _fill(self, fd: int, source: int, checkpoint: Callable[[], None]) -> None:
+        _copy(source, fd, checkpoint)
+        os.fchmod(fd, 0o666 & ~self._umask)
+
+    def _name(self, fd: int, name: str) -> None:
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self._fd, follow_symlinks=True)
+
+    def _rename(self, temporary: str, name: str) -> None:
+        try:
+            os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except BaseException:
+            os.unlink(temporary, dir_fd=self._fd)
+            raise
+
+    def _open(self, name: str) -> int:
+        # Not to wait for somebody who writes to a pipe.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=self._fd)
+
+    def _stat(self, name: str) -> os.stat_result | None:
+        try:
+            return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except OSError:
+            # What can't be looked at is found out by whoever writes there.
+            return None
+
+    def _folder_in_the_way(self, name: str) -> TargetError:
+        return TargetError(
+            f"can't write {self._path / name}: there is a folder in the file's place; remove it, or"
+            " download to another place"
+        )
+
+
+def _temporary_name() -> str:
+    return f".wbfs-{secrets.token_hex(8)}"
+
+
+def _copy(source: int, fd: int, checkpoint: Callable[[], None]) -> None:
+    """Write all bytes of the open file `source`. Raises OSError."""
+    size = os.fstat(source).st_size
+    done = 0
+    in_kernel = True
+    while done < size:
+        count = min(size - done, PIECE_BYTES)
+        try:
+            # Both leave alone the position of `source`, which others read as well.
+            if in_kernel:
+                copied = os.copy_file_range(source, fd, count, done)
+            else:
+                copied = os.sendfile(fd, source, done, count)
+        except OSError as error:
+            if not in_kernel or error.errno not in _NO_COPY_IN_KERNEL:
+                raise
+            in_kernel = False
+            continue
+        if not copied:
+            raise OSError(errno.EIO, "the cached file has become shorter")
+        done += copied
+        checkpoint()
+
+
+def _error(doing: str, error: OSError) -> TargetError:
+    if error.errno in _FULL:
+        return TargetFull(f"can't {doing}: the disk is full; free space, or use another place")
+    return TargetError(f"can't {doing}: {error.strerror}")
