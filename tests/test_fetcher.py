@@ -10,22 +10,15 @@ from pathlib import Path
 
 import pytest
 import trio
+from fetching import resources
 
 from wbfs.fetch.fetcher import Fetcher
-from wbfs.fetch.offload import Offload
-from wbfs.fetch.resources import Resources
-from wbfs.fetch.room import Room
 from wbfs.fetch.transfer import FUTILE_ATTEMPTS
-from wbfs.fetch.writeback import Writeback
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference, Version
 from wbfs.model.errors import IntegrityError, RemoteError, RemoteTimeout, UrlExpired, WbfsError
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.transport import Deadline
-from wbfs.store.blobs import Blobs
-from wbfs.store.eviction import Bounds
-from wbfs.store.partial import PartialBlobs
-from wbfs.store.sdk_cache import SdkCache
 
 CONTENT = os.urandom(100_000)
 DIGEST = Digest(Algorithm.MD5, hashlib.md5(CONTENT).hexdigest())
@@ -83,25 +76,7 @@ class Fixture:
 
     async def fetch(self, sources: FakeSources, entry: Entry = ENTRY) -> bytes:
         """Read the entry's file through a handle."""
-        offload = Offload()
-        sdk_cache = SdkCache(self._cache_dir / "sdk")
-        blobs = Blobs(self._cache_dir, sdk_cache, file_mode=0o600)
-        self.resources = Resources(
-            nursery=self._nursery,
-            offload=offload,
-            sources=sources,  # type: ignore[arg-type]
-            blobs=blobs,
-            partial=PartialBlobs(self._cache_dir, blobs),
-            room=Room(
-                nursery=self._nursery,
-                offload=offload,
-                cache_dir=self._cache_dir,
-                sdk_cache=sdk_cache,
-                bounds=Bounds(limit=None, min_free=None),
-            ),
-            writeback=Writeback(nursery=self._nursery, offload=offload, blobs=blobs),
-            timeout_s=10,
-        )
+        self.resources = resources(self._nursery, self._cache_dir, sources, timeout_s=10)
         self.fetcher = Fetcher(self.resources, verify_always=False, drop_pages=lambda inodes: None)
         reader = self.fetcher.reader(VERSION, entry, 1)
         try:

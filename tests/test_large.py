@@ -11,21 +11,14 @@ from pathlib import Path
 
 import pytest
 import trio
+from fetching import resources
 
 from wbfs.fetch.fetcher import Fetcher, Reader
-from wbfs.fetch.offload import Offload
-from wbfs.fetch.resources import Resources
-from wbfs.fetch.room import Room
-from wbfs.fetch.writeback import Writeback
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import IntegrityError, RemoteTimeout
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.transport import Deadline
-from wbfs.store.blobs import Blobs
-from wbfs.store.eviction import Bounds
-from wbfs.store.partial import PartialBlobs
-from wbfs.store.sdk_cache import SdkCache
 
 MIB = 1 << 20
 CONTENT = os.urandom(24 * MIB)
@@ -75,25 +68,7 @@ class Setting:
     def __init__(self, nursery: trio.Nursery, cache_dir: Path, **options: bool) -> None:
         self.sources = GatedSources()
         self.dropped: list[frozenset[int]] = []
-        offload = Offload()
-        sdk_cache = SdkCache(cache_dir / "sdk")
-        blobs = Blobs(cache_dir, sdk_cache, file_mode=0o600)
-        self.resources = Resources(
-            nursery=nursery,
-            offload=offload,
-            sources=self.sources,  # type: ignore[arg-type]
-            blobs=blobs,
-            partial=PartialBlobs(cache_dir, blobs),
-            room=Room(
-                nursery=nursery,
-                offload=offload,
-                cache_dir=cache_dir,
-                sdk_cache=sdk_cache,
-                bounds=Bounds(limit=None, min_free=None),
-            ),
-            writeback=Writeback(nursery=nursery, offload=offload, blobs=blobs),
-            timeout_s=1,
-        )
+        self.resources = resources(nursery, cache_dir, self.sources, timeout_s=1)
         self.fetcher = Fetcher(
             self.resources,
             verify_always=options.get("verify_always", False),

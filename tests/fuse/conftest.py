@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from corpus import CorpusItem, accounts, log_corpus, write_reference_files
-from mounts import Mount
+from mounts import Mount, check
 from stand_in import StandIn
 
 
@@ -70,3 +71,22 @@ def mounter(stand_in: StandIn, tmp_path: Path, request: pytest.FixtureRequest) -
         mounted.take_down()
         # pytest shows it where the test failed.
         print(f"--- log of {mounted.path}:\n{mounted.log()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Return what makes a directory on a disk of its own: small_disk("4m")."""
+    if os.getuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    disks: list[Path] = []
+
+    def make(size: str) -> Path:
+        path = tmp_path / f"disk of {size}"
+        path.mkdir()
+        check("mount", "-t", "tmpfs", "-o", f"size={size}", "none", path)
+        disks.append(path)
+        return path
+
+    yield make
+    for path in disks:
+        check("umount", "-l", path)

@@ -9,7 +9,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,20 +98,10 @@ def test_two_daemons_one_small_cache(mounter: Mounter, version: Path) -> None:
         assert set(output.splitlines()) == expected
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a directory on a disk of 4 MB."""
-    if os.getuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    path = tmp_path / "small disk"
-    path.mkdir()
-    check("mount", "-t", "tmpfs", "-o", "size=4m", "none", path)
-    yield path
-    check("umount", "-l", path)
-
-
-def test_a_full_disk_makes_room(mounter: Mounter, version: Path, small_disk: Path) -> None:
-    mount = mounter(cache=small_disk / "cache", options=["--min-free", "0"])
+def test_a_full_disk_makes_room(
+    mounter: Mounter, version: Path, small_disk: Callable[[str], Path]
+) -> None:
+    mount = mounter(cache=small_disk("4m") / "cache", options=["--min-free", "0"])
     read_all(mount.path / version)
     assert mount.errors() == []
     assert "from the cache" in mount.log()

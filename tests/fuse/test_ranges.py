@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -379,20 +379,10 @@ def test_a_later_mount_goes_on(mounter: Mounter, version: Path, moved: Moved) ->
     assert moved.bytes <= SIZE - 10 * MIB
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a directory on a disk of 16 MB."""
-    if os.getuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    path = tmp_path / "small disk"
-    path.mkdir()
-    check("mount", "-t", "tmpfs", "-o", "size=16m", "none", path)
-    yield path
-    check("umount", "-l", path)
-
-
-def test_a_full_disk_is_read_past(mounter: Mounter, version: Path, small_disk: Path) -> None:
-    mount = mounter(cache=small_disk / "cache", options=["--min-free", "0"])
+def test_a_full_disk_is_read_past(
+    mounter: Mounter, version: Path, small_disk: Callable[[str], Path]
+) -> None:
+    mount = mounter(cache=small_disk("16m") / "cache", options=["--min-free", "0"])
     assert (mount.path / version / "model.bin").read_bytes() == CONTENT
     assert (mount.path / version / "other.bin").read_bytes() == OTHER
     assert mount.errors() == []
@@ -408,25 +398,33 @@ def test_a_small_cache_is_read_past(mounter: Mounter, version: Path) -> None:
     assert used < SIZE + (10 << 20)
 
 
-def test_two_daemons_fetch_the_same(mounter: Mounter, version: Path) -> None:
-    mounts = [mounter(), mounter()]
+@pytest.mark.parametrize("options", [[], ["--cache-size", "60MB"]], ids=["no limit", "eviction"])
+def test_two_daemons_fetch_the_same(mounter: Mounter, version: Path, options: list[str]) -> None:
+    mounts = [mounter(options=options), mounter(options=options)]
+    # The same file at the same time, then each the other's.
+    orders = [["model.bin", "model.bin", "other.bin"], ["model.bin", "other.bin", "model.bin"]]
     readers = [
         subprocess.Popen(
-            ["md5sum", *sorted((mount.path / version).iterdir())], stdout=-1, text=True
+            ["md5sum", *(mount.path / version / name for name in order)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        for mount in mounts
+        for mount, order in zip(mounts, orders, strict=True)
     ]
-    expected = [hashlib.md5(content).hexdigest() for content in (CONTENT, OTHER)]
-    for reader in readers:
+    digests = {"model.bin": hashlib.md5(CONTENT), "other.bin": hashlib.md5(OTHER)}
+    for reader, order in zip(readers, orders, strict=True):
         output, _ = reader.communicate(timeout=60)
-        assert [line.split()[0] for line in output.splitlines()] == expected
+        found = [line.split()[0] for line in output.splitlines()]
+        assert found == [digests[name].hexdigest() for name in order]
     for mount in mounts:
+        assert mount.errors() == []
         wait_until(
             lambda mount=mount: mount.status()["fetched"]["in_progress"] == 0, what="all is done"
         )
-    wait_until(
-        lambda: not list((mounts[0].cache_dir / "partial").iterdir()), what="nothing is left"
-    )
+    if not options:
+        wait_until(
+            lambda: not list((mounts[0].cache_dir / "partial").iterdir()), what="nothing is left"
+        )
 
 
 def test_the_kernels_settings_are_told(mounter: Mounter) -> None:

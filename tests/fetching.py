@@ -1,0 +1,41 @@
+"""What fetches work with, for tests without a mount: a store of their own and scripted sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from wbfs.fetch.offload import Offload
+from wbfs.fetch.resources import Resources
+from wbfs.fetch.room import Room
+from wbfs.fetch.writeback import Writeback
+from wbfs.store.blobs import Blobs
+from wbfs.store.eviction import Bounds
+from wbfs.store.partial import PartialBlobs
+from wbfs.store.sdk_cache import SdkCache
+
+
+def resources(
+    nursery: trio.Nursery, cache_dir: Path, sources: object, *, timeout_s: float
+) -> Resources:
+    """Return resources whose bytes come from `sources`, which has `open` as `Sources` has."""
+    offload = Offload()
+    sdk_cache = SdkCache(cache_dir / "sdk")
+    blobs = Blobs(cache_dir, sdk_cache, file_mode=0o600)
+    return Resources(
+        nursery=nursery,
+        offload=offload,
+        sources=sources,  # type: ignore[arg-type]
+        blobs=blobs,
+        partial=PartialBlobs(cache_dir, blobs),
+        room=Room(
+            nursery=nursery,
+            offload=offload,
+            cache_dir=cache_dir,
+            sdk_cache=sdk_cache,
+            bounds=Bounds(limit=None, min_free=None),
+        ),
+        writeback=Writeback(nursery=nursery, offload=offload, blobs=blobs),
+        timeout_s=timeout_s,
+    )
