@@ -108,6 +108,8 @@ class LargeFile:
         self._past_store: Flights[memoryview] = Flights(resources.nursery)
         self._past_store_until = -math.inf
         self._failure: WbfsError | None = None
+        self._checking = False
+        self._check_ended = trio.Event()
         self._sealing = False
         self._seal_ended = trio.Event()
         self._seal_error: StoreError | None = None
@@ -116,7 +118,7 @@ class LargeFile:
     @property
     def is_idle(self) -> bool:
         """Whether nobody uses it and nothing is under way."""
-        return not (self.users or self._flights or self._sealing)
+        return not (self.users or self._flights or self._checking or self._sealing)
 
     def flights(self, *, ahead: bool) -> int:
         """Return how many requests are under way, for readers or ahead of them."""
@@ -194,10 +196,34 @@ class LargeFile:
     def seal_if_whole(self, origin: Origin) -> None:
         """Have it checked and sealed if all of its bytes are there."""
         is_whole = self._held.total == self.size and not self._flights
-        if is_whole and not (self._sealing or self.sealed or self._seal_error):
+        if is_whole and not (self._checking or self._sealing or self.sealed or self._seal_error):
             self._sealing = True
             self._seal_ended = trio.Event()
             self._resources.nursery.start_soon(self._seal, origin, name=f"seal {origin.path}")
+
+    def _check_soon(self, origin: Origin) -> None:
+        """Take what is there into the digest while the rest comes: somebody waits for all of it."""
+        if not self._checking:
+            self._checking = True
+            self._check_ended = trio.Event()
+            self._resources.nursery.start_soon(self._check, origin, name=f"check {origin.path}")
+
+    async def _check(self, origin: Origin) -> None:
+        # A request that was parted may still write up to a piece past its new end.
+        gaps = self._held.missing(0, self.size)
+        stop = min(
+            gaps[0][0] if gaps else self.size,
+            min((flight.noted for flight in self._flights), default=self.size),
+        )
+        try:
+            await self._resources.offload.run(Kind.CHECK, lambda: self._partial.check_ahead(stop))
+        except StoreError as error:
+            log.info("%s; it is tried again when all is there", error)
+        finally:
+            self._checking = False
+            self._check_ended.set()
+            self.seal_if_whole(origin)
+            self._on_landed(self)
 
     def close(self) -> None:
         """Let go of the store's file; only when it is idle, and for good."""
@@ -395,6 +421,9 @@ class LargeFile:
             if self._sealing:
                 await self._seal_ended.wait()
                 continue
+            if self._checking:
+                await self._check_ended.wait()
+                continue
             under_way: deque[_Flight] = deque()
             for start, stop in self._held.missing(0, self.size):
                 for segment in segments(start, stop):
@@ -402,6 +431,7 @@ class LargeFile:
                     under_way.extend(self._ask(origin, [segment], plan))
                     while len(under_way) >= AT_ONCE:
                         await _land_one(under_way.popleft())
+                        self._check_soon(origin)
             while under_way:
                 await _land_one(under_way.popleft())
             self.seal_if_whole(origin)

@@ -24,7 +24,7 @@ from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError
 from wbfs.model.extents import Extents
 from wbfs.store.blobs import Blobs, SealedBlob, make_folder, store_error
-from wbfs.store.hashing import digest_of
+from wbfs.store.hashing import RunningDigest
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +188,7 @@ class LargeBlob:
         self._safe: list[tuple[int, int]] = list(safe)
         self._sealed = False
         self._closed = False
+        self._digest = self._new_digest()
 
     def __del__(self) -> None:
         self.close()
@@ -239,20 +240,32 @@ class LargeBlob:
         except OSError as error:
             raise store_error(f"write {self._map_path}", error) from error
 
+    def check_ahead(self, stop: int) -> None:
+        """Take the bytes before `stop`, which nobody writes any more, into the digest already.
+
+        One thread at a time, with `seal`. Raises StoreError.
+        """
+        if self._digest is None:
+            return
+        try:
+            self._digest.advance(stop)
+        except OSError as error:
+            raise store_error(f"read {self._path}", error) from error
+
+    def _new_digest(self) -> RunningDigest | None:
+        if self._blob.digest is None:
+            return None
+        return RunningDigest(self.fd, self._blob.digest.algorithm, checkpoint=self._checkpoint)
+
     def seal(self) -> SealedBlob:
         """Check the digest of all its bytes, give the blob its name, and return it open.
 
         Raises IntegrityError where the bytes are not the blob's, StoreError, StoreFull.
         """
-        digest = None
-        if self._blob.digest is not None:
-            try:
-                digest = digest_of(
-                    self.fd, self._blob.digest.algorithm, checkpoint=self._checkpoint
-                )
-            except OSError as error:
-                raise store_error(f"read {self._path}", error) from error
-        _check(self._blob, os.fstat(self.fd).st_size, digest)
+        size = os.fstat(self.fd).st_size
+        self.check_ahead(size)
+        digest = self._digest.hexdigest() if self._digest else None
+        _check(self._blob, size, digest)
         sealed = self._blobs.seal(self._path, self.fd, self._blob)
         self._sealed = True
         self._unlink_map()
@@ -262,6 +275,7 @@ class LargeBlob:
         """Drop all bytes: they are not the blob's. Raises StoreError."""
         self._unlink_map()
         self._safe = []
+        self._digest = self._new_digest()
         try:
             os.ftruncate(self.fd, 0)
             os.ftruncate(self.fd, self._blob.size or 0)
