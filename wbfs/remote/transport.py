@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import requests
@@ -42,6 +42,8 @@ PIECE_BYTES = 1 << 20
 CONNECTIONS = 64
 """Connections kept alive to one host."""
 MAX_REDIRECTS = 10
+MAX_WAYS = 1000
+"""Servers whose proxies and CAs are remembered."""
 
 _RETRIED = frozenset({408, 409, 425, 429})
 _NOT_RETRIED = frozenset({501, 505, 507, 511})
@@ -128,6 +130,7 @@ class Transport:
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._proxies = dict(proxies or {})
         self._verify = verify
+        self._ways: dict[tuple[str, str, tuple[tuple[str, str], ...] | None], dict[str, Any]] = {}
         adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
         session.mount("https://", adapter)
         session.mount("http://", adapter)
@@ -179,6 +182,28 @@ class Transport:
         Its body is not read yet. Raises RemoteError, RateLimited, RemoteTimeout; Offline.
         """
         self.refuse_offline()
+
+        def attempt() -> requests.Response:
+            return self._attempt(method, url, headers, json, data, proxies, silence_s, deadline)
+
+        try:
+            response = attempt()
+        except _Retryable as failure:
+            response = self._retry(failure, attempt, deadline)
+        with response:
+            yield response
+
+    def _retry(
+        self, failure: _Retryable, attempt: Callable[[], requests.Response], deadline: Deadline
+    ) -> requests.Response:
+        """Go on after a first attempt that failed; a request that goes well does without this."""
+        failures = [failure]
+
+        def attempt_again() -> requests.Response:
+            if failures:
+                raise failures.pop()
+            return attempt()
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Retryable),
             wait=_wait,
@@ -187,13 +212,9 @@ class Transport:
             reraise=True,
         )
         try:
-            response = retrying(
-                self._attempt, method, url, headers, json, data, proxies, silence_s, deadline
-            )
-        except _Retryable as failure:
-            raise failure.error from None
-        with response:
-            yield response
+            return retrying(attempt_again)
+        except _Retryable as last:
+            raise last.error from None
 
     def body(self, response: requests.Response, deadline: Deadline) -> bytes:
         """Return the whole body, decoded: some proxy may compress what nobody asked it to.
@@ -238,18 +259,20 @@ class Transport:
         self._checkpoint()
         remaining_s = max(deadline.remaining_s, 0.01)
         try:
-            response = self._session.request(
-                method,
-                url,
-                headers=dict(headers),
+            # Not `Session.request`: it reads the environment anew for each request.
+            request = requests.PreparedRequest()
+            request.prepare(
+                method=method,
+                url=url,
+                headers={**self._session.headers, **headers},
                 json=json,
                 data=data,
                 auth=_no_auth,
-                # Not the session's: the environment's would win over those.
-                proxies=dict(self._proxies if proxies is None else proxies),
-                verify=self._verify if self._verify is not True else None,
+            )
+            response = self._session.send(
+                request,
                 timeout=(min(CONNECT_TIMEOUT_S, remaining_s), min(silence_s, remaining_s)),
-                stream=True,
+                **self._way(url, proxies),
             )
         except requests.exceptions.SSLError as error:
             raise RemoteError(
@@ -277,6 +300,27 @@ class Transport:
                 retry_after_s,
             )
         return response
+
+    def _way(self, url: str, proxies: Mapping[str, str] | None) -> dict[str, Any]:
+        """Return the proxies and CAs for a server: those asked for, else the environment's."""
+        parts = urlsplit(url)
+        # Not the session's proxies: the environment's would win over those.
+        asked = None if proxies is None else tuple(sorted(proxies.items()))
+        key = (parts.scheme, parts.netloc, asked)
+        way = self._ways.get(key)
+        if way is None:
+            if len(self._ways) >= MAX_WAYS:
+                self._ways.clear()
+            way = self._ways[key] = dict(
+                self._session.merge_environment_settings(
+                    url,
+                    dict(self._proxies if proxies is None else proxies),
+                    stream=True,
+                    verify=self._verify if self._verify is not True else None,
+                    cert=None,
+                )
+            )
+        return way
 
     def _sleep(self, seconds: float) -> None:
         end = Deadline.after(seconds)
