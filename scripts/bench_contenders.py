@@ -8,20 +8,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench_site import Place, Site, files_below
+from bench_data import files_below
+from bench_site import Place, Site
 from mounts import WBFS, Mount, run, wait_until
 
 LIMIT_S = 300.0
 """Of one reading, or one download."""
+LONG_LIMIT_S = 1500.0
+"""Of reading or downloading tens of thousands of files over the link."""
+MOUNT_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
 TURN = "turn-"
 """What the names of turns' folders begin with."""
 READER = Path(__file__).with_name("bench_reader.py")
+LOADER = Path(__file__).with_name("bench_loader.py")
+DAEMON = Path(__file__).with_name("bench_daemon.py")
 FUSE_CONTROL = "/sys/fs/fuse/connections"
 KERNEL_DEFAULTS = {"read_ahead_kb": 128, "max_background": 12, "congestion_threshold": 9}
 DOWNLOAD = """
@@ -85,7 +91,7 @@ def mounted_wbfs(site: Site, place: Place, state: Path) -> Iterator[Mounted]:
         log_file=state / "wbfs.log",
     )
     try:
-        folders = {name: mount.path / site.version(name) for name in ("large", "small")}
+        folders = {name: mount.path / site.version(name) for name in site.names}
         yield Mounted(pid=mount.pid, path=mount.path, folders=folders)
     finally:
         mount.take_down()
@@ -93,7 +99,12 @@ def mounted_wbfs(site: Site, place: Place, state: Path) -> Iterator[Mounted]:
 
 @contextmanager
 def mounted_rclone(
-    site: Site, place: Place, state: Path, *, cache_mode: str = "full"
+    site: Site,
+    place: Place,
+    state: Path,
+    *,
+    cache_mode: str = "full",
+    options: Sequence[str] = (),
 ) -> Iterator[Mounted]:
     """Mount the plain files with rclone; its cache is below `state`."""
     path = state / "rclone"
@@ -101,14 +112,38 @@ def mounted_rclone(
     log_file = state / "rclone.log"
     command = ["rclone", "mount", ":http:", str(path), "--http-url", f"{place.plain_url}/"]
     command += ["--config", "/dev/null", "--log-file", str(log_file), "--read-only"]
-    command += ["--vfs-cache-mode", cache_mode, "--cache-dir", str(state / "cache")]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=without_proxy())
+    command += ["--vfs-cache-mode", cache_mode, "--cache-dir", str(state / "cache"), *options]
+    with mounted_by(command, path, log_file) as pid:
+        folders = {name: path / name for name in site.names}
+        yield Mounted(pid=pid, path=path, folders=folders)
+
+
+@contextmanager
+def mounted_daemon(site: Site, _: Place, state: Path, *, name: str) -> Iterator[Mounted]:
+    """Mount an artifact's files with the daemon that serves them from memory."""
+    path = state / "daemon"
+    path.mkdir()
+    command = [sys.executable, str(DAEMON), str(site.plain / name), str(path)]
+    with mounted_by(command, path, state / "daemon.log") as pid:
+        yield Mounted(pid=pid, path=path, folders={name: path})
+
+
+@contextmanager
+def mounted_by(command: Sequence[str], path: Path, log_file: Path) -> Iterator[int]:
+    """Run a program that mounts something at `path`; give its process. Raises Failed."""
+    with log_file.open("a") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=without_proxy()
+        )
     try:
-        wait_until(lambda: process.poll() is not None or path.is_mount(), what="rclone has mounted")
+        wait_until(
+            lambda: process.poll() is not None or path.is_mount(),
+            timeout_s=MOUNT_TIMEOUT_S,
+            what=f"{command[0]} has mounted",
+        )
         if process.poll() is not None:
-            raise Failed(f"rclone can't mount: {log_file.read_text()[-500:]}")
-        folders = {name: path / name for name in ("large", "small")}
-        yield Mounted(pid=process.pid, path=path, folders=folders)
+            raise Failed(f"{command[0]} can't mount: {log_file.read_text()[-500:]}")
+        yield process.pid
     finally:
         run("fusermount3", "-u", "-z", path)
         try:
@@ -125,23 +160,32 @@ def without_proxy() -> dict[str, str]:
 
 def read(how: str, path: Path, **arguments: object) -> Sample:
     """Let a process of its own read as `bench_reader` describes. Raises Failed."""
-    what = {"how": how, "path": str(path), **arguments}
+    return run_reader(READER, {"how": how, "path": str(path), **arguments}, LIMIT_S)
+
+
+def load(how: str, path: Path, **arguments: object) -> Sample:
+    """Let a process of its own read as `bench_loader` describes. Raises Failed."""
+    return run_reader(LOADER, {"how": how, "path": str(path), **arguments}, LONG_LIMIT_S)
+
+
+def run_reader(program: Path, what: Mapping[str, object], limit_s: float) -> Sample:
+    """Run a program that reads; return what it prints. Raises Failed."""
     process = subprocess.Popen(
-        [sys.executable, "-I", str(READER), json.dumps(what)],
+        [sys.executable, "-I", str(program), json.dumps(what)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        output, errors = process.communicate(timeout=LIMIT_S)
+        output, errors = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired as error:
-        raise Failed(f"reading {path} takes longer than {LIMIT_S:.0f} s") from error
+        raise Failed(f"reading {what['path']} takes longer than {limit_s:.0f} s") from error
     finally:
         # Not waited for: what hangs in a mount ends when the mount does.
         process.kill()
     if process.returncode:
-        raise Failed(f"can't read {path}: {errors.strip().rpartition(chr(10))[2]}")
+        raise Failed(f"can't read {what['path']}: {errors.strip().rpartition(chr(10))[2]}")
     return as_sample(json.loads(output))
 
 
@@ -180,12 +224,12 @@ def get_with_wbfs(site: Site, name: str, state: Path) -> Sample:
     return downloaded(site, name, state / "got", seconds, {})
 
 
-def get_with_sdk(site: Site, name: str, state: Path) -> Sample:
+def get_with_sdk(site: Site, name: str, state: Path, place: Place | None = None) -> Sample:
     """Download an artifact with the SDK; the time that importing it takes is not counted."""
-    env = site.env(site.near, state / "home")
+    env = site.env(place or site.near, state / "home")
     began = time.perf_counter()
     command = [sys.executable, "-c", DOWNLOAD, site.address(name), str(state / "got")]
-    done = run(*command, env=env, timeout_s=LIMIT_S)
+    done = run(*command, env=env, timeout_s=LONG_LIMIT_S)
     process_s = time.perf_counter() - began
     if done.returncode:
         raise Failed(f"artifact.download(): {done.stderr.strip()[-500:]}")

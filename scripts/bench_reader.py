@@ -85,6 +85,22 @@ def tensors(*, path: str, share: float, seed: int) -> dict[str, float]:
     return {"seconds": ended - began, "bytes": total, "count": len(chosen)}
 
 
+def named(path: str, names: str) -> list[str]:
+    """Return paths below a folder, from a file with one a line."""
+    with open(names) as file:
+        return [os.path.join(path, line) for line in file.read().splitlines()]
+
+
+def whole(path: str) -> int:
+    """Open a file, read it to its end and close it; return its size."""
+    total = 0
+    fd = os.open(path, os.O_RDONLY)
+    while piece := os.read(fd, PIECE_BYTES):
+        total += len(piece)
+    os.close(fd)
+    return total
+
+
 def folder(*, path: str, seed: int | None) -> dict[str, float]:
     """Read all files below a folder whole, in order or, with a seed, shuffled; listing counts."""
     began = time.perf_counter()
@@ -95,10 +111,7 @@ def folder(*, path: str, seed: int | None) -> dict[str, float]:
     listed = time.perf_counter()
     total = 0
     for one in paths:
-        fd = os.open(one, os.O_RDONLY)
-        while piece := os.read(fd, PIECE_BYTES):
-            total += len(piece)
-        os.close(fd)
+        total += whole(one)
     ended = time.perf_counter()
     return {
         "seconds": ended - began,
@@ -108,8 +121,26 @@ def folder(*, path: str, seed: int | None) -> dict[str, float]:
     }
 
 
+def stats(*, path: str, names: str) -> dict[str, float]:
+    """Stat files below a folder that a file names, one a line."""
+    paths = named(path, names)
+    began = time.perf_counter()
+    for one in paths:
+        os.stat(one)
+    return {"seconds": time.perf_counter() - began, "count": len(paths)}
+
+
+def opens(*, path: str, names: str) -> dict[str, float]:
+    """Open, read and close files below a folder that a file names, one a line."""
+    paths = named(path, names)
+    began = time.perf_counter()
+    size = sum(map(whole, paths))
+    return {"seconds": time.perf_counter() - began, "bytes": size, "count": len(paths)}
+
+
 HOW: dict[str, Callable[..., dict[str, float]]] = {
-    one.__name__: one for one in (sequential, listing, first, scattered, tensors, folder)
+    one.__name__: one
+    for one in (sequential, listing, first, scattered, tensors, folder, stats, opens)
 }
 
 

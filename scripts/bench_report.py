@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench_contenders import Sample
-from bench_workloads import CURL, NATIVE, RCLONE, SDK, WBFS, Workload
+from bench_training import RCLONE_DEFAULTS
+from bench_workloads import BARE, CURL, NATIVE, RCLONE, SDK, WBFS, Workload
 
 from wbfs import __version__
 
@@ -20,20 +21,22 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtLeastAsFast:
-    """wbfs takes at most the peer's time divided by `factor`."""
+    """wbfs takes at most the peer's time divided by `factor`; the peer's of `peer_case`, if any."""
 
     workload: str
     case: str
     peer: str
     factor: float
+    peer_case: str = ""
 
     def __str__(self) -> str:
-        return f"{self.workload}, {self.case}: wbfs at least {self.factor:g} x {self.peer}"
+        peer = f"{self.peer}, {self.peer_case}" if self.peer_case else self.peer
+        return f"{self.workload}, {self.case}: wbfs at least {self.factor:.3g} x {peer}"
 
     def check(self, findings: Findings) -> tuple[bool, str] | None:
         """Return whether it is so and what was found; None where that was not measured."""
         ours = findings.median(self.workload, self.case, WBFS)
-        theirs = findings.median(self.workload, self.case, self.peer)
+        theirs = findings.median(self.workload, self.peer_case or self.case, self.peer)
         if ours is None or theirs is None:
             return None
         ratio = theirs / ours
@@ -52,7 +55,7 @@ class AtMost:
     divisor: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.workload}: at most {self.limit / self.divisor:g} {self.unit}"
+        return f"{self.workload}, {self.case}: at most {self.limit / self.divisor:g} {self.unit}"
 
     def check(self, findings: Findings) -> tuple[bool, str] | None:
         """Return whether it is so and what was found; None where that was not measured."""
@@ -81,8 +84,15 @@ REQUIREMENTS: tuple[AtLeastAsFast | AtMost, ...] = (
     ),
     AtLeastAsFast(workload="small", case="in order, page cache", peer=RCLONE, factor=5),
     AtLeastAsFast(workload="small", case="shuffled, page cache", peer=RCLONE, factor=5),
+    AtLeastAsFast(workload="small", case="in order, not listed", peer=BARE, factor=1 / 2),
+    AtLeastAsFast(workload="small", case="shuffled, not listed", peer=BARE, factor=1 / 2),
     AtLeastAsFast(workload="get", case="large", peer=SDK, factor=1),
     AtLeastAsFast(workload="get", case="small", peer=SDK, factor=1),
+    AtLeastAsFast(workload="shuffled-wan", case="cold", peer=RCLONE_DEFAULTS, factor=10),
+    AtLeastAsFast(workload="epochs-wan", case="epoch 1", peer=SDK, factor=1 / 1.1),
+    AtLeastAsFast(
+        workload="epochs-wan", case="first batch", peer=SDK, factor=100, peer_case="epoch 1"
+    ),
     AtMost(
         workload="memory",
         case="after all",
@@ -91,6 +101,34 @@ REQUIREMENTS: tuple[AtLeastAsFast | AtMost, ...] = (
         unit="MiB resident",
         divisor=MIB,
     ),
+    AtLeastAsFast(workload="walk", case="find, again", peer=NATIVE, factor=1 / 2),
+    AtLeastAsFast(workload="walk", case="ls -lR, again", peer=NATIVE, factor=1 / 2),
+    AtMost(
+        workload="stages",
+        case="million loaded",
+        figure="VmHWM",
+        limit=200 * MIB,
+        unit="MiB at its peak",
+        divisor=MIB,
+    ),
+    AtMost(
+        workload="stages",
+        case="million loaded",
+        figure="helpers",
+        limit=1536 * MIB,
+        unit="MiB of helpers",
+        divisor=MIB,
+    ),
+    AtMost(
+        workload="stages",
+        case="walked again",
+        figure="VmRSS",
+        limit=200 * MIB,
+        unit="MiB resident",
+        divisor=MIB,
+    ),
+    AtMost(workload="start", case="empty cache", figure="first_answer_s", limit=1, unit="s"),
+    AtMost(workload="start", case="again", figure="first_answer_s", limit=1, unit="s"),
 )
 
 

@@ -1,42 +1,38 @@
-"""What all contenders read from: two artifacts, the stand-in server, nginx and a link to far away.
+"""What all contenders read from: artifacts, the stand-in server, nginx and a link to far away.
 
-The wandb SDK logs the artifacts to the stand-in server. nginx stands in front of it: it passes the
-API on, with the files' URLs changed to its own, and serves the files from the stand-in's folder,
-since an object store's speed is not what is compared. It has no eye for signatures. The same files
-are below /plain/ of the same nginx, for those that know nothing of W&B.
+The artifacts are logged to the stand-in server. nginx stands in front of it: it passes the API on,
+with the files' URLs changed to its own, and serves the files from the stand-in's folder, since an
+object store's speed is not what is compared. It has no eye for signatures. The same files are below
+/plain/ of the same nginx, for those that know nothing of W&B.
 
 Everything listens on loopback twice: near, and far, behind `bench_link`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import os
-import random
 import shutil
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from mounts import run, wait_until
+from bench_artifacts import PROJECT, log_past_sdk, log_with_sdk, share_bytes
+from bench_data import LARGE, PIECE_BYTES, Sizes, files_below, make, million_shape
+from bench_link import build_link
+from large_manifest import log_version_of
+from mounts import wait_until
 from stand_in import StandIn
 
-LOG_TIMEOUT_S = 900.0
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
 HOST = "127.0.0.1"
-PROJECT = "bench"
-LARGE = "model.safetensors"
-PIECE_BYTES = 4 << 20
-FOLDER_FILES = 1000
-HEADER_BYTES = 128 << 10
-TENSOR_BYTES = (4 << 20, 2 << 20, 8 << 10)
+PROBE_BYTES = 48 << 20
+WITH_SDK = ("large", "small")
+PAST_SDK = ("train", "tree")
 
 NGINX = """
 daemon off;
@@ -76,30 +72,6 @@ API = """
         location / {{ proxy_pass http://api; }}
     }}
 """
-LOG = """
-import sys
-import wandb
-with wandb.init(project=sys.argv[1]) as run:
-    for name in sys.argv[3:]:
-        artifact = wandb.Artifact(name, type="dataset")
-        artifact.add_dir(f"{sys.argv[2]}/{name}", policy="immutable", skip_cache=True)
-        run.log_artifact(artifact).wait(600)
-    print(run.entity)
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """How much there is to read: bytes of the large file, and how many small ones of which size."""
-
-    large: int
-    small_files: int
-    small_bytes: int = 16 << 10
-
-    @property
-    def needed(self) -> int:
-        """Bytes of disk that a run may take: each has its cache, or its copy, and the server."""
-        return 6 * (self.large + 2 * self.small_files * self.small_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,12 +100,22 @@ class Place:
 class Site:
     """The servers and the data, below one folder."""
 
-    def __init__(self, home: Path, sizes: Sizes, stack: ExitStack) -> None:
-        """Make the data, start the servers, log the artifacts; `stack` takes it all down."""
+    def __init__(
+        self, home: Path, sizes: Sizes, artifacts: Iterable[str], stack: ExitStack
+    ) -> None:
+        """Start the servers, make the artifacts and log them; `stack` takes it all down.
+
+        artifacts: the names of those that are wanted.
+        """
         self.home = home
         self.sizes = sizes
         self.plain = home / "plain"
-        self._make_data()
+        self.names = frozenset(artifacts)
+        self.plain.mkdir()
+        for name in sorted(self.names):
+            make(name, self.plain / name, sizes)
+        with (self.plain / "probe").open("wb") as probe:
+            probe.truncate(PROBE_BYTES)
         self._stand_in = StandIn(home / "server")
         stack.callback(self._stand_in.stop)
         ports = iter(free_ports(6))
@@ -142,8 +124,23 @@ class Site:
         self._control_port, far_api_port = ports
         self._start_nginx(stack, far_api_port)
         self._start_link(stack, far_api_port)
-        self.entity = self._log_artifacts()
-        share_bytes(self._objects, self.plain)
+        with_sdk = [name for name in WITH_SDK if name in self.names]
+        self.entity = log_with_sdk(self._stand_in, self.plain, home / "logging", with_sdk)
+        share_bytes(self._objects, self.plain, with_sdk)
+        for name in PAST_SDK:
+            if name in self.names:
+                log_past_sdk(self._stand_in, self.entity, self.plain / name)
+        if "million" in self.names:
+            folders, files, largest = million_shape(sizes)
+            log_version_of(
+                self._stand_in,
+                "million",
+                folders=folders,
+                files_per_folder=files,
+                large_folder=largest,
+                project=PROJECT,
+                entity=self.entity,
+            )
 
     @property
     def _objects(self) -> Path:
@@ -174,24 +171,19 @@ class Site:
 
     def settle(self, name: str) -> None:
         """Make a cold start fair: nothing left to write, no page cached but the server's."""
-        os.sync()
-        caches = Path("/proc/sys/vm/drop_caches")
-        if os.access(caches, os.W_OK):
-            caches.write_text("3")
+        self.forget()
         piece = bytearray(PIECE_BYTES)
         for path in files_below(self.plain / name):
             with path.open("rb", buffering=0) as file:
                 while file.readinto(piece):
                     pass
 
-    def _make_data(self) -> None:
-        self.large.parent.mkdir(parents=True)
-        write_safetensors(self.large, self.sizes.large)
-        chance = random.Random("small")
-        for number in range(self.sizes.small_files):
-            folder = self.plain / "small" / f"{number // FOLDER_FILES:03}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{number:06}.bin").write_bytes(chance.randbytes(self.sizes.small_bytes))
+    def forget(self) -> None:
+        """Leave nothing to write, and nothing cached where root's permission is there."""
+        os.sync()
+        caches = Path("/proc/sys/vm/drop_caches")
+        if os.access(caches, os.W_OK):
+            caches.write_text("3")
 
     def _start_nginx(self, stack: ExitStack, far_api_port: int) -> None:
         apis = "".join(
@@ -233,22 +225,13 @@ class Site:
         start(
             stack,
             [
-                *(sys.executable, str(Path(__file__).with_name("bench_link.py"))),
+                *build_link(self.home),
                 str(self._control_port),
                 f"{self.far.api_port}:{far_api_port}",
                 f"{self.far.files_port}:{self.near.files_port}",
             ],
             ports=[self._control_port, self.far.api_port, self.far.files_port],
         )
-
-    def _log_artifacts(self) -> str:
-        """Log both artifacts with the SDK; return their entity."""
-        env = self._stand_in.env(self.home / "logging")
-        command = [sys.executable, "-c", LOG, PROJECT, str(self.plain), "large", "small"]
-        done = run(*command, env=env, timeout_s=LOG_TIMEOUT_S)
-        assert done.returncode == 0, f"the artifacts can't be logged: {done.stderr[-2000:]}"
-        shutil.rmtree(self.home / "logging")
-        return done.stdout.split()[-1]
 
 
 def start(stack: ExitStack, command: list[str], *, ports: list[int]) -> None:
@@ -284,54 +267,3 @@ def free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind((HOST, 0))
         return [int(one.getsockname()[1]) for one in sockets]
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield a folder's files, at any depth."""
-    return (path for path in folder.rglob("*") if path.is_file())
-
-
-def share_bytes(objects: Path, plain: Path) -> None:
-    """Make the plain files hard links to the server's objects: one copy on disk and in memory."""
-    stored = {md5(path): path for path in files_below(objects)}
-    for path in list(files_below(plain)):
-        found = stored[md5(path)]
-        path.unlink()
-        path.hardlink_to(found)
-
-
-def md5(path: Path) -> bytes:
-    """Return a file's MD5."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
-
-
-def write_safetensors(path: Path, size: int) -> None:
-    """Write a file of that many bytes laid out as a model is: length, JSON header, tensors.
-
-    Its tensors are of the sizes of a transformer's: large ones, and small ones between them.
-    """
-    chance = random.Random("large")
-    room = size - HEADER_BYTES
-    lengths: list[int] = []
-    for length in itertools.cycle(TENSOR_BYTES):
-        if room <= 0:
-            break
-        lengths.append(min(length, room))
-        room -= lengths[-1]
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for number, length in enumerate(lengths):
-        header[f"layers.{number}.weight"] = {
-            "dtype": "U8",
-            "shape": [length],
-            "data_offsets": [start, start + length],
-        }
-        start += length
-    text = json.dumps(header).encode()
-    text += b" " * (size - start - 8 - len(text))
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        while start:
-            piece = chance.randbytes(min(start, PIECE_BYTES))
-            start -= file.write(piece)

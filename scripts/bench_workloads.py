@@ -18,18 +18,22 @@ from bench_contenders import (
     get_with_sdk,
     get_with_wbfs,
     kernel_settings,
+    mounted_daemon,
     mounted_rclone,
     mounted_wbfs,
     read,
     scratch,
 )
+from bench_data import LARGE
 from bench_link import ROUND_TRIP_S
-from bench_site import LARGE, Place, Site
+from bench_site import Place, Site
 
 WBFS, CURL, RCLONE, NATIVE, SDK = "wbfs", "curl -o", "rclone mount", "native", "SDK"
+BARE = "do-nothing daemon"
 RCLONE_NO_CACHE = "rclone, no cache"
 TENSOR_SHARE = 0.1
 SEED = 20
+ORDERS = (("in order", None), ("shuffled", SEED))
 SETTLE_S = 3.0
 QUIET_S = 1.0
 QUIET_LIMIT_S = 20.0
@@ -50,7 +54,7 @@ class Workload:
     """Something to do, by several contenders in turns.
 
     note: says what is to be told of a sample besides its time and its rate. once: more turns than
-    one would tell nothing more.
+    one would tell nothing more, or take too long, unless they are asked for.
     """
 
     title: str
@@ -114,6 +118,7 @@ def workloads(site: Site, *, reads: int) -> dict[str, Workload]:
             title=f"{files}, listed and read",
             turns={
                 **{name: partial(_small, site, how) for name, how in MORE_MOUNTS.items()},
+                BARE: lambda: _bare_small(site),
                 NATIVE: lambda: _native_small(site),
             },
             note=lambda more: f"listed in {more['list_s']:.2f} s",
@@ -254,7 +259,7 @@ def _native(site: Site, reading: Callable[[], Sample]) -> dict[str, Sample]:
 
 def _small(site: Site, mount_it: MountIt) -> dict[str, Sample]:
     samples: dict[str, Sample] = {}
-    for order, seed in (("in order", None), ("shuffled", SEED)):
+    for order, seed in ORDERS:
         with scratch(site) as state:
             site.settle("small")
             with mount_it(site, site.near, state) as mounted:
@@ -263,16 +268,33 @@ def _small(site: Site, mount_it: MountIt) -> dict[str, Sample]:
             os.sync()
             with mount_it(site, site.near, state) as mounted:
                 samples[f"{order}, disk cache"] = read("folder", folder, seed=seed)
-                samples[f"{order}, page cache"] = read("folder", folder, seed=seed)
+                samples |= _from_page_cache(order, read("folder", folder, seed=seed))
+    return samples
+
+
+def _from_page_cache(order: str, sample: Sample) -> dict[str, Sample]:
+    alone = replace(sample, seconds=sample.seconds - sample.more["list_s"])
+    return {f"{order}, page cache": sample, f"{order}, not listed": alone}
+
+
+def _bare_small(site: Site) -> dict[str, Sample]:
+    samples: dict[str, Sample] = {}
+    for order, seed in ORDERS:
+        with scratch(site) as state:
+            site.settle("small")
+            with mounted_daemon(site, site.near, state, name="small") as mounted:
+                folder = mounted.folders["small"]
+                read("folder", folder, seed=seed)
+                samples |= _from_page_cache(order, read("folder", folder, seed=seed))
     return samples
 
 
 def _native_small(site: Site) -> dict[str, Sample]:
     site.settle("small")
-    return {
-        f"{order}, page cache": read("folder", site.plain / "small", seed=seed)
-        for order, seed in (("in order", None), ("shuffled", SEED))
-    }
+    samples: dict[str, Sample] = {}
+    for order, seed in ORDERS:
+        samples |= _from_page_cache(order, read("folder", site.plain / "small", seed=seed))
+    return samples
 
 
 def _get(site: Site, get: Callable[[Site, str, Path], Sample]) -> dict[str, Sample]:
