@@ -6,12 +6,16 @@ from pathlib import Path
 
 import trio
 
+from wbfs.fetch.carrying import Setup
+from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Offload
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.room import Room
 from wbfs.fetch.writeback import Writeback
+from wbfs.model.entries import Entry
 from wbfs.store.blobs import Blobs
 from wbfs.store.eviction import Bounds
+from wbfs.store.manifests import File
 from wbfs.store.partial import PartialBlobs
 from wbfs.store.sdk_cache import SdkCache
 
@@ -21,6 +25,7 @@ def resources(
 ) -> Resources:
     """Return resources whose bytes come from `sources`, which has `open` as `Sources` has."""
     offload = Offload()
+    counters = Counters()
     sdk_cache = SdkCache(cache_dir / "sdk")
     blobs = Blobs(cache_dir, sdk_cache, file_mode=0o600)
     return Resources(
@@ -35,7 +40,23 @@ def resources(
             cache_dir=cache_dir,
             sdk_cache=sdk_cache,
             bounds=Bounds(limit=None, min_free=None),
+            counters=counters,
         ),
         writeback=Writeback(nursery=nursery, offload=offload, blobs=blobs),
         timeout_s=timeout_s,
+        setup=Setup(
+            cache_dir=str(cache_dir),
+            sdk_cache_dir=str(cache_dir / "sdk"),
+            file_mode=0o600,
+            extra_headers={},
+            proxies={},
+            verify=True,
+            timeout_s=timeout_s,
+        ),
+        counters=counters,
     )
+
+
+def file_of(entry: Entry) -> File:
+    """Return the entry as the only file of its version."""
+    return File(id=0, folder=0, name=entry.path, entry=entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,9 @@ def test_sealed_blob_is_found_and_reads_back(
     with pytest.raises(StoreError, match="shorter"):
         read_fully(sealed.fd, buffer, 1)
     assert files_below(cache_dir / "partial") == []
+    # The SDK trusts what it finds: it gets the file once that is safely on disk.
+    assert not slot.exists()
+    assert blobs.flush() == 1
     assert slot.read_bytes() == CONTENT
 
 
@@ -99,12 +103,18 @@ def test_wrong_bytes_get_no_name(
     assert files_below(tmp_path) == []
 
 
-def test_damaged_blob_is_dropped(blobs: Blobs) -> None:
+def test_a_blob_of_another_size_is_not_served(blobs: Blobs, partial: PartialBlobs) -> None:
     path = blobs.path(BLOB)
     path.parent.mkdir()
     path.write_bytes(CONTENT[:10])
     assert blobs.open(BLOB) is None
-    assert not path.exists()
+    with partial.small(BLOB) as small:
+        small.write(0, CONTENT)
+        small.seal()
+    assert path.read_bytes() == CONTENT
+    # A manifest may say anything of its size: that takes the file from nobody.
+    assert blobs.open(replace(BLOB, size=10)) is None
+    assert blobs.open(BLOB) is not None
 
 
 def test_what_may_be_lost_in_a_power_cut_is_checked_again(

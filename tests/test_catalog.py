@@ -353,3 +353,23 @@ def test_kill_9_loses_nothing_that_was_written(
     db = sqlite3.connect(tmp_path / "catalog.sqlite")
     assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
+
+
+def transactions(tmp_path: Path) -> int:
+    """Return how often the file was changed: SQLite counts its transactions in the header."""
+    return int.from_bytes((tmp_path / "catalog.sqlite").read_bytes()[24:28], "big")
+
+
+def test_a_listing_of_thousands_is_one_transaction(tmp_path: Path) -> None:
+    kept = catalog(tmp_path)
+    kept.write([name("latest", ODD)])
+    before = transactions(tmp_path)
+    many = listing(*((f"v{number}", version(number)) for number in range(5000)))
+    began = time.monotonic()
+    kept.write([many])
+    assert transactions(tmp_path) == before + 1
+    found = catalog(tmp_path).listing(PLACE)
+    # Some 50 ms on a machine with nothing else to do.
+    assert time.monotonic() - began < 1.0
+    assert found is not None
+    assert dict(found.things) == dict(many.things)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from wbfs.cli.sizes import Size, show_size
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Blob
 from wbfs.store.blobs import Blobs
-from wbfs.store.eviction import Bounds, Pruned, cached_files, excess
+from wbfs.store.eviction import Bounds, Pruned, cached_files, excess, remove_unless_open
 from wbfs.store.eviction import prune as prune_to
 from wbfs.store.inventory import summary, verify
 from wbfs.store.partial import PartialBlobs
@@ -193,3 +195,38 @@ def test_sizes_are_read(text: str, size: int) -> None:
 def test_sizes_are_shown() -> None:
     shown = [show_size(size) for size in (0, 999, 1000, 1_550_000, 20 * 10**9, 10**15)]
     assert shown == ["0 B", "999 B", "1.0 kB", "1.6 MB", "20.0 GB", "1000.0 TB"]
+
+
+def test_what_was_sealed_anew_stays(
+    cache_dir: Path, blobs: Blobs, sdk_cache: SdkCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = add(cache_dir, blobs, 1)
+    flock = fcntl.flock
+
+    def seal_once_locked(fd: int, kind: int) -> None:
+        flock(fd, kind)
+        monkeypatch.undo()
+        add(cache_dir, blobs, 1)
+
+    monkeypatch.setattr("wbfs.store.eviction.fcntl.flock", seal_once_locked)
+    assert not remove_unless_open(blobs.path(blob), sdk_cache)
+    assert blobs.open(blob) is not None
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.EROFS, errno.EIO])
+def test_a_disk_in_trouble_is_left_alone(
+    prune: Prune,
+    blobs: Blobs,
+    filled: list[Blob],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    def fail(fd: int, kind: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("wbfs.store.eviction.fcntl.flock", fail)
+    pruned = prune(limit(0))
+    assert (pruned.removed, pruned.still_over) == (0, True)
+    assert left(blobs, filled) == list(range(COUNT))
+    assert os.strerror(number) in caplog.text

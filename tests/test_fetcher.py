@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trio
-from fetching import resources
+from fetching import file_of, resources
 
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.transfer import FUTILE_ATTEMPTS
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference, Version
-from wbfs.model.errors import IntegrityError, RemoteError, RemoteTimeout, UrlExpired, WbfsError
+from wbfs.model.errors import (
+    IntegrityError,
+    RemoteError,
+    RemoteTimeout,
+    StoreError,
+    UrlExpired,
+    WbfsError,
+)
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.transport import Deadline
 
@@ -77,8 +85,10 @@ class Fixture:
     async def fetch(self, sources: FakeSources, entry: Entry = ENTRY) -> bytes:
         """Read the entry's file through a handle."""
         self.resources = resources(self._nursery, self._cache_dir, sources, timeout_s=10)
-        self.fetcher = Fetcher(self.resources, verify_always=False, drop_pages=lambda inodes: None)
-        reader = self.fetcher.reader(VERSION, entry, 1)
+        self.fetcher = Fetcher(
+            self.resources, verify_always=False, path_prefix="", drop_pages=lambda inodes: None
+        )
+        reader = self.fetcher.reader(VERSION, file_of(entry), 1)
         try:
             return bytes(await reader.read(0, 1 << 20))
         finally:
@@ -166,8 +176,26 @@ async def test_what_nothing_identifies_is_not_resumed(fixture: Fixture) -> None:
 
 async def test_reads_stop_at_the_end(fixture: Fixture) -> None:
     await fixture.fetch(FakeSources(whole))
-    reader = fixture.fetcher.reader(VERSION, ENTRY, 1)
+    reader = fixture.fetcher.reader(VERSION, file_of(ENTRY), 1)
     assert await reader.read(len(CONTENT) - 10, 4096) == CONTENT[-10:]
     assert await reader.read(len(CONTENT), 4096) == b""
     assert await reader.read(len(CONTENT) + 10, 4096) == b""
+    reader.close()
+
+
+async def test_a_cache_that_is_removed(
+    fixture: Fixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("wbfs.fetch.writeback.AFTER_S", 0.01)
+    assert await fixture.fetch(FakeSources(whole)) == CONTENT
+    shutil.rmtree(tmp_path)
+    with trio.fail_after(10):
+        while f"can't write the cache {tmp_path} to disk" not in caplog.text:
+            await trio.sleep(0.01)
+    reader = fixture.fetcher.reader(VERSION, file_of(ENTRY), 1)
+    with pytest.raises(StoreError, match="can't create a file"):
+        await reader.read(0, 10)
     reader.close()

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import hashlib
 import os
+import shutil
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
-from fetching import resources
+import trio.testing
+from fetching import file_of, resources
 
 from wbfs.fetch.fetcher import Fetcher, Reader
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import IntegrityError, RemoteTimeout
+from wbfs.model.errors import BadHandle, IntegrityError, RemoteTimeout
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.transport import Deadline
+from wbfs.store.eviction import Bounds
 
 MIB = 1 << 20
 CONTENT = os.urandom(24 * MIB)
@@ -62,21 +69,37 @@ class GatedSources:
             start += len(piece)
 
 
+class LateFirstSources(GatedSources):
+    """Gives what begins at 0 only once it is opened."""
+
+    def _pieces(self, start: int, stop: int | None) -> Iterator[bytes]:
+        if start == 0:
+            self.opened.wait(WAIT_S)
+        return super()._pieces(start, stop)
+
+
 class Setting:
     """A fetcher with a store of its own, and what it told the kernel to forget."""
 
-    def __init__(self, nursery: trio.Nursery, cache_dir: Path, **options: bool) -> None:
-        self.sources = GatedSources()
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        cache_dir: Path,
+        sources: GatedSources | None = None,
+        **options: bool,
+    ) -> None:
+        self.sources = sources or GatedSources()
         self.dropped: list[frozenset[int]] = []
         self.resources = resources(nursery, cache_dir, self.sources, timeout_s=1)
         self.fetcher = Fetcher(
             self.resources,
             verify_always=options.get("verify_always", False),
+            path_prefix="",
             drop_pages=self.dropped.append,
         )
 
     def open(self, inode: int = 1) -> Reader:
-        return self.fetcher.reader(VERSION, ENTRY, inode)
+        return self.fetcher.reader(VERSION, file_of(ENTRY), inode)
 
 
 @pytest.fixture
@@ -201,3 +224,118 @@ async def test_verify_always(nursery: trio.Nursery, tmp_path: Path) -> None:
     await read(reader, 0, 10)
     assert setting.sources.sent == len(CONTENT)
     reader.close()
+
+
+async def test_it_is_not_hashed_twice_at_once(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbfs.fetch.large.AT_ONCE", 2)
+    setting = Setting(nursery, tmp_path, LateFirstSources())
+
+    async def open_late() -> None:
+        while setting.sources.sent < len(CONTENT) - 16 * MIB or setting.fetcher.fetching != 1:
+            await trio.sleep(0.01)
+        setting.sources.opened.set()
+
+    nursery.start_soon(open_late)
+    with trio.fail_after(WAIT_S):
+        os.close(await setting.fetcher.ensure(VERSION, ENTRY))
+    assert setting.sources.sent == len(CONTENT)
+
+
+async def test_a_whole_file_waits_for_a_request_that_stalls(
+    setting: Setting, nursery: trio.Nursery
+) -> None:
+    reader = setting.open()
+    setting.sources.gate = PIECE
+    await read(reader, 0, 4096)
+    setting.sources.gate = len(CONTENT)
+    # The first request hangs at the gate; others bring what it was to bring.
+    for offset in range(0, len(CONTENT), MIB):
+        await read(reader, offset, MIB)
+    await _until(lambda: setting.fetcher.fetching == 1)
+    fds: list[int] = []
+
+    async def want_all() -> None:
+        fds.append(await setting.fetcher.ensure(VERSION, ENTRY))
+
+    nursery.start_soon(want_all)
+    # Everything else goes on.
+    await trio.testing.wait_all_tasks_blocked()
+    assert fds == []
+    setting.sources.opened.set()
+    await _until(lambda: bool(fds))
+    os.close(fds[0])
+    reader.close()
+
+
+async def test_no_room_for_the_map(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = tempfile.mkstemp
+
+    def full(*, prefix: str, **options: Any) -> tuple[int, str]:
+        if ".map." in prefix:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return make(prefix=prefix, **options)
+
+    monkeypatch.setattr("wbfs.store.partial.tempfile.mkstemp", full)
+    setting = Setting(nursery, tmp_path, verify_always=True)
+    reader = setting.open()
+    await read(reader, 0, 10)
+    assert setting.resources.blobs.open(ENTRY.blob) is not None
+    reader.close()
+
+
+@pytest.mark.parametrize("is_sealed_first", [True, False])
+async def test_one_digest_with_two_sizes(setting: Setting, is_sealed_first: bool) -> None:
+    wrong = dataclasses.replace(ENTRY, path="wrong.bin", size=len(CONTENT) - MIB)
+    good = setting.open(1)
+    if is_sealed_first:
+        os.close(await setting.fetcher.ensure(VERSION, ENTRY))
+    else:
+        await read(good, 0, 4096)
+    bad = setting.fetcher.reader(VERSION, file_of(wrong), 2)
+    with trio.fail_after(WAIT_S), pytest.raises(IntegrityError, match="the manifest says"):
+        await bad.read(0, 4096)
+    assert setting.resources.blobs.path(ENTRY.blob).exists() is is_sealed_first
+    await read(good, len(CONTENT) - 4096, 4096)
+    with trio.fail_after(WAIT_S):
+        os.close(await setting.fetcher.ensure(VERSION, ENTRY))
+    assert setting.resources.blobs.path(ENTRY.blob).read_bytes() == CONTENT
+    bad.close()
+    good.close()
+
+
+async def test_a_cache_that_is_removed_while_it_is_read(
+    setting: Setting, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting.resources.room.bounds = Bounds(limit=None, min_free=1)
+    setting.resources.room.used = 0
+    reader = setting.open()
+    await read(reader, 0, 4096)
+    shutil.rmtree(tmp_path)
+    for offset in range(0, len(CONTENT), MIB):
+        await read(reader, offset, MIB)
+    assert "bounds are not kept for now" in caplog.text
+    reader.close()
+
+
+async def test_closed_while_it_is_looked_for(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = setting.open()
+
+    async def find(origin: object) -> None:
+        reader.close()
+
+    monkeypatch.setattr(setting.fetcher, "find", find)
+    with pytest.raises(BadHandle, match="closed"):
+        await reader.read(0, 4096)
+    assert not setting.fetcher.large._files
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(WAIT_S):
+        while not condition():
+            await trio.sleep(0.01)

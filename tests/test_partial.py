@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -122,3 +123,38 @@ def test_two_daemons_do_not_share_a_file_that_is_being_written(
     del other
     assert len(list((tmp_path / "partial").iterdir())) == 1
     del keeper
+
+
+def test_nobody_goes_on_with_a_file_that_is_sealed(
+    blobs: Blobs, partial: PartialBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+    others = PartialBlobs(tmp_path, Blobs(tmp_path, SdkCache(tmp_path / "sdk"), file_mode=0o600))
+    large = partial.large(BLOB)
+    large.write(0, CONTENT)
+    large.save([(0, len(CONTENT))])
+
+    def open_once_unlocked(fd: int, kind: int) -> None:
+        flock(fd, kind)
+        if kind == fcntl.LOCK_UN:
+            monkeypatch.undo()
+            other = others.large(BLOB)
+            other.clear()
+            other.close()
+
+    monkeypatch.setattr("wbfs.store.blobs.fcntl.flock", open_once_unlocked)
+    large.seal()
+    assert fcntl.flock is flock
+    assert blobs.path(BLOB).read_bytes() == CONTENT
+
+
+def test_the_map_of_a_file_that_is_gone(partial: PartialBlobs, tmp_path: Path) -> None:
+    large = partial.large(BLOB)
+    large.write(0, CONTENT)
+    large.save([(0, len(CONTENT))])
+    large.close()
+    (tmp_path / "partial" / BLOB.key).unlink()
+    # A daemon that is killed before it notes anything.
+    partial.large(BLOB).close()
+    again = partial.large(BLOB)
+    assert again.held.total == 0

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from tables import entry_of
 
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.errors import NotFound, RemoteProtocolError
 from wbfs.remote.artifacts import WandbApi
-from wbfs.remote.manifests import parse_manifest
+from wbfs.remote.manifests import Manifest
 from wbfs.remote.transport import Deadline
 
 DEADLINE = Deadline.after(60)
@@ -97,8 +98,8 @@ def manifest(contents: object, **more: object) -> bytes:
     return json.dumps(document | more).encode()
 
 
-def parse(data: bytes) -> Any:
-    return parse_manifest(data, digest="", digest_algorithm="MANIFEST_MD5", what="e/p/c:v3")
+def parse(data: bytes) -> Manifest:
+    return Manifest(data, digest="", digest_algorithm="MANIFEST_MD5", what="e/p/c:v3")
 
 
 def test_entries() -> None:
@@ -117,20 +118,22 @@ def test_entries() -> None:
             }
         )
     )
-    by_path = {entry.path: entry for entry in parsed.entries}
+    by_path = {path: entry_of(path, parsed.row(path)) for path in parsed.paths}
     md5 = Digest.from_base64(MD5)
-    assert parsed.unreadable == ()
+    assert parsed.unreadable == []
     assert by_path["plain"].digest == md5
     assert by_path["plain"].birth_artifact_id == "QQ=="
     assert by_path["sizeless"].size == 0
     assert by_path["xxh"].digest == Digest.from_base64(MD5, Algorithm.XXH128)
     assert by_path["ref"].digest is None
     assert (by_path["ref"].size, by_path["unchecked"].size) == (12, None)
-    assert by_path["unchecked"].reference.unchecked
+    assert (unchecked := by_path["unchecked"].reference)
+    assert unchecked.unchecked
     assert by_path["file"].digest == md5
     assert (by_path["artifact"].digest, by_path["artifact"].size) == (md5, None)
-    assert by_path["s3"].reference.version_id == "7"
-    keys = {entry.blob.key for entry in parsed.entries}
+    assert (s3 := by_path["s3"].reference)
+    assert s3.version_id == "7"
+    keys = {entry.blob.key for entry in by_path.values()}
     assert len(keys) == 5  # the plain, sizeless, file and artifact ones have the same content
 
 
@@ -156,7 +159,7 @@ def test_what_is_no_manifest(data: bytes) -> None:
 )
 def test_rows_of_no_use_are_named(row: object) -> None:
     parsed = parse(manifest({"good": {"digest": MD5, "size": 0}, "bad": row}))
-    assert [entry.path for entry in parsed.entries] == ["good"]
+    assert parsed.paths == ["good"]
     [(path, reason)] = parsed.unreadable
     assert path == "bad"
     assert reason.startswith("it can't be read: ")

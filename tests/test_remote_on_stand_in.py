@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import corpus
 import pytest
 from stand_in import StandIn
+from tables import entry_of
 
 from wbfs.model.digests import new_hasher
-from wbfs.model.entries import Collection, Entry, Version
+from wbfs.model.entries import Collection, Entry, Project, Version
 from wbfs.model.errors import (
     AccessDenied,
     NotFound,
@@ -23,15 +26,19 @@ from wbfs.model.errors import (
     UrlExpired,
 )
 from wbfs.remote import queries
-from wbfs.remote.artifacts import WandbApi
+from wbfs.remote.artifacts import SLOWEST_BYTES_PER_S, WandbApi
 from wbfs.remote.bytes import Location, open_stream
 from wbfs.remote.credentials import load_credentials
+from wbfs.remote.graphql import Page, PageRequest
+from wbfs.remote.manifests import Manifest
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 
 pytestmark = pytest.mark.sdk
 
 TEAM, PROJECT = corpus.TEAM, corpus.PROJECT
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +102,21 @@ def fetch(transport: Transport, url: str, start: int = 0, stop: int | None = Non
 
 
 def entries(api: WandbApi, version: Version) -> dict[str, Entry]:
-    manifest = api.manifest(version, deadline=soon())
+    manifest = Manifest(
+        manifest_of(api, version),
+        digest=version.digest,
+        digest_algorithm=version.digest_algorithm,
+        what=version.path,
+    )
     assert manifest.digest_matches
-    assert manifest.unreadable == ()
-    return {entry.path: entry for entry in manifest.entries}
+    assert manifest.unreadable == []
+    return {path: entry_of(path, manifest.row(path)) for path in manifest.paths}
+
+
+def manifest_of(api: WandbApi, version: Version, seconds: float = 10) -> bytes:
+    file = io.BytesIO()
+    api.manifest(version, file, deadline=soon(seconds))
+    return file.getvalue()
 
 
 def test_viewer_and_entities(api: WandbApi) -> None:
@@ -117,20 +135,44 @@ def test_a_key_that_the_server_does_not_know(world: World) -> None:
     transport.close()
 
 
+def every_page(ask: Callable[[PageRequest], Page[T]], size: int = 100) -> list[T]:
+    """Return what all pages of a listing hold."""
+    found: list[T] = []
+    page: Page[T] | None = None
+    while page is None or page.next is not None:
+        page = ask(PageRequest(after=page.next if page else None, size=size))
+        found += page.items
+    return found
+
+
+def projects(api: WandbApi, entity: str) -> list[Project]:
+    return every_page(lambda wanted: api.projects(entity, wanted, deadline=soon()))
+
+
+def collections(api: WandbApi, entity: str, project: str, size: int = 100) -> list[Collection]:
+    return every_page(
+        lambda wanted: api.collections(entity, project, wanted, deadline=soon()), size
+    )
+
+
+def versions(api: WandbApi, collection: Collection) -> list[Version]:
+    return every_page(lambda wanted: api.versions(collection, wanted, deadline=soon()))
+
+
 def test_projects(api: WandbApi) -> None:
-    listed = list(api.projects(TEAM, deadline=soon()))
+    listed = projects(api, TEAM)
     assert {project.name for project in listed} == {PROJECT}
     assert api.project(TEAM, PROJECT, deadline=soon()) in listed
     assert listed[0].created_at_ns > 0
-    assert "other-project" in {one.name for one in api.projects("admin", deadline=soon())}
+    assert "other-project" in {one.name for one in projects(api, "admin")}
 
 
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda api: list(api.projects("nobody", deadline=soon())),
+        lambda api: projects(api, "nobody"),
         lambda api: api.project(TEAM, "nothing", deadline=soon()),
-        lambda api: list(api.collections(TEAM, "nothing", deadline=soon())),
+        lambda api: collections(api, TEAM, "nothing"),
         lambda api: api.collection(TEAM, PROJECT, "missing", deadline=soon()),
         lambda api: api.version(TEAM, PROJECT, "missing", "v0", deadline=soon()),
         lambda api: mixed(api, "v99"),
@@ -152,18 +194,17 @@ def test_collections_of_every_type_source_and_linked(world: World, api: WandbApi
             for item in world.items
             if (item.entity, item.project) == (entity, project)
         }
-        listed = list(api.collections(entity, project, deadline=soon()))
+        listed = collections(api, entity, project)
         assert {of.name: of.type for of in listed}.items() >= expected.items()
         for collection in listed:
             found = api.collection(entity, project, collection.name, deadline=soon())
             assert found == collection
 
 
-def test_all_pages_are_listed(world: World, api: WandbApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = list(api.collections(TEAM, PROJECT, deadline=soon()))
-    monkeypatch.setattr(queries, "PAGE_SIZE", 1)
+def test_all_pages_are_listed(world: World, api: WandbApi) -> None:
+    everything = collections(api, TEAM, PROJECT)
     world.server.clear_requests()
-    assert list(api.collections(TEAM, PROJECT, deadline=soon())) == everything
+    assert collections(api, TEAM, PROJECT, size=1) == everything
     pages = world.server.requests(operation="ProjectArtifactCollections")
     assert len(pages) == len(everything)
     assert len(everything) > 2
@@ -177,7 +218,7 @@ def test_versions_have_the_names_and_aliases_of_their_own_collection(
         collection = Collection(
             entity=entity, project=project, name=name, type=kind, created_at_ns=0
         )
-        listed = list(api.versions(collection, deadline=soon()))
+        listed = versions(api, collection)
         found = {version.name: set(version.aliases) for version in listed}
         logged = {
             item.version: {alias for alias in item.aliases if alias != item.version}
@@ -308,7 +349,7 @@ def test_a_manifest_url_that_was_refused_is_asked_for_again(world: World, api: W
         world.server.faults(port="files", expired_urls=True),
         pytest.raises(UrlExpired) as caught,
     ):
-        api.manifest(version, deadline=soon())
+        manifest_of(api, version)
     assert "?" not in str(caught.value)
 
 
@@ -321,15 +362,30 @@ def test_a_store_that_asks_for_fewer_requests_gets_no_second_round(
         world.server.faults(port="files", error_share=1.0, error_status=429),
         pytest.raises(RateLimited),
     ):
-        api.manifest(version, deadline=soon(1.0))
+        manifest_of(api, version, 1.0)
     assert len(world.server.requests(operation="FetchArtifactManifest")) == 1
 
 
-def test_a_manifest_that_came_damaged_is_fetched_again(world: World, api: WandbApi) -> None:
+def test_a_manifest_that_was_cut_goes_on_where_it_ended(world: World, api: WandbApi) -> None:
     version = mixed(api)
-    for fault in ({"cut_after_bytes": 500}, {"wrong_bytes": True}):
-        with world.server.faults(port="files", first=1, **fault):
-            assert entries(api, version)
+    world.server.clear_requests()
+    with world.server.faults(port="files", first=1, cut_after_bytes=500):
+        assert entries(api, version)
+    ranges = [one.range for one in world.server.requests(port="files", method="GET")]
+    assert ranges == ["", "bytes=500-"]
+
+
+def test_a_slow_manifest_comes_in_spite_of_the_deadline(world: World, api: WandbApi) -> None:
+    version = mixed(api)
+    whole = manifest_of(api, version)
+    bandwidth = 1.3 * SLOWEST_BYTES_PER_S
+    with world.server.faults(port="files", bandwidth_bytes_per_s=bandwidth):
+        assert manifest_of(api, version, len(whole) / bandwidth / 3) == whole
+    with (
+        world.server.faults(port="files", stall_after_bytes=1000),
+        pytest.raises(RemoteTimeout),
+    ):
+        manifest_of(api, version, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,14 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import shutil
+import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,7 +35,7 @@ from wbfs.model.errors import (
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.bytes import Location, ObjectMissing, open_stream
 from wbfs.remote.credentials import load_credentials
-from wbfs.remote.graphql import GraphQL, QueryRefused
+from wbfs.remote.graphql import GraphQL, PageRequest, QueryRefused
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 
@@ -457,7 +462,17 @@ def test_misshapen_answers_are_named_as_such(
 ) -> None:
     api = artifacts(server, transport, tmp_path, {"GetProjects": {"models": models}})
     with pytest.raises(RemoteProtocolError):
-        list(api.projects("e", deadline=Deadline.after(3)))
+        api.projects("e", PageRequest(size=100), deadline=Deadline.after(3))
+
+
+@pytest.mark.parametrize("cursor", ["here", "", None, 5])
+def test_pages_that_lead_nowhere_are_not_followed(
+    server: Server, transport: Transport, tmp_path: Path, cursor: object
+) -> None:
+    models = {"edges": [], "pageInfo": {"hasNextPage": True, "endCursor": cursor}}
+    api = artifacts(server, transport, tmp_path, {"GetProjects": {"models": models}})
+    with pytest.raises(RemoteProtocolError, match="circle"):
+        api.projects("e", PageRequest(after="here", size=100), deadline=Deadline.after(3))
 
 
 def test_nodes_that_the_server_keeps_to_itself_are_passed_over(
@@ -466,8 +481,9 @@ def test_nodes_that_the_server_keeps_to_itself_are_passed_over(
     seen = {"node": {"name": "seen", "createdAt": "2024-01-01T00:00:00"}}
     models = {"edges": [None, {"node": None}, seen]}
     api = artifacts(server, transport, tmp_path, {"GetProjects": {"models": models}})
-    found = list(api.projects("e", deadline=Deadline.after(3)))
-    assert [project.name for project in found] == ["seen"]
+    found = api.projects("e", PageRequest(size=100), deadline=Deadline.after(3))
+    assert [project.name for project in found.items] == ["seen"]
+    assert found.next is None
 
 
 def read_reference(transport: Transport, reference: Reference) -> bytes:
@@ -529,3 +545,62 @@ def test_file_references_that_can_not_be_had(transport: Transport, uri: str, wor
 def test_a_scheme_without_a_handler_is_named(transport: Transport) -> None:
     with pytest.raises(ReferenceUnsupported, match="custom://"):
         read_reference(transport, Reference(uri="custom://bucket/key", token="etag"))
+
+
+@contextmanager
+def tls_listener(handle: Callable[[socket.socket], None]) -> Iterator[tuple[str, list[float]]]:
+    """Give the URL of what treats each connection like that, and a list that gets their times."""
+    times: list[float] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                times.append(time.monotonic())
+                with connection, suppress(OSError):
+                    connection.settimeout(5)
+                    handle(connection)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}", times
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(10)
+
+
+def test_a_tls_handshake_that_is_broken_off_is_tried_again(transport: Transport) -> None:
+    def cut(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    with tls_listener(cut) as (url, times):
+        with pytest.raises(RemoteError, match="broke off the TLS handshake") as caught:
+            read(transport, Server(url=url), seconds=2)
+        assert len(times) > 1
+    assert "verysecret" not in str(caught.value)
+
+
+def test_a_certificate_that_is_not_trusted_is_not_tried_again(
+    transport: Transport, tmp_path: Path
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl, which makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", "1"]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def shake_hands(connection: socket.socket) -> None:
+        context.wrap_socket(connection, server_side=True).close()
+
+    with tls_listener(shake_hands) as (url, times):
+        with pytest.raises(RemoteError, match="can't trust .*self.signed.*REQUESTS_CA_BUNDLE"):
+            read(transport, Server(url=url), seconds=5)
+        assert len(times) == 1

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tables import add_table
 
 from wbfs.fetch.urls import MOST_AT_ONCE, SignedUrls
 from wbfs.model.digests import Digest
-from wbfs.model.entries import Entry, Manifest, Reference, Version
+from wbfs.model.entries import Entry, Reference, Version
 from wbfs.model.errors import RemoteError
 from wbfs.remote.transport import Deadline
 from wbfs.store.manifests import Manifests
@@ -55,7 +56,7 @@ def urls(api: FakeApi, tmp_path: Path) -> SignedUrls:
     ]
     reference = Reference(uri="http://h/x", token="t")
     entries.append(Entry(path="a/0001-reference", size=1, digest=None, reference=reference))
-    manifests.add(VERSION, Manifest(entries=tuple(entries))).close()
+    add_table(manifests, VERSION.id, entries).close()
     return SignedUrls(api=api, ask=lambda ask, deadline: ask(deadline), manifests=manifests)  # type: ignore[arg-type]
 
 

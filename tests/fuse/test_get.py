@@ -176,7 +176,7 @@ def test_what_is_right_is_left_alone(stand_in: StandIn, get: Get, tmp_path: Path
         {"error_share": 0.4},
         {"requests_per_s": 20.0, "first": 10},
         {"wrong_bytes": True, "first": 1},
-        {"expired_urls": True, "first": 2},
+        {"expired_urls": True, "first": 1},
     ],
     ids=lambda fault: next(iter(fault)),
 )

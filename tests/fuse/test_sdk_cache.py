@@ -77,7 +77,11 @@ def test_what_was_read_is_there_for_the_sdk(
     mount = mounter()
     copy = tmp_path / "copy"
     check("cp", "-r", "--no-preserve=mode", mount.path / version, copy)
-    wait_until(lambda: mount.status()["fetched"]["fetched_files"] == 8, what="all are sealed")
+    objects = tmp_path / "home0/wandb-cache/artifacts/obj"
+    wait_until(
+        lambda: sum(path.is_file() for path in objects.rglob("*")) == 8,
+        what="all are safely on disk, and the SDK's cache has them",
+    )
     stand_in.clear_requests()
     root = tmp_path / "root"
     # The mount's own home, and so its SDK's cache.

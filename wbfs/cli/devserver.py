@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from pathlib import Path
 
@@ -71,6 +70,9 @@ def devserver(
       export WANDB_API_KEY=$(cat ~/wandb-server/api-key)
       wandb artifact put --name my-project/my-data --type dataset ./data
     """
+    # Imported late: the other commands need none of it.
+    import asyncio
+
     try:
         from wbfs.devserver.app import DevServer, ServerSettings
     except ModuleNotFoundError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +11,18 @@ from pathlib import Path
 import click
 import trio
 
-from wbfs.cli.progress import Progress, SayHandler, progress
+from wbfs.cli.progress import Progress, progress
+from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, show, tidy_up
 from wbfs.cli.sizes import show_size
-from wbfs.daemon.session import Session, open_session
+from wbfs.daemon.session import Session
 from wbfs.fetch.download import FAILURES_NAMED, Download
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.target import Target
 from wbfs.model.entries import Version
-from wbfs.model.errors import NotFound, UsageError, WbfsError
+from wbfs.model.errors import NotFound, UsageError
 from wbfs.model.names import is_safe_component
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.transport import Deadline
-from wbfs.store.eviction import excess, prune
-from wbfs.store.sdk_cache import SdkCache
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +38,9 @@ class Order:
 
 
 @dataclass(slots=True)
-class _Ending:
+class _Ending(Ending):
     """How it ended: by a signal, with an error, or with what was downloaded."""
 
-    signal: int | None = None
-    failure: WbfsError | None = None
     root: Path | None = None
     download: Download | None = None
 
@@ -57,8 +53,13 @@ def download(settings: SessionSettings, order: Order) -> int:
     shown = progress()
     log_to(shown)
     began = time.monotonic()
+    ending = _Ending()
+
+    async def work(nursery: trio.Nursery, session: Session) -> None:
+        await _download(nursery, settings, order, session, shown, ending)
+
     try:
-        ending = trio.run(_run, settings, order, shown)
+        trio.run(run_session, settings, work, ending)
     finally:
         shown.close()
     if ending.download is not None:
@@ -73,34 +74,6 @@ def download(settings: SessionSettings, order: Order) -> int:
         return 1
     click.echo(ending.root)
     return 0
-
-
-def log_to(shown: Progress) -> None:
-    """Have warnings said among what is shown."""
-    logging.basicConfig(handlers=[SayHandler(shown)], level=logging.WARNING, format="%(message)s")
-    # It logs paths with their queries, and a signed URL's query is a secret.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-
-
-async def _run(settings: SessionSettings, order: Order, shown: Progress) -> _Ending:
-    ending = _Ending()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, nursery.cancel_scope, ending, name="signals")
-        try:
-            async with open_session(settings, nursery) as session:
-                await _download(nursery, settings, order, session, shown, ending)
-        except WbfsError as error:
-            # Past the nursery's end, which would wrap it in a group.
-            ending.failure = error
-        nursery.cancel_scope.cancel()
-    return ending
-
-
-async def _end_on_signal(scope: trio.CancelScope, ending: _Ending) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            ending.signal = number
-            scope.cancel()
 
 
 async def _download(
@@ -122,10 +95,10 @@ async def _download(
         target=Target(root, umask=session.umask),
         allow_missing_references=order.allow_missing_references,
     )
-    nursery.start_soon(_show, run, shown, name="show how far it is")
-    nursery.start_soon(_tidy_up, session, name="tidy up the cache")
+    nursery.start_soon(show, run, shown, name="show how far it is")
+    nursery.start_soon(tidy_up, session, name="tidy up the cache")
     await run.run()
-    await session.offload.run(Kind.DISK, lambda: _keep_bounds(settings, session, run))
+    await session.offload.run(Kind.DISK, lambda: keep_bounds(settings, session, run.fetched_bytes))
 
 
 async def _find(settings: SessionSettings, order: Order, session: Session) -> Version:
@@ -164,27 +137,6 @@ async def _default_root(settings: SessionSettings, session: Session, version: Ve
     if not is_safe_component(name):
         raise UsageError(f"no directory can be named {name!r}; say where to download with --root")
     return Path(os.path.abspath(os.environ.get("WANDB_ARTIFACT_DIR", "artifacts")), name)
-
-
-async def _show(run: Download, shown: Progress) -> None:
-    while True:
-        shown.show(run)
-        await trio.sleep(shown.every_s)
-
-
-async def _tidy_up(session: Session) -> None:
-    """Remove what others left in the cache, and count it, so that it is kept within its bounds."""
-    await session.offload.run(Kind.DISK, session.partial.remove_abandoned)
-    await session.room.count()
-
-
-def _keep_bounds(settings: SessionSettings, session: Session, run: Download) -> None:
-    """Prune the cache if it may be too large: a short run ends before that is noticed."""
-    bounds = session.room.bounds
-    if not run.fetched_bytes:
-        return
-    if bounds.limit is not None or excess(settings.cache_dir, 0, bounds):
-        prune(settings.cache_dir, bounds, SdkCache(settings.sdk_cache_dir))
 
 
 def _summarize(run: Download, order: Order, shown: Progress, seconds: float) -> None:

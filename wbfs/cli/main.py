@@ -11,6 +11,7 @@ from wbfs.cli.cache import cache
 from wbfs.cli.devserver import devserver
 from wbfs.cli.get import get
 from wbfs.cli.mount import mount
+from wbfs.cli.prefetch import prefetch
 from wbfs.cli.umount import umount
 from wbfs.model.errors import WbfsError
 
@@ -34,6 +35,7 @@ def commands() -> None:
 commands.add_command(mount)
 commands.add_command(umount)
 commands.add_command(get)
+commands.add_command(prefetch)
 commands.add_command(cache)
 commands.add_command(devserver)
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import logging.handlers
 import os
 from pathlib import Path
 
 import click
-import platformdirs
 
+from wbfs.cli.logs import default_log_file, start_logging
 from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
 from wbfs.cli.places import sdk_cache_dir
-from wbfs.model.errors import UsageError
 from wbfs.model.settings import ALIAS_TTL_S, MountSettings
 
-LOG_BYTES = 10 << 20
-LOG_FILES = 3
 START_TIMEOUT_S = 90.0
 """Seconds to wait for a daemon in the background; it gives up earlier itself, and says why."""
 
@@ -141,8 +136,7 @@ def mount(
     *sources, mountpoint = source_and_mountpoint
     path = resolve_mountpoint(Path(mountpoint))
     if not foreground and log_file is None:
-        name = str(path).strip("/").replace("/", "-") or "root"
-        log_file = platformdirs.user_state_path("wbfs") / f"{name}.log"
+        log_file = default_log_file(str(path))
     settings = MountSettings(
         source="".join(sources),
         path_prefix=path_prefix,
@@ -164,34 +158,14 @@ def mount(
     )
     if settings.log_file is not None:
         refuse_inside(settings.log_file, path, "--log-file")
-    _start_logging(settings.log_file, debug=debug)
+    start_logging(settings.log_file, debug=debug)
     if foreground:
         run_mount(settings, lambda: None)
     else:
         assert settings.log_file is not None
         run_in_background(
             lambda on_ready: run_mount(settings, on_ready),
+            what="the mount",
             log_file=settings.log_file,
             timeout_s=START_TIMEOUT_S,
         )
-
-
-def _start_logging(log_file: Path | None, *, debug: bool) -> None:
-    handler: logging.Handler = logging.StreamHandler()
-    if log_file is not None:
-        try:
-            log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handler = logging.handlers.RotatingFileHandler(
-                log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES
-            )
-        except OSError as error:
-            raise UsageError(
-                f"can't log to {log_file}: {error.strerror}; choose another place with --log-file"
-            ) from error
-    logging.basicConfig(
-        handlers=[handler],
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    # It logs paths with their queries, and a signed URL's query is a secret.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)

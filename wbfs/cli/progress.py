@@ -1,4 +1,4 @@
-"""How far a download is, on the terminal's error output: a bar, or plain lines where it is none."""
+"""How far a command is, on the terminal's error output: a bar, or plain lines where it is none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,28 @@ from typing import Protocol
 import click
 
 from wbfs.cli.sizes import show_size
-from wbfs.fetch.download import Download
+
+
+class Counts(Protocol):
+    """How many files there are, and how many are done; `files` and `bytes` once `is_counted`."""
+
+    @property
+    def files(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def is_counted(self) -> bool: ...
+    @property
+    def done(self) -> int: ...
+
+
+class Shown(Protocol):
+    """What is shown: `position` is how many of the bytes are here."""
+
+    @property
+    def tally(self) -> Counts: ...
+    @property
+    def position(self) -> int: ...
 
 
 class Progress(Protocol):
@@ -20,7 +41,7 @@ class Progress(Protocol):
     every_s: float
     """Seconds between two calls of `show`."""
 
-    def show(self, download: Download) -> None:
+    def show(self, run: Shown) -> None:
         """Show how far it is now."""
 
     def say(self, text: str) -> None:
@@ -57,13 +78,13 @@ class Bar:
             mininterval=0,
         )
 
-    def show(self, download: Download) -> None:
+    def show(self, run: Shown) -> None:
         """Draw the bar."""
-        tally = download.tally
+        tally = run.tally
         self._bar.total = tally.bytes if tally.is_counted else None
         of = f"/{tally.files:,}" if tally.is_counted else ""
         self._bar.set_postfix_str(f"{tally.done:,}{of} files", refresh=False)
-        self._bar.update(download.position - self._bar.n)
+        self._bar.update(run.position - self._bar.n)
         self._bar.refresh()
 
     def say(self, text: str) -> None:
@@ -84,9 +105,9 @@ class Lines:
         self._shown_at = time.monotonic()
         self._shown = 0
 
-    def show(self, download: Download) -> None:
+    def show(self, run: Shown) -> None:
         """Print a line, unless it has just begun."""
-        now, tally, position = time.monotonic(), download.tally, download.position
+        now, tally, position = time.monotonic(), run.tally, run.position
         if now - self._shown_at < self.every_s:
             return
         rate = max(0, position - self._shown) / (now - self._shown_at)

@@ -1,4 +1,4 @@
-"""Going into the background: the command returns once the mount answers, the daemon stays."""
+"""Going into the background: the command returns once what it began is under way."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ _READY = b"\0ready"
 
 
 def run_in_background(
-    run: Callable[[Callable[[], None]], None], *, log_file: Path, timeout_s: float
+    run: Callable[[Callable[[], None]], None], *, what: str, log_file: Path, timeout_s: float
 ) -> None:
     """Run `run(on_ready)` in a child and return once it calls `on_ready`, in the parent.
+
+    `what` it is, as in "the mount", is for messages.
 
     An error before that is raised here as WbfsError, in its own words; what comes after goes to
     `log_file`. To be called before any thread is started.
@@ -29,19 +31,21 @@ def run_in_background(
     child = os.fork()
     if child == 0:
         os.close(reading)
-        os._exit(_run_child(run, log_file, writing))
+        os._exit(_run_child(run, what, log_file, writing))
     os.close(writing)
     message = _read_all(reading, timeout_s)
     os.close(reading)
     if message is None:
         os.kill(child, signal.SIGTERM)
-        raise WbfsError(f"the mount did not answer within {timeout_s:.0f} s; see {log_file}")
+        raise WbfsError(f"{what} was not ready within {timeout_s:.0f} s; see {log_file}")
     if message != _READY:
         os.waitpid(child, 0)
-        raise WbfsError(message.decode() or f"the daemon ended at once; see {log_file}")
+        raise WbfsError(message.decode() or f"{what} ended at once; see {log_file}")
 
 
-def _run_child(run: Callable[[Callable[[], None]], None], log_file: Path, writing: int) -> int:
+def _run_child(
+    run: Callable[[Callable[[], None]], None], what: str, log_file: Path, writing: int
+) -> int:
     def on_ready() -> None:
         # Not before the mount: under autofs only its own process group may mount.
         os.setsid()
@@ -60,8 +64,8 @@ def _run_child(run: Callable[[Callable[[], None]], None], log_file: Path, writin
         _try_to_tell(writing, str(error))
         return 1
     except BaseException:
-        log.exception("the daemon ends on a defect")
-        _try_to_tell(writing, f"the daemon failed; see {log_file}")
+        log.exception("%s ends on a defect", what)
+        _try_to_tell(writing, f"{what} failed; see {log_file}")
         return 1
     finally:
         logging.shutdown()

@@ -38,6 +38,14 @@ class Metrics(Collector):
             ("wbfs_fetched_bytes", "File bytes fetched", counters.fetched_bytes),
             ("wbfs_fetched_files", "Files fetched", counters.fetched_files),
             ("wbfs_failed_fetches", "Fetches that failed", counters.failed_fetches),
+            (
+                "wbfs_prefetched_files",
+                "Files fetched ahead of their readers",
+                counters.prefetched_files,
+            ),
+            ("wbfs_prefetched_bytes", "Bytes of them", counters.prefetched_bytes),
+            ("wbfs_used_prefetched_bytes", "Bytes of those that were opened", counters.used_bytes),
+            ("wbfs_wasted_bytes", "Bytes of those that were evicted first", counters.wasted_bytes),
             ("wbfs_served_bytes", "File bytes given to the kernel", counters.served_bytes),
         ):
             yield CounterMetricFamily(name, text, value=value)

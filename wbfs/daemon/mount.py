@@ -51,7 +51,12 @@ async def _run(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         try:
             kernel = Kernel(nursery)
-            async with open_session(settings, nursery, drop_pages=kernel.drop_pages) as session:
+            async with open_session(
+                settings,
+                nursery,
+                path_prefix=settings.path_prefix,
+                drop_pages=kernel.drop_pages,
+            ) as session:
                 await _mount(nursery, settings, session, kernel, on_ready)
         except WbfsError as error:
             # Past the nursery's end, which would wrap it in a group.

@@ -25,10 +25,20 @@ STATUS_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A line of the mount table."""
+    """A line of the mount table; `options` are those of the filesystem, with commas between."""
 
     mountpoint: Path
     filesystem_type: str
+    options: str
+
+    @property
+    def user_id(self) -> int | None:
+        """The number of the user who mounted it, where it is a FUSE filesystem."""
+        for option in self.options.split(","):
+            name, _, value = option.partition("=")
+            if name == "user_id":
+                return int(value)
+        return None
 
 
 def mount_at(path: Path) -> Mount | None:
@@ -41,6 +51,17 @@ def mount_at(path: Path) -> Mount | None:
     return found
 
 
+def mount_of(path: Path) -> Mount | None:
+    """Return the mount that `path`, absolute and without symbolic links, is on."""
+    found = None
+    for mount in _mount_table():
+        if path.is_relative_to(mount.mountpoint) and (
+            found is None or mount.mountpoint.is_relative_to(found.mountpoint)
+        ):
+            found = mount
+    return found
+
+
 def _mount_table() -> Iterator[Mount]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
@@ -48,7 +69,8 @@ def _mount_table() -> Iterator[Mount]:
         escaped = left.split(" ")[4].encode("utf-8", "surrogateescape")
         unescaped = codecs.escape_decode(escaped)[0]
         assert isinstance(unescaped, bytes)
-        yield Mount(Path(os.fsdecode(unescaped)), right.split(" ")[0])
+        filesystem_type, _, options = right.split(" ", 2)
+        yield Mount(Path(os.fsdecode(unescaped)), filesystem_type, options)
 
 
 def resolve_mountpoint(path: Path) -> Path:

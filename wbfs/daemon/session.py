@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import trio
 
+from wbfs.fetch.carrying import Setup
+from wbfs.fetch.counters import Counters
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Kind, Offload, checkpoint
 from wbfs.fetch.outage import Reach
@@ -52,6 +54,7 @@ class Session:
     fetcher: Fetcher
     partial: PartialBlobs
     room: Room
+    resources: Resources
 
     async def source(self, text: str) -> Source:
         """Read a SOURCE; the user's settings fill in what it leaves out. Raises WbfsError."""
@@ -108,11 +111,13 @@ async def open_session(
     settings: SessionSettings,
     nursery: trio.Nursery,
     *,
+    path_prefix: str = "",
     drop_pages: Callable[[frozenset[int]], None] = lambda inodes: None,
 ) -> AsyncIterator[Session]:
     """Log in and wire everything up; what is started runs in `nursery`. Raises WbfsError.
 
-    `drop_pages` has the kernel forget the pages of inodes whose bytes were wrong. What is written
+    Nothing is prefetched but files whose path starts with `path_prefix`. `drop_pages` has the
+    kernel forget the pages of inodes whose bytes were wrong. What is written
     to the cache is its user's only; `Session.umask` is what other files should have.
     """
     umask = os.umask(0o077)
@@ -135,12 +140,14 @@ async def open_session(
             settings.cache_dir, sdk_cache, file_mode=0o666 & ~umask, checkpoint=checkpoint
         )
         partial = PartialBlobs(settings.cache_dir, blobs, checkpoint=checkpoint)
+        counters = Counters()
         room = Room(
             nursery=nursery,
             offload=offload,
             cache_dir=settings.cache_dir,
             sdk_cache=sdk_cache,
             bounds=Bounds(limit=settings.cache_size, min_free=settings.min_free),
+            counters=counters,
         )
         reach = Reach(
             probe=lambda: offload.run(
@@ -149,23 +156,39 @@ async def open_session(
             nursery=nursery,
             timeout_s=settings.timeout_s,
         )
+        sources = Sources(
+            api=api,
+            reach=reach,
+            transport=transport,
+            references=References(transport),
+            manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
+        )
         resources = Resources(
             nursery=nursery,
             offload=offload,
-            sources=Sources(
-                api=api,
-                reach=reach,
-                transport=transport,
-                references=References(transport),
-                manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
-            ),
+            sources=sources,
             blobs=blobs,
             partial=partial,
             room=room,
             writeback=Writeback(nursery=nursery, offload=offload, blobs=blobs),
             timeout_s=settings.timeout_s,
+            setup=Setup(
+                cache_dir=str(settings.cache_dir),
+                sdk_cache_dir=str(settings.sdk_cache_dir),
+                file_mode=0o666 & ~umask,
+                extra_headers=credentials.extra_headers,
+                proxies=credentials.proxies,
+                verify=credentials.verify,
+                timeout_s=settings.timeout_s,
+            ),
+            counters=counters,
         )
-        fetcher = Fetcher(resources, verify_always=settings.verify_always, drop_pages=drop_pages)
+        fetcher = Fetcher(
+            resources,
+            verify_always=settings.verify_always,
+            path_prefix=path_prefix,
+            drop_pages=drop_pages,
+        )
         names = Names(
             api=api,
             catalog=catalog,
@@ -191,8 +214,10 @@ async def open_session(
                 fetcher=fetcher,
                 partial=partial,
                 room=room,
+                resources=resources,
             )
         finally:
+            sources.close()
             fetcher.close()
             await names.close()
     finally:

@@ -55,6 +55,7 @@ class Status:
             },
             "requests": dict(self.requests),
             "fetched": asdict(session.fetcher.counters) | {"in_progress": session.fetcher.fetching},
+            "prefetch": session.fetcher.loaders.report(),
             "busy_threads": session.offload.busy(),
             "left_out": {
                 artifact_id: {"count": table.left_out.count, "report": table.left_out.report}

@@ -11,17 +11,20 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 
 import trio
 
-from wbfs.fetch.fetcher import Fetcher, is_large
+from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Kind, Offload, checkpoint
+from wbfs.fetch.origin import Origin
+from wbfs.fetch.prefetch import Job as PrefetchJob
+from wbfs.fetch.slices import Slice, Slices
 from wbfs.fetch.target import Target, TargetError, TargetFolder, TargetFull
+from wbfs.fetch.whole import is_large
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import AccessDenied, ReferenceMissing, RemoteError, WbfsError
 from wbfs.remote.bytes import ObjectMissing
-from wbfs.store.manifests import ROOT_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +34,6 @@ LARGE_FILES_AT_ONCE = 4
 """How many of them may be large, which are fetched over several connections each."""
 SURVEYS_AT_ONCE = 4
 """Threads that look at what is there already."""
-SLICE_FILES = 256
-"""Entries of one folder that are looked at together, and their bytes."""
-SLICE_BYTES = 64 << 20
 FAILURES_IN_A_ROW = 64
 """Files in a row that the server doesn't give, after which no more are asked for."""
 FAILURES_NAMED = 100
@@ -113,7 +113,7 @@ class Download:
         Raises WbfsError where there is no manifest, or no directory to write to. Without anything
         to write no directory is made.
         """
-        slices = _Slices(self._fetcher, self._version, self._path_prefix)
+        slices = self._slices()
         first = await slices.next()
         await self._note_left_out()
         if first is None:
@@ -142,8 +142,8 @@ class Download:
         self.tally.failed += unnamed
         self.tally.files += len(named) + unnamed
 
-    async def _run_tasks(self, first: _Slice, slices: _Slices) -> None:
-        slices_in, slices_out = trio.open_memory_channel[_Slice](0)
+    async def _run_tasks(self, first: Slice, slices: Slices) -> None:
+        slices_in, slices_out = trio.open_memory_channel[Slice](0)
         jobs_in, jobs_out = trio.open_memory_channel[_Job](FILES_AT_ONCE)
         async with trio.open_nursery() as nursery, slices_out, jobs_in, jobs_out:
             nursery.start_soon(self._count, name="count the files")
@@ -154,13 +154,16 @@ class Download:
             for _ in range(FILES_AT_ONCE):
                 nursery.start_soon(self._work, jobs_out.clone(), name="download files")
             async with slices_in:
-                piece: _Slice | None = first
+                piece: Slice | None = first
                 while piece is not None:
                     await slices_in.send(piece)
                     piece = await slices.next()
 
+    def _slices(self) -> Slices:
+        return Slices(partial(self._fetcher.manifest, self._version), self._path_prefix)
+
     async def _count(self) -> None:
-        slices = _Slices(self._fetcher, self._version, self._path_prefix)
+        slices = self._slices()
         while (piece := await slices.next()) is not None:
             self.tally.files += len(piece.entries)
             self.tally.bytes += piece.size
@@ -168,20 +171,33 @@ class Download:
 
     async def _survey(
         self,
-        slices: trio.MemoryReceiveChannel[_Slice],
+        slices: trio.MemoryReceiveChannel[Slice],
         jobs: trio.MemorySendChannel[_Job],
     ) -> None:
         async with slices, jobs:
             async for piece in slices:
-                found = await self._offload.run(Kind.DISK, piece.survey(self._target))
+                found = await self._offload.run(Kind.DISK, partial(_survey, piece, self._target))
                 for entry in found.right:
                     self.tally.right += 1
                     self.tally.done_bytes += entry.size or 0
                 for entry, error in found.failures:
                     self._fail(entry.path, str(error))
                     self.tally.done_bytes += entry.size or 0
+                await self._fetch_ahead([job.entry for job in found.jobs])
                 for job in found.jobs:
                     await jobs.send(job)
+
+    async def _fetch_ahead(self, entries: list[Entry]) -> None:
+        """Have small files fetched while others are written."""
+        prefetch = self._fetcher.prefetch
+        small = [entry for entry in entries if entry.size and not is_large(entry)]
+        try:
+            missing = await prefetch.prepare(self._version, small)
+        except WbfsError as error:
+            # Whoever writes them finds out whether that lasts, and says so of each file.
+            log.info("nothing is fetched ahead: %s", error)
+            return
+        prefetch.add(*(PrefetchJob(Origin(self._version, entry)) for entry in missing))
 
     async def _work(self, jobs: trio.MemoryReceiveChannel[_Job]) -> None:
         async with jobs:
@@ -190,6 +206,7 @@ class Download:
 
     async def _download(self, job: _Job) -> None:
         entry = job.entry
+        await self._fetcher.prefetch.settled(entry.blob.key)
         try:
             if is_large(entry):
                 async with self._large:
@@ -282,95 +299,21 @@ class _Found:
     failures: list[tuple[Entry, TargetError]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """Some entries of one folder, whose path ends in a slash or is empty."""
-
-    folder: str
-    entries: list[Entry]
-
-    @property
-    def size(self) -> int:
-        return sum(entry.size or 0 for entry in self.entries)
-
-    def survey(self, target: Target) -> Callable[[], _Found]:
-        """Return what looks, in a thread, which of them the target has."""
-        return lambda: self._survey(target)
-
-    def _survey(self, target: Target) -> _Found:
-        found = _Found()
-        try:
-            folder = target.folder(self.folder)
-        except TargetError as error:
-            found.failures = [(entry, error) for entry in self.entries]
-            return found
-        for entry in self.entries:
-            name = entry.path.rpartition("/")[2]
-            try:
-                if folder.is_right(name, entry.blob, checkpoint=checkpoint):
-                    found.right.append(entry)
-                else:
-                    found.jobs.append(_Job(entry, folder))
-            except TargetError as error:
-                found.failures.append((entry, error))
+def _survey(piece: Slice, target: Target) -> _Found:
+    """Look, in a thread, which of a slice the target has."""
+    found = _Found()
+    try:
+        folder = target.folder(piece.folder)
+    except TargetError as error:
+        found.failures = [(entry, error) for entry in piece.entries]
         return found
-
-
-class _Slices:
-    """A version's entries that a prefix picks, slice by slice, one folder after the other."""
-
-    def __init__(self, fetcher: Fetcher, version: Version, path_prefix: str) -> None:
-        self._fetcher = fetcher
-        self._version = version
-        self._prefix = path_prefix
-        # Folders to come at each depth: their numbers, and the path that they are in.
-        self._to_come: list[tuple[range, str]] = [(range(ROOT_FOLDER, ROOT_FOLDER + 1), "")]
-        self._folder = ROOT_FOLDER
-        self._path = ""
-        self._taken = 0
-        self._left = 0
-
-    async def next(self) -> _Slice | None:
-        """Return the next slice, None at the end. Raises WbfsError."""
-        while self._left or self._to_come:
-            # A manifest with no end of folders holds up nobody else.
-            await trio.lowlevel.checkpoint()
-            if self._left:
-                entries = await self._take()
-                if entries:
-                    return _Slice(self._path, entries)
+    for entry in piece.entries:
+        name = entry.path.rpartition("/")[2]
+        try:
+            if folder.is_right(name, entry.blob, checkpoint=checkpoint):
+                found.right.append(entry)
             else:
-                await self._enter()
-        return None
-
-    async def _take(self) -> list[Entry]:
-        table = await self._fetcher.manifest(self._version)
-        folder = table.folder(self._folder)
-        assert folder is not None
-        entries: list[Entry] = []
-        size = 0
-        for file in islice(table.files(folder, self._taken), SLICE_FILES):
-            self._taken += 1
-            self._left -= 1
-            if file.entry.path.startswith(self._prefix):
-                entries.append(file.entry)
-                size += file.entry.size or 0
-                if size >= SLICE_BYTES:
-                    break
-        return entries
-
-    async def _enter(self) -> None:
-        """Go to the next folder, unless the prefix picks nothing in it."""
-        numbers, parent = self._to_come.pop()
-        if not numbers:
-            return
-        self._to_come.append((numbers[1:], parent))
-        table = await self._fetcher.manifest(self._version)
-        folder = table.folder(numbers[0])
-        assert folder is not None
-        path = f"{parent}{folder.name}/" if folder.id != ROOT_FOLDER else ""
-        if path.startswith(self._prefix) or self._prefix.startswith(path):
-            first = folder.first_folder
-            self._to_come.append((range(first, first + folder.folder_count), path))
-            self._folder, self._path = folder.id, path
-            self._taken, self._left = 0, folder.file_count
+                found.jobs.append(_Job(entry, folder))
+        except TargetError as error:
+            found.failures.append((entry, error))
+    return found

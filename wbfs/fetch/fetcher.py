@@ -15,15 +15,18 @@ import trio
 
 from wbfs.fetch.flights import Flights
 from wbfs.fetch.large_files import LargeFiles, OpenLargeFile
+from wbfs.fetch.loaders import Loaders, Was
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.resources import Origin, Resources
+from wbfs.fetch.origin import Origin
+from wbfs.fetch.prefetch import Prefetch
+from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import stretched
-from wbfs.fetch.whole import WholeFiles
+from wbfs.fetch.whole import WholeFiles, is_large
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import StoreError, WbfsError
+from wbfs.model.errors import BadHandle, StoreError, WbfsError
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
-from wbfs.store.manifests import ManifestTable
+from wbfs.store.manifests import File, ManifestTable
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +34,6 @@ OPEN_MANIFESTS = 128
 """Manifest tables kept open; the rest are opened again from the store when they are asked for."""
 MANIFEST_TRIES = 3
 """Times that a table is opened for one request, should it be among the first to be closed."""
-LARGEST_WHOLE = 4 << 20
-"""Bytes of a file up to which it is fetched whole, and checked, before a byte is served."""
 FAILURE_MEMORY_S = 2.0
 """Seconds that a handle repeats its last error: after a read-ahead that failed, the kernel asks
 again for the very page that the program wants."""
@@ -46,24 +47,30 @@ class Fetcher:
         resources: Resources,
         *,
         verify_always: bool,
+        path_prefix: str,
         drop_pages: Callable[[frozenset[int]], None],
     ) -> None:
         """With `verify_always` no byte of any file is served before its digest was checked.
 
-        `drop_pages` has the kernel forget the pages of inodes whose bytes were wrong.
+        Nothing is prefetched but files whose path starts with `path_prefix`. `drop_pages` has the
+        kernel forget the pages of inodes whose bytes were wrong.
         """
         self._resources = resources
         self._manifests: OrderedDict[str, ManifestTable] = OrderedDict()
         self._manifest_flights: Flights[None] = Flights(resources.nursery)
         self._checks: Flights[SealedBlob | None] = Flights(resources.nursery)
-        self._whole = WholeFiles(resources)
+        self.prefetch = Prefetch(resources)
+        self._whole = WholeFiles(resources, self.prefetch)
+        self.loaders = Loaders(
+            resources, self.prefetch, manifest=self.manifest, path_prefix=path_prefix
+        )
         self.large = LargeFiles(resources, verify_always=verify_always, drop_pages=drop_pages)
         self.counters = resources.counters
 
     @property
     def fetching(self) -> int:
         """How many requests for file bytes are under way."""
-        return len(self._whole) + len(self.large)
+        return len(self._whole) + len(self.large) + self.prefetch.in_progress
 
     async def manifest(self, version: Version) -> ManifestTable:
         """Return the version's table, to be used before the next await. Raises WbfsError."""
@@ -85,9 +92,12 @@ class Fetcher:
         )
 
     async def _load_manifest(self, version: Version) -> None:
-        deadline = Deadline.after(self._resources.timeout_s)
-        table = await self._resources.offload.run(
-            Kind.METADATA, lambda: self._resources.sources.manifest(version, deadline=deadline)
+        resources = self._resources
+        table = await resources.offload.run(
+            Kind.MANIFEST,
+            lambda: resources.sources.manifest(
+                version, deadline=Deadline.after(resources.timeout_s)
+            ),
         )
         if table.left_out.count:
             log.warning(
@@ -104,12 +114,12 @@ class Fetcher:
         """The open tables by artifact id, least recently used first."""
         return dict(self._manifests)
 
-    def reader(self, version: Version, entry: Entry, inode: int) -> Reader:
+    def reader(self, version: Version, file: File, inode: int) -> Reader:
         """Return what one open handle reads with; nothing is fetched yet. Raises StoreError.
 
         `inode` is what the kernel keeps the file's pages by.
         """
-        return Reader(self, Origin(version, entry), inode, self._resources.blobs.open(entry.blob))
+        return Reader(self, version, file, inode, self._resources.blobs.open(file.entry.blob))
 
     def close(self) -> None:
         """Close the manifest tables, and note what is there of large files."""
@@ -124,7 +134,7 @@ class Fetcher:
         Return a descriptor for the caller. Raises WbfsError.
         """
         origin = Origin(version, entry)
-        sealed = self._resources.blobs.open(entry.blob) or await self.check(origin)
+        sealed = await self.find(origin)
         if sealed is None and is_large(entry):
             file = self.large.use(origin)
             try:
@@ -139,16 +149,23 @@ class Fetcher:
         Raises WbfsError.
         """
         blob, blobs = origin.entry.blob, self._resources.blobs
-        if not blobs.has_unchecked(blob):
+        if self.prefetch.is_fetching(blob.key) or not blobs.has_unchecked(blob):
             return None
         sealed = await self._checks.join(
-            blob.key,
+            blob,
             lambda: self._resources.offload.run(Kind.CHECK, lambda: blobs.check(blob)),
             timeout_s=stretched(self._resources.timeout_s, blob.size),
             what=f"read {origin.path}",
         )
         self._resources.writeback.due()
         return sealed
+
+    async def find(self, origin: Origin) -> SealedBlob | None:
+        """Return the blob if this machine has it, be it that it has to be checked first.
+
+        Raises WbfsError.
+        """
+        return self._resources.blobs.open(origin.entry.blob) or await self.check(origin)
 
     async def fetch_small(self, origin: Origin) -> SealedBlob:
         """Fetch the blob of a file that is not large. Raises WbfsError."""
@@ -159,27 +176,27 @@ class Fetcher:
         return await self._resources.pread(fd, offset, size)
 
 
-def is_large(entry: Entry) -> bool:
-    """Whether a file is fetched in ranges.
-
-    Not one that nothing identifies: its ranges could be of different objects.
-    """
-    if entry.reference is not None and entry.reference.unchecked:
-        return False
-    return entry.size is not None and entry.size > LARGEST_WHOLE
-
-
 class Reader:
     """One open file: reads its bytes, wherever they are."""
 
     def __init__(
-        self, fetcher: Fetcher, origin: Origin, inode: int, sealed: SealedBlob | None
+        self,
+        fetcher: Fetcher,
+        version: Version,
+        file: File,
+        inode: int,
+        sealed: SealedBlob | None,
     ) -> None:
         self._fetcher = fetcher
-        self._origin = origin
+        self._file = file
+        self._origin = Origin(version, file.entry)
         self._inode = inode
         self._sealed = sealed
+        # Of a small file: what was served, and where it was when its first byte was asked for.
+        self._served = 0
+        self._was = Was.HERE
         self._large: OpenLargeFile | None = None
+        self._closed = False
         self._failure: _Failure | None = None
 
     async def read(self, offset: int, size: int) -> memoryview:
@@ -203,19 +220,43 @@ class Reader:
             if size <= 0:
                 return memoryview(b"")
         if self._sealed is None and self._large is None:
-            self._sealed = await self._fetcher.check(self._origin)
+            self._sealed = await self._fetcher.find(self._origin)
+            if self._closed:
+                raise BadHandle(f"{self._origin.path} was closed while it was read")
             if self._sealed is None and self._large is None and is_large(entry):
                 self._large = self._fetcher.large.open(self._origin, self._inode)
         if self._large is not None:
             return await self._large.read(offset, size)
-        sealed = self._sealed or await self._fetcher.fetch_small(self._origin)
+        sealed = self._sealed
+        if sealed is None:
+            self._was = Was.MISSING
+            sealed = await self._fetcher.fetch_small(self._origin)
+        self._note_use(sealed)
         if not sealed.in_memory:
             self._sealed = sealed
         size = max(0, min(size, os.fstat(sealed.fd).st_size - offset))
-        return await self._fetcher.pread(sealed.fd, offset, size)
+        piece = await self._fetcher.pread(sealed.fd, offset, size)
+        self._note_read(size)
+        return piece
+
+    def _note_use(self, sealed: SealedBlob) -> None:
+        if sealed.was_unread:
+            sealed.was_unread = False
+            self._was = Was.PREFETCHED
+            self._fetcher.loaders.was_used(self._origin.version, self._origin.entry)
+
+    def _note_read(self, size: int) -> None:
+        """Tell once, when all of a small file was served: what looks into files is no loader."""
+        whole = self._origin.entry.size
+        if whole is None or is_large(self._origin.entry) or self._served >= whole:
+            return
+        self._served += size
+        if self._served >= whole:
+            self._fetcher.loaders.was_read(self._origin.version, self._file, self._was)
 
     def close(self) -> None:
         """Let go of the file."""
+        self._closed = True
         self._sealed = None
         if self._large is not None:
             self._large.close()

@@ -17,11 +17,11 @@ import trio
 
 from wbfs.fetch.flights import SLACK_S, Flights
 from wbfs.fetch.offload import Kind
+from wbfs.fetch.origin import Origin
 from wbfs.fetch.pages import UncheckedPages
 from wbfs.fetch.readahead import Plan, ReadAhead, segments
-from wbfs.fetch.resources import Origin, Resources
-from wbfs.fetch.sources import damaged
-from wbfs.fetch.transfer import stretched, transfer
+from wbfs.fetch.resources import Resources
+from wbfs.fetch.transfer import damaged, stretched, transfer
 from wbfs.model.errors import IntegrityError, RemoteTimeout, StoreError, StoreFull, WbfsError
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
@@ -203,7 +203,7 @@ class LargeFile:
 
     def _check_soon(self, origin: Origin) -> None:
         """Take what is there into the digest while the rest comes: somebody waits for all of it."""
-        if not self._checking:
+        if not (self._checking or self._sealing or self.sealed):
             self._checking = True
             self._check_ended = trio.Event()
             self._resources.nursery.start_soon(self._check, origin, name=f"check {origin.path}")
@@ -277,10 +277,10 @@ class LargeFile:
 
         def fetch() -> None:
             transfer(
-                resources.sources,
-                origin.version,
+                resources.opener(origin),
                 origin.entry,
                 write,
+                path=origin.path,
                 start=flight.start,
                 stop=lambda: flight.stop,
                 deadline=Deadline.after(stretched(resources.timeout_s, flight.stop - flight.start)),
@@ -391,10 +391,10 @@ class LargeFile:
             await self._resources.offload.run(
                 Kind.DATA,
                 lambda: transfer(
-                    self._resources.sources,
-                    origin.version,
+                    self._resources.opener(origin),
                     origin.entry,
                     write,
+                    path=origin.path,
                     start=start,
                     stop=lambda: stop,
                     deadline=Deadline.after(stretched(self._resources.timeout_s, stop - start)),
@@ -432,6 +432,8 @@ class LargeFile:
                     while len(under_way) >= AT_ONCE:
                         await _land_one(under_way.popleft())
                         self._check_soon(origin)
+            # Also those whose bytes have all come: only then is it sealed.
+            under_way.extend(flight for flight in self._flights if flight not in under_way)
             while under_way:
                 await _land_one(under_way.popleft())
             self.seal_if_whole(origin)
@@ -442,7 +444,10 @@ class LargeFile:
 
         def seal() -> SealedBlob:
             # The check of a large file takes a while, in which the daemon may be killed.
-            self._partial.save(held)
+            try:
+                self._partial.save(held)
+            except StoreError as error:
+                log.info("%s; a later mount starts anew", error)
             return self._partial.seal()
 
         try:
@@ -461,19 +466,23 @@ class LargeFile:
             self._seal_ended.set()
             self._on_landed(self)
 
-    async def _drop_all(self, origin: Origin, error: IntegrityError) -> None:
+    async def _drop_all(self, origin: Origin, mismatch: IntegrityError) -> None:
         """Drop bytes that are not the file's: from the store, and from the kernel's memory."""
         self.mismatches += 1
         self._held.clear()
         self._resources.counters.failed_fetches += 1
         if self.mismatches == 1:
-            log.warning("%s: %s; it is fetched once more", origin.path, error)
+            log.warning("%s: %s; it is fetched once more", origin.path, mismatch)
         else:
-            failure = damaged(origin.entry, error)
+            failure = damaged(origin.entry, mismatch)
             self._failure = type(failure)(f"can't read {origin.path}: {failure}")
         # From now on nothing of it is served before it was checked.
         self._verify = True
-        await self._resources.offload.run(Kind.DISK, self._partial.clear)
+        try:
+            await self._resources.offload.run(Kind.DISK, self._partial.clear)
+        except StoreError as error:
+            self._seal_error = error
+            log.warning("%s is not fetched again: %s", origin.path, error)
         self._pages.are_wrong(self.key)
 
     async def _save_soon(self) -> None:

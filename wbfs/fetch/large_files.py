@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from wbfs.fetch.large import LargeFile, Opening
 from wbfs.fetch.offload import THREADS, Kind
+from wbfs.fetch.origin import Origin
 from wbfs.fetch.pages import UncheckedPages
 from wbfs.fetch.readahead import Plan
-from wbfs.fetch.resources import Origin, Resources
+from wbfs.fetch.resources import Resources
 
 MOST_QUEUED = 4096
 """Extents that wait to be read ahead of readers; the oldest are dropped."""
@@ -29,8 +30,9 @@ class LargeFiles:
         self._resources = resources
         self._verify_always = verify_always
         self._pages = UncheckedPages(drop_pages)
-        self._files: dict[str, LargeFile] = {}
-        self._flushing: set[str] = set()
+        # By size too: manifests are foreign, and two may give one content different sizes.
+        self._files: dict[tuple[str, int], LargeFile] = {}
+        self._flushing: set[LargeFile] = set()
         # How often the bytes of a content were wrong; 0 is left out.
         self._mismatches: dict[str, int] = {}
         self._queue: deque[tuple[LargeFile, Opening, int, int]] = deque(maxlen=MOST_QUEUED)
@@ -42,9 +44,9 @@ class LargeFiles:
     def use(self, origin: Origin) -> LargeFile:
         """Return the file with the entry's content, in use until `release`. Raises StoreError."""
         key = origin.entry.blob.key
-        file = self._files.get(key)
+        file = self._files.get((key, origin.entry.size or 0))
         if file is None:
-            file = self._files[key] = LargeFile(
+            file = self._files[key, origin.entry.size or 0] = LargeFile(
                 self._resources,
                 self._pages,
                 origin,
@@ -90,17 +92,17 @@ class LargeFiles:
         self._start_queued()
         if file.mismatches:
             self._mismatches[file.key] = file.mismatches
-        if file.is_idle and file.key not in self._flushing:
-            self._flushing.add(file.key)
+        if file.is_idle and file not in self._flushing:
+            self._flushing.add(file)
             self._resources.nursery.start_soon(self._flush, file, name=f"flush {file.key}")
 
     async def _flush(self, file: LargeFile) -> None:
         try:
             await file.flush()
         finally:
-            self._flushing.discard(file.key)
+            self._flushing.discard(file)
         # Somebody may have opened it meanwhile.
-        if file.is_idle and self._files.pop(file.key, None) is not None:
+        if file.is_idle and self._files.pop((file.key, file.size), None) is not None:
             file.close()
 
 

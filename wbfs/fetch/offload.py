@@ -18,14 +18,22 @@ T = TypeVar("T")
 class Kind(StrEnum):
     """What a thread is used for."""
 
-    METADATA = "metadata"  # names, listings, manifests
+    METADATA = "metadata"  # names, listings
+    MANIFEST = "manifest"  # what files versions have: large ones take long
     DATA = "data"  # file bytes that a program waits for
-    AHEAD = "ahead"  # file bytes that it may want next
+    AHEAD = "ahead"  # bytes of an open file that it may want next
     DISK = "disk"  # the local cache
     CHECK = "check"  # digests of whole large files
 
 
-THREADS = {Kind.METADATA: 16, Kind.DATA: 32, Kind.AHEAD: 16, Kind.DISK: 8, Kind.CHECK: 2}
+THREADS = {
+    Kind.METADATA: 16,
+    Kind.MANIFEST: 8,
+    Kind.DATA: 32,
+    Kind.AHEAD: 16,
+    Kind.DISK: 8,
+    Kind.CHECK: 2,
+}
 """Threads of each kind: that many requests are on the wire, or reads on the disk, at most."""
 
 
@@ -52,6 +60,10 @@ class Offload:
         Once only, however often it is posted before that.
         """
         self._token.run_sync_soon(function, idempotent=True)
+
+    def is_waited_for(self, kind: Kind) -> bool:
+        """Whether work of that kind waits for a thread."""
+        return self._limiters[kind].statistics().tasks_waiting > 0
 
     def busy(self) -> dict[str, int]:
         """How many threads of each kind are at work."""

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import trio
 
+from wbfs.fetch.carrying import Setup
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Kind, Offload
+from wbfs.fetch.origin import Origin
 from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
+from wbfs.fetch.transfer import Opener
 from wbfs.fetch.writeback import Writeback
-from wbfs.model.entries import Entry, Version
 from wbfs.store.blobs import Blobs, read_fully, read_in_memory
 from wbfs.store.partial import PartialBlobs
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Whose bytes are asked for: of files with the same content, the one that was opened."""
-
-    version: Version
-    entry: Entry
-
-    @property
-    def path(self) -> str:
-        """The file's path as the SDK writes it."""
-        return f"{self.version.path}/{self.entry.path}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +31,12 @@ class Resources:
     room: Room
     writeback: Writeback
     timeout_s: float
-    counters: Counters = field(default_factory=Counters)
+    setup: Setup
+    counters: Counters
+
+    def opener(self, origin: Origin) -> Opener:
+        """Return what asks for the bytes of a file."""
+        return partial(self.sources.open, origin.version, origin.entry)
 
     async def pread(self, fd: int, offset: int, size: int) -> memoryview:
         """Read exactly `size` bytes of a cached file: at once if the kernel has them in memory."""

@@ -5,26 +5,19 @@ Blocking code, run in worker threads.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 
+from wbfs.fetch.manifests import MAX_HOPS, ManifestLoader
 from wbfs.fetch.outage import Reach
 from wbfs.fetch.urls import SignedUrls
-from wbfs.model.entries import Blob, Entry, Manifest, Version
-from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired, WbfsError
+from wbfs.model.entries import Blob, Entry, Version, split_artifact_uri
+from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.bytes import ByteStream, Location, open_stream
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.manifests import Manifests, ManifestTable
-
-log = logging.getLogger(__name__)
-
-ARTIFACT_SCHEME = "wandb-artifact://"
-MAX_HOPS = 5
-"""Artifacts that a `wandb-artifact://` reference may lead through to its file."""
 
 
 class Sources:
@@ -40,10 +33,9 @@ class Sources:
         manifests: Manifests,
     ) -> None:
         self._api = api
-        self._reach = reach
         self._transport = transport
         self._references = references
-        self._manifests = manifests
+        self._loader = ManifestLoader(api=api, reach=reach, manifests=manifests)
         self._urls = SignedUrls(api=api, ask=reach.ask, manifests=manifests)
 
     def manifest(self, version: Version, *, deadline: Deadline) -> ManifestTable:
@@ -51,59 +43,11 @@ class Sources:
 
         Raises the errors of `WandbApi.manifest`, and StoreError.
         """
-        return self._manifest(version, deadline, MAX_HOPS)
+        return self._loader.load(version, deadline=deadline)
 
-    def _manifest(self, version: Version, deadline: Deadline, hops: int) -> ManifestTable:
-        table = self._manifests.open(version.id)
-        if table is None:
-            manifest = self._reach.ask(
-                lambda deadline: self._api.manifest(version, deadline=deadline), deadline
-            )
-            if not manifest.digest_matches:
-                # Shown all the same: of artifacts that several runs logged together, the server's
-                # digest is not known to be this one.
-                log.warning(
-                    "%s: its manifest does not match its digest %s; compare it with whoever logged"
-                    " it before you rely on it",
-                    version.path,
-                    version.digest,
-                )
-            manifest = self._with_sizes(manifest, deadline, hops)
-            table = self._manifests.add(version, manifest)
-        return table
-
-    def _with_sizes(self, manifest: Manifest, deadline: Deadline, hops: int) -> Manifest:
-        """Give references to other artifacts their targets' sizes: manifests have 0 for them."""
-        sized: list[Entry] = []
-        targets: dict[str, ManifestTable | None] = {}
-        try:
-            for entry in manifest.entries:
-                if entry.reference is None or not entry.reference.uri.startswith(ARTIFACT_SCHEME):
-                    sized.append(entry)
-                    continue
-                artifact_id, path = _split_artifact_uri(entry.reference.uri)
-                if artifact_id not in targets:
-                    targets[artifact_id] = self._target_manifest(artifact_id, deadline, hops)
-                table = targets[artifact_id]
-                target = table.entry(path) if table else None
-                sized.append(replace(entry, size=target.size if target else entry.size))
-        finally:
-            for table in targets.values():
-                if table is not None:
-                    table.close()
-        return replace(manifest, entries=tuple(sized))
-
-    def _target_manifest(
-        self, artifact_id: str, deadline: Deadline, hops: int
-    ) -> ManifestTable | None:
-        if hops == 0:
-            return None
-        try:
-            version = self._api.version_by_id(artifact_id, deadline=deadline)
-        except NotFound:
-            # The artifact is gone; its file is shown, and reading it says so.
-            return None
-        return self._manifest(version, deadline, hops - 1)
+    def close(self) -> None:
+        """End what runs in processes."""
+        self._loader.close()
 
     def open(
         self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
@@ -116,7 +60,7 @@ class Sources:
         for _ in range(MAX_HOPS):
             if entry.reference is None:
                 return self._open_wandb(version, entry, start, stop, deadline)
-            if not entry.reference.uri.startswith(ARTIFACT_SCHEME):
+            if not entry.reference.is_of_artifact:
                 handler = self._references.for_uri(entry.reference.uri)
                 return handler.open(entry.reference, start=start, stop=stop, deadline=deadline)
             version, entry = self._follow(entry.reference.uri, deadline)
@@ -124,6 +68,23 @@ class Sources:
             f"the reference {entry.path!r} of {version.path} leads through more than {MAX_HOPS}"
             " artifacts: it may lead to itself"
         )
+
+    def prepare(self, version: Version, entries: list[Entry], *, deadline: Deadline) -> None:
+        """Ask for what `open` needs to know of those entries, in one question to the server.
+
+        Raises RemoteError, AccessDenied, NotFound.
+        """
+        paths = [entry.path for entry in entries if entry.reference is None]
+        self._urls.prepare(version, paths, deadline=deadline)
+
+    def location(self, version: Version, entry: Entry) -> Location | None:
+        """Return where all of a file of W&B's is, if its URL is known; asks nobody."""
+        url = self._urls.known(version, entry.path)
+        return self._locate(entry.blob, url, 0, None) if url and entry.reference is None else None
+
+    def forget_url(self, version: Version, entry: Entry) -> None:
+        """Drop a URL that the store refuses."""
+        self._urls.forget(version, entry.path)
 
     @contextmanager
     def _open_wandb(
@@ -149,7 +110,7 @@ class Sources:
         return Location(url=url, headers=self._transport.extra_headers)
 
     def _follow(self, uri: str, deadline: Deadline) -> tuple[Version, Entry]:
-        artifact_id, path = _split_artifact_uri(uri)
+        artifact_id, path = split_artifact_uri(uri)
         try:
             version = self._api.version_by_id(artifact_id, deadline=deadline)
         except NotFound as error:
@@ -162,24 +123,3 @@ class Sources:
         if entry is None:
             raise IntegrityError(f"{version.path} has no file {path!r}, which {uri} names")
         return version, entry
-
-
-def damaged(entry: Entry, error: IntegrityError) -> WbfsError:
-    """Return the error of an entry whose bytes were wrong twice."""
-    if entry.reference is not None and not entry.reference.uri.startswith(ARTIFACT_SCHEME):
-        # Without a query, which may be a signature.
-        uri = entry.reference.uri.partition("?")[0]
-        return ReferenceChanged(
-            f"{uri} is no longer what was logged: {error}; log the artifact again to take it as it"
-            " is now"
-        )
-    return IntegrityError(
-        f"it is damaged on the server or on the way, twice: {error}; log the artifact again, or"
-        " ask who runs the server"
-    )
-
-
-def _split_artifact_uri(uri: str) -> tuple[str, str]:
-    """Split `wandb-artifact://<hex id>/<path>` into the id and the path."""
-    artifact_id, _, path = uri.removeprefix(ARTIFACT_SCHEME).partition("/")
-    return artifact_id, path

@@ -1,4 +1,4 @@
-"""One file's bytes from its source to whoever writes them down, over as many requests as it takes.
+"""A file's bytes from its source to whoever writes them down, over as many requests as it takes.
 
 Blocking code, run in worker threads.
 """
@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
 
-from wbfs.fetch.sources import Sources
-from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import IntegrityError, Offline, RemoteError, UrlExpired
+from wbfs.model.entries import Blob, Entry
+from wbfs.model.errors import (
+    IntegrityError,
+    Offline,
+    ReferenceChanged,
+    RemoteError,
+    UrlExpired,
+    WbfsError,
+)
+from wbfs.remote.bytes import ByteStream
 from wbfs.remote.transport import Deadline
+from wbfs.store.blobs import SealedBlob
+from wbfs.store.partial import SmallBlob
 
 log = logging.getLogger(__name__)
 
@@ -21,17 +32,55 @@ SLOWEST_BYTES_PER_S = 64 << 10
 """A fetch's deadline is stretched by its size at this rate."""
 
 
+class Opener(Protocol):
+    """Asks for the bytes of one file from `start` to before `stop`, or to the end."""
+
+    def __call__(
+        self, *, start: int, stop: int | None, deadline: Deadline
+    ) -> AbstractContextManager[ByteStream]: ...
+
+
+def fetch_whole(
+    opener: Opener,
+    create: Callable[[Blob], SmallBlob],
+    entry: Entry,
+    *,
+    path: str,
+    deadline: Deadline,
+    is_unread: bool = False,
+) -> tuple[SealedBlob, int]:
+    """Fetch a file into what `create` makes, twice if its bytes are wrong; return it and its size.
+
+    `path` is for messages. What `is_unread` is the first to be evicted, until it is opened. Raises
+    WbfsError.
+    """
+
+    def fetch_once() -> tuple[SealedBlob, int]:
+        with create(entry.blob) as partial:
+            transfer(opener, entry, partial.write, path=path, deadline=deadline)
+            return partial.seal(is_unread=is_unread), partial.written
+
+    try:
+        return fetch_once()
+    except IntegrityError as error:
+        log.warning("%s: %s; it is fetched once more", path, error)
+    try:
+        return fetch_once()
+    except IntegrityError as error:
+        raise damaged(entry, error) from error
+
+
 def stretched(timeout_s: float, size: int | None) -> float:
     """Return the seconds that a fetch of `size` bytes may take at most."""
     return timeout_s + (size or 0) / SLOWEST_BYTES_PER_S
 
 
 def transfer(
-    sources: Sources,
-    version: Version,
+    opener: Opener,
     entry: Entry,
     write: Callable[[int, bytes], None],
     *,
+    path: str,
     start: int = 0,
     stop: Callable[[], int | None] = lambda: None,
     deadline: Deadline,
@@ -40,7 +89,7 @@ def transfer(
 
     They end before what `stop` returns, which may come down meanwhile; None is the file's end. A
     connection that is cut goes on where it stopped, with a fresh URL. Raises IntegrityError where
-    the file has another size than the manifest says, and the errors of `Sources.open`.
+    the file has another size than the manifest says, and what `opener` raises.
     """
     position = start
     futile = 0
@@ -50,9 +99,7 @@ def transfer(
             asked_stop = stop()
             if asked_stop is not None and position >= asked_stop:
                 return
-            with sources.open(
-                version, entry, start=position, stop=asked_stop, deadline=deadline
-            ) as stream:
+            with opener(start=position, stop=asked_stop, deadline=deadline) as stream:
                 if None not in (stream.size, entry.size) and stream.size != entry.size:
                     raise IntegrityError(
                         f"it has {stream.size} bytes where the manifest says {entry.size}"
@@ -85,4 +132,19 @@ def transfer(
             if position and entry.reference and entry.reference.unchecked:
                 # Nothing would tell if the rest were another object's.
                 raise
-            log.info("%s/%s goes on: %s", version.path, entry.path, error)
+            log.info("%s goes on: %s", path, error)
+
+
+def damaged(entry: Entry, error: IntegrityError) -> WbfsError:
+    """Return the error of an entry whose bytes were wrong twice."""
+    if entry.reference is not None and not entry.reference.is_of_artifact:
+        # Without a query, which may be a signature.
+        uri = entry.reference.uri.partition("?")[0]
+        return ReferenceChanged(
+            f"{uri} is no longer what was logged: {error}; log the artifact again to take it as it"
+            " is now"
+        )
+    return IntegrityError(
+        f"it is damaged on the server or on the way, twice: {error}; log the artifact again, or"
+        " ask who runs the server"
+    )

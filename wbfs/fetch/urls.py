@@ -47,6 +47,15 @@ class SignedUrls:
                 return url
             count = self._batch_size(version.id, path.rpartition("/")[0])
         paths = [path] if count == 1 else self._with_followers(version, path, count)
+        urls = self._ask_for(version, paths, deadline)
+        if path not in urls:
+            raise RemoteError(
+                f"the server gave no URL for {path!r} of {version.path}, though the manifest has"
+                " it: the artifact may be being deleted"
+            )
+        return urls[path]
+
+    def _ask_for(self, version: Version, paths: list[str], deadline: Deadline) -> dict[str, str]:
         asked_at = time.monotonic()
         urls = self._ask(
             lambda deadline: self._api.file_urls(version, paths, deadline=deadline), deadline
@@ -56,12 +65,32 @@ class SignedUrls:
                 self._urls[version.id, found] = url, asked_at + LIFETIME_S
             while len(self._urls) > MOST_KEPT:
                 self._urls.popitem(last=False)
-        if path not in urls:
-            raise RemoteError(
-                f"the server gave no URL for {path!r} of {version.path}, though the manifest has"
-                " it: the artifact may be being deleted"
-            )
-        return urls[path]
+        return urls
+
+    def known(self, version: Version, path: str) -> str:
+        """Return the URL of a file if it was asked for lately, "" if not."""
+        with self._lock:
+            url, valid_until = self._urls.get((version.id, path), ("", 0.0))
+        return url if time.monotonic() < valid_until else ""
+
+    def prepare(self, version: Version, paths: list[str], *, deadline: Deadline) -> None:
+        """Ask for those of the files' URLs that aren't known, in one question.
+
+        It takes along files that follow, as those of `get` do. Raises what asking raises; a file
+        without a URL is left to `get`.
+        """
+        now = time.monotonic()
+        with self._lock:
+            unknown = [
+                path for path in paths if self._urls.get((version.id, path), ("", 0.0))[1] <= now
+            ]
+            if not unknown:
+                return
+            count = self._batch_size(version.id, unknown[-1].rpartition("/")[0])
+        if count > len(unknown):
+            followers = self._with_followers(version, unknown[-1], count - len(unknown) + 1)
+            unknown += [path for path in followers if path not in unknown]
+        self._ask_for(version, unknown, deadline)
 
     def forget(self, version: Version, path: str) -> None:
         """Drop a URL that the store refuses, and those that were asked for before or with it."""

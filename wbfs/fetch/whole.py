@@ -11,17 +11,20 @@ from collections.abc import Callable
 
 from wbfs.fetch.flights import Flights
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.resources import Origin, Resources
-from wbfs.fetch.sources import damaged
-from wbfs.fetch.transfer import stretched, transfer
-from wbfs.model.entries import Blob
-from wbfs.model.errors import IntegrityError, StoreFull, WbfsError
+from wbfs.fetch.origin import Origin
+from wbfs.fetch.prefetch import Prefetch
+from wbfs.fetch.resources import Resources
+from wbfs.fetch.transfer import fetch_whole, stretched
+from wbfs.model.entries import Blob, Entry
+from wbfs.model.errors import StoreFull, WbfsError
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.partial import SmallBlob
 
 log = logging.getLogger(__name__)
 
+LARGEST_WHOLE = 4 << 20
+"""Bytes of a file up to which it is fetched whole, and checked, before a byte is served."""
 LARGEST_IN_MEMORY = 8 << 20
 """Bytes of a file that is kept in memory where the disk has no room for it."""
 MEMORY_BYTES = 64 << 20
@@ -31,8 +34,10 @@ MEMORY_BYTES = 64 << 20
 class WholeFiles:
     """The files that are fetched whole, one request at a time for each content."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, prefetch: Prefetch) -> None:
+        """What `prefetch` has under way is not fetched twice."""
         self._resources = resources
+        self._prefetch = prefetch
         self._flights: Flights[SealedBlob] = Flights(resources.nursery)
         self._in_memory: OrderedDict[str, tuple[SealedBlob, int]] = OrderedDict()
 
@@ -49,13 +54,22 @@ class WholeFiles:
             self._in_memory.move_to_end(blob.key)
             return self._in_memory[blob.key][0]
         return await self._flights.join(
-            blob.key,
+            blob,
             lambda: self._fetch(origin),
             timeout_s=stretched(self._resources.timeout_s, blob.size),
             what=f"read {origin.path}",
         )
 
     async def _fetch(self, origin: Origin) -> SealedBlob:
+        with self._prefetch.demand(origin.entry.blob.key) as landing:
+            if landing is not None:
+                # Its deadline is no later than this one's would be.
+                await landing.wait()
+            # It may have come since the caller looked.
+            sealed = self._resources.blobs.open(origin.entry.blob)
+            return sealed or await self._fetch_now(origin)
+
+    async def _fetch_now(self, origin: Origin) -> SealedBlob:
         size = origin.entry.size
         deadline = Deadline.after(stretched(self._resources.timeout_s, size))
         try:
@@ -77,7 +91,7 @@ class WholeFiles:
     async def _fetch_to_store(self, origin: Origin, deadline: Deadline) -> SealedBlob:
         partial = self._resources.partial
         sealed, size = await self._fetch_checked(origin, deadline, partial.small)
-        self._resources.room.added(size)
+        self._resources.room.added(self._resources.blobs.rounded(size))
         self._resources.writeback.due()
         return sealed
 
@@ -92,25 +106,21 @@ class WholeFiles:
     async def _fetch_checked(
         self, origin: Origin, deadline: Deadline, create: Callable[[Blob], SmallBlob]
     ) -> tuple[SealedBlob, int]:
-        """Fetch a file, twice if its bytes are wrong; return it and its size."""
-
-        def fetch_once() -> tuple[SealedBlob, int]:
-            with create(origin.entry.blob) as partial:
-                sources = self._resources.sources
-                transfer(sources, origin.version, origin.entry, partial.write, deadline=deadline)
-                return partial.seal(), partial.written
-
-        def fetch() -> tuple[SealedBlob, int]:
-            try:
-                return fetch_once()
-            except IntegrityError as error:
-                log.warning("%s: %s; it is fetched once more", origin.path, error)
-            try:
-                return fetch_once()
-            except IntegrityError as error:
-                raise damaged(origin.entry, error) from error
-
-        sealed, size = await self._resources.offload.run(Kind.DATA, fetch)
+        opener = self._resources.opener(origin)
+        sealed, size = await self._resources.offload.run(
+            Kind.DATA,
+            lambda: fetch_whole(opener, create, origin.entry, path=origin.path, deadline=deadline),
+        )
         self._resources.counters.fetched_files += 1
         self._resources.counters.fetched_bytes += size
         return sealed, size
+
+
+def is_large(entry: Entry) -> bool:
+    """Whether a file is fetched in ranges.
+
+    Not one that nothing identifies: its ranges could be of different objects.
+    """
+    if entry.reference is not None and entry.reference.unchecked:
+        return False
+    return entry.size is not None and entry.size > LARGEST_WHOLE

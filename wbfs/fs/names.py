@@ -8,10 +8,9 @@ Trio thread.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -22,37 +21,34 @@ from wbfs.fetch.offload import Kind, Offload
 from wbfs.fetch.outage import QUIET_S, Outage, Reach
 from wbfs.fs.inodes import ROOT_INODE, Inode
 from wbfs.fs.kept import Kept
-from wbfs.fs.nodes import (
-    CollectionDirectory,
-    EntityDirectory,
-    Listed,
-    ProjectDirectory,
-    RootDirectory,
-    VersionDirectory,
-    inode_of_node,
-    path_of,
-)
-from wbfs.model.entries import Collection, Project, Version, Viewer
-from wbfs.model.errors import NotFound, Offline, RemoteError, WbfsError
+from wbfs.fs.listings import Listing
+from wbfs.fs.nodes import Listed, RootDirectory, VersionDirectory, inode_of_node, path_of
+from wbfs.fs.questions import Child, child_of, is_name, list_page, look_up
+from wbfs.model.entries import Viewer
+from wbfs.model.errors import Offline, RemoteError, RemoteProtocolError, WbfsError
 from wbfs.model.names import is_safe_component, is_version_name
 from wbfs.remote.artifacts import WandbApi
-from wbfs.remote.graphql import QueryRefused
+from wbfs.remote.graphql import Page, PageRequest, QueryRefused
 from wbfs.remote.transport import Deadline
 from wbfs.store.catalog import Catalog, GivenListing, GivenName, Thing
-
-log = logging.getLogger(__name__)
 
 NEGATIVE_TTL_S = 5.0
 """Seconds that "there is no such name" is believed: what is logged now should soon be there."""
 REFRESH_TIMEOUT_S = 5.0
 """Seconds to wait for a newer answer where an older one can be given."""
-MAX_ANSWERS = 100_000
-"""Names remembered, before those past their time are dropped."""
+MAX_ANSWERS = 10_000
+"""Names remembered, at half to one KB each, before those past their time are dropped."""
+FIRST_PAGE_SIZE = 50
+"""Names in the first page of a listing: what a program waits for before it sees any."""
+PAGE_GROWTH = 4
+"""How many times as many names each further page has, up to MAX_PAGE_SIZE."""
+MAX_PAGE_SIZE = 500
+MAX_PAGES = 10_000
+"""Pages of a listing, before it is taken for one without an end."""
 ORGANIZATIONS = "/organizations"
 """The catalog's directory of organizations' entities, which is none of the tree's."""
 
 T = TypeVar("T")
-Child = EntityDirectory | ProjectDirectory | CollectionDirectory | VersionDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +56,6 @@ class Answer:
     """What a name is, or None for nothing, until a moment of trio's clock."""
 
     child: Child | None
-    valid_until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A directory's names and what they are, until a moment of trio's clock."""
-
-    children: tuple[tuple[str, Child], ...]
     valid_until: float
 
 
@@ -88,6 +76,7 @@ class Names:
     ) -> None:
         self._api = api
         self._kept = Kept(catalog=catalog, offload=offload, nursery=nursery)
+        self._nursery = nursery
         self._reach = reach
         self._offload = offload
         self._ttl_s = ttl_s
@@ -95,6 +84,7 @@ class Names:
         self._pin = pin
         self._started_at = time.time()
         self._answers: dict[tuple[Inode, str], Answer] = {}
+        self._max_answers = MAX_ANSWERS
         self._listings: dict[Inode, Listing] = {}
         self._answer_flights: Flights[Answer] = Flights(nursery)
         self._listing_flights: Flights[Listing] = Flights(nursery)
@@ -111,9 +101,9 @@ class Names:
 
     def note_login(self, viewer: Viewer) -> None:
         """Keep who the server says that we are: the root's listing."""
-        things = _safe("/", [(name, name) for name in viewer.entities])
+        things = tuple((name, name) for name in viewer.entities if is_name(RootDirectory(), name))
         self._kept.keep(GivenListing(directory="/", things=things, given_at=time.time()))
-        self._adopt(ROOT_INODE, things, self._ttl_s)
+        self._adopt(ROOT_INODE, things, self._ttl_s, None)
 
     def note_failure(self, error: RemoteError) -> None:
         """Take the server for lost, and as one that was waited for already."""
@@ -141,27 +131,30 @@ class Names:
         if kept is not None:
             left_s = self._left_s(kept.given_at, self._ttl_of(kept.thing))
             if left_s > 0:
-                return self._remember(key, _child_of(name, kept.thing), left_s)
+                return self._remember(key, child_of(name, kept.thing), left_s)
         known = self._answers.get(key)
         try:
             thing = await self._ask(
-                lambda deadline: self._look_up(directory, name, deadline),
+                lambda deadline: look_up(self._api, directory, name, deadline),
                 has_answer=kept is not None or known is not None,
             )
         except RemoteError as error:
             if kept is not None:
-                return self._remember(key, _child_of(name, kept.thing), self._stale_s)
+                return self._remember(key, child_of(name, kept.thing), self._stale_s)
             if known is not None:
                 return self._remember(key, known.child, self._stale_s)
             self._raise_unknown(error, "looked up")
         self._kept.keep(GivenName(directory=path, name=name, thing=thing, given_at=time.time()))
-        return self._remember(key, _child_of(name, thing), self._ttl_of(thing))
+        return self._remember(key, child_of(name, thing), self._ttl_of(thing))
 
     async def children(self, directory: Listed) -> Listing:
-        """Return all names of `directory`. Raises WbfsError."""
+        """Return the names of `directory`, or the first of them while more come. Raises WbfsError.
+
+        Whoever asks meanwhile reads the same listing.
+        """
         inode = inode_of_node(directory)
         known = self._listings.get(inode)
-        if known is not None and trio.current_time() < known.valid_until:
+        if known is not None and (known.is_growing or trio.current_time() < known.valid_until):
             return known
         return await self._listing_flights.join(
             inode,
@@ -172,30 +165,106 @@ class Names:
 
     async def _find_children(self, directory: Listed, inode: Inode) -> Listing:
         path = path_of(directory)
+        old = self._listings.get(inode)
         listed_at = await self._kept.listed_at(path)
         if listed_at is not None and self._left_s(listed_at, self._ttl_s) > 0:
             kept = await self._kept.listing(path)
             if kept is not None:
-                return self._adopt(inode, kept.things, self._left_s(kept.given_at, self._ttl_s))
-        known = self._listings.get(inode)
+                left_s = self._left_s(kept.given_at, self._ttl_s)
+                return self._adopt(inode, kept.things, left_s, old)
+        has_answer = listed_at is not None or old is not None
         try:
-            things = await self._ask(
-                lambda deadline: self._list(directory, deadline),
-                has_answer=listed_at is not None or known is not None,
-            )
+            page = await self._list(directory, PageRequest(size=FIRST_PAGE_SIZE), has_answer)
         except RemoteError as error:
-            kept = await self._kept.listing(path)
-            if kept is not None:
-                return self._adopt(inode, kept.things, self._stale_s)
-            if known is not None:
-                # The catalog fails too.
-                self._listings[inode] = known = Listing(
-                    known.children, trio.current_time() + self._stale_s
-                )
-                return known
+            older = await self._older(path, inode, old)
+            if older is not None:
+                return older
             self._raise_unknown(error, "listed")
-        self._kept.keep(GivenListing(directory=path, things=things, given_at=time.time()))
-        return self._adopt(inode, things, self._ttl_s)
+        things = dict(page.items)
+        if page.next is None:
+            return self._told(path, inode, things, old)
+        listing = self._listings[inode] = Listing(
+            self._remember_all(inode, things.items(), self._ttl_s),
+            trio.current_time() + self._ttl_s,
+            more_within_s=self._timeout_s,
+        )
+        pages = self._further_pages(directory, page.next, has_answer)
+        self._nursery.start_soon(
+            self._fill, listing, path, inode, things, pages, old, name=f"listing {path}"
+        )
+        return listing
+
+    async def _fill(
+        self,
+        listing: Listing,
+        path: str,
+        inode: Inode,
+        things: dict[str, Thing],
+        pages: AsyncIterator[Page[tuple[str, Thing]]],
+        old: Listing | None,
+    ) -> None:
+        """Add to a listing, whose first names are `things`, what the further pages hold."""
+        with listing.filling(f"list {path}"):
+            try:
+                async for page in pages:
+                    # What is made or deleted meanwhile moves names from page to page.
+                    new = {name: thing for name, thing in page.items if name not in things}
+                    things |= new
+                    children = self._remember_all(inode, new.items(), self._ttl_s)
+                    listing.add(children, trio.current_time() + self._ttl_s)
+            except RemoteError:
+                older = await self._older(path, inode, old)
+                if older is None:
+                    raise
+                left = [child for child in older.children if child[0] not in things]
+                listing.add(left, older.valid_until)
+            else:
+                self._told(path, inode, things, old)
+        if self._listings.get(inode) is listing:
+            # It failed: who asks next begins anew.
+            del self._listings[inode]
+
+    async def _further_pages(
+        self, directory: Listed, after: str, has_answer: bool
+    ) -> AsyncIterator[Page[tuple[str, Thing]]]:
+        """Yield the pages after a first one, each with a time limit of its own."""
+        wanted = PageRequest(after=after, size=FIRST_PAGE_SIZE * PAGE_GROWTH)
+        for _ in range(MAX_PAGES):
+            page = await self._list(directory, wanted, has_answer)
+            yield page
+            if page.next is None:
+                return
+            size = min(wanted.size * PAGE_GROWTH, MAX_PAGE_SIZE)
+            wanted = PageRequest(after=page.next, size=size)
+        raise RemoteProtocolError(f"the server's pages have no end: {MAX_PAGES} were read")
+
+    async def _list(
+        self, directory: Listed, wanted: PageRequest, has_answer: bool
+    ) -> Page[tuple[str, Thing]]:
+        return await self._ask(
+            lambda deadline: list_page(self._api, directory, wanted, deadline),
+            has_answer=has_answer,
+        )
+
+    def _told(
+        self, path: str, inode: Inode, things: dict[str, Thing], old: Listing | None
+    ) -> Listing:
+        """Keep all that the server listed, in memory and on disk."""
+        given = GivenListing(directory=path, things=tuple(things.items()), given_at=time.time())
+        self._kept.keep(given)
+        return self._adopt(inode, given.things, self._ttl_s, old)
+
+    async def _older(self, path: str, inode: Inode, old: Listing | None) -> Listing | None:
+        """Take a directory's last listing for a while longer; None where there is none."""
+        kept = await self._kept.listing(path)
+        if kept is not None:
+            return self._adopt(inode, kept.things, self._stale_s, old)
+        if old is None:
+            return None
+        # The catalog fails too.
+        listing = Listing(old.children, trio.current_time() + self._stale_s)
+        self._listings[inode] = listing
+        return listing
 
     async def organization_entity(self, name: str, *, member: str) -> str:
         """Return the entity of an organization; see `WandbApi`. Raises WbfsError."""
@@ -277,101 +346,49 @@ class Names:
         now = trio.current_time()
         if self._pin and isinstance(child, VersionDirectory):
             for_s = math.inf
-        if len(self._answers) >= MAX_ANSWERS:
-            self._answers = {k: a for k, a in self._answers.items() if a.valid_until > now}
+        if len(self._answers) >= self._max_answers:
+            self._drop_old(now)
         answer = self._answers[key] = Answer(child, now + for_s)
         return answer
 
-    def _adopt(self, inode: Inode, things: Iterable[tuple[str, Thing]], for_s: float) -> Listing:
-        """Keep a listing, and what its names are, in memory."""
-        old = self._listings.get(inode)
-        gone = {name for name, _ in old.children} if old else set()
-        children: list[tuple[str, Child]] = []
-        for name, thing in sorted(things, key=_order):
-            gone.discard(name)
-            answer = self._remember((inode, name), _child_of(name, thing), for_s)
-            if answer.child is not None:
-                children.append((name, answer.child))
-        for name in gone:
-            known = self._answers.get((inode, name))
-            if known is not None and known.valid_until != math.inf:
-                del self._answers[inode, name]
-        listing = Listing(tuple(children), trio.current_time() + for_s)
-        self._listings[inode] = listing
+    def _drop_old(self, now: float) -> None:
+        """Forget what is past its time; the catalog still has it."""
+        self._answers = {k: a for k, a in self._answers.items() if a.valid_until > now}
+        self._listings = {
+            inode: listing
+            for inode, listing in self._listings.items()
+            if listing.is_growing or listing.valid_until > now
+        }
+        # Where most are still good, not for each name again.
+        self._max_answers = max(MAX_ANSWERS, 2 * len(self._answers))
+
+    def _remember_all(
+        self, inode: Inode, things: Iterable[tuple[str, Thing]], for_s: float
+    ) -> list[tuple[str, Child]]:
+        """Keep what a directory's names are in memory; return those that are something."""
+        children = []
+        for name, thing in things:
+            child = self._remember((inode, name), child_of(name, thing), for_s).child
+            if child is not None:
+                children.append((name, child))
+        return children
+
+    def _adopt(
+        self,
+        inode: Inode,
+        things: Sequence[tuple[str, Thing]],
+        for_s: float,
+        old: Listing | None,
+    ) -> Listing:
+        """Keep a listing in memory, and what its names are; forget which of `old` are gone."""
+        if old is not None:
+            for name in {name for name, _ in old.children} - {name for name, _ in things}:
+                known = self._answers.get((inode, name))
+                if known is not None and known.valid_until != math.inf:
+                    del self._answers[inode, name]
+        children = self._remember_all(inode, sorted(things, key=_order), for_s)
+        listing = self._listings[inode] = Listing(children, trio.current_time() + for_s)
         return listing
-
-    def _look_up(self, directory: Listed, name: str, deadline: Deadline) -> Thing | None:
-        """Ask the server for one name. In a worker thread."""
-        try:
-            match directory:
-                case RootDirectory():
-                    if not self._api.entity_exists(name, deadline=deadline):
-                        raise NotFound(f"there is no entity {name!r}, or you may not see it")
-                    return name
-                case EntityDirectory():
-                    return self._api.project(directory.entity, name, deadline=deadline)
-                case ProjectDirectory():
-                    project = directory.project
-                    return self._api.collection(
-                        project.entity, project.name, name, deadline=deadline
-                    )
-                case CollectionDirectory():
-                    of = directory.collection
-                    return self._api.version(
-                        of.entity, of.project, of.name, name, deadline=deadline
-                    )
-        except NotFound as error:
-            log.info("no %r in %s: %s", name, path_of(directory), error)
-            return None
-
-    def _list(self, directory: Listed, deadline: Deadline) -> tuple[tuple[str, Thing], ...]:
-        """Ask the server for all names of a directory. In a worker thread."""
-        pairs: Iterable[tuple[str, Thing]]
-        match directory:
-            case RootDirectory():
-                viewer = self._api.viewer(deadline=deadline)
-                pairs = [(name, name) for name in viewer.entities]
-            case EntityDirectory():
-                projects = self._api.projects(directory.entity, deadline=deadline)
-                pairs = ((project.name, project) for project in projects)
-            case ProjectDirectory():
-                project = directory.project
-                collections = self._api.collections(project.entity, project.name, deadline=deadline)
-                pairs = ((of.name, of) for of in collections)
-            case CollectionDirectory():
-                versions = self._api.versions(directory.collection, deadline=deadline)
-                pairs = (
-                    (name, version)
-                    for version in versions
-                    for name in (version.name, *version.aliases)
-                )
-        return _safe(path_of(directory), pairs)
-
-
-def _safe(path: str, pairs: Iterable[tuple[str, Thing]]) -> tuple[tuple[str, Thing], ...]:
-    """Leave out what can't be a name in a folder."""
-    things: dict[str, Thing] = {}
-    for name, thing in pairs:
-        if is_safe_component(name):
-            things[name] = thing
-        else:
-            log.warning("%s: %r is left out: it can't be a name in a folder", path, name)
-    return tuple(things.items())
-
-
-def _child_of(name: str, thing: Thing | None) -> Child | None:
-    """Return the directory of what the server calls `name`."""
-    match thing:
-        case None:
-            return None
-        case str():
-            return EntityDirectory(thing)
-        case Project():
-            return ProjectDirectory(thing)
-        case Collection():
-            return CollectionDirectory(thing)
-        case Version():
-            return VersionDirectory(thing, name)
 
 
 def _order(item: tuple[str, Thing]) -> tuple[int, int | str]:

@@ -156,13 +156,20 @@ def attributes_of(node: Node) -> Attributes:
         case FolderDirectory():
             mtime_ns = node.top.version.created_at_ns
         case VersionFile():
-            return Attributes(
-                inode=inode,
-                mode=stat.S_IFREG | 0o444,
-                size=node.file.entry.size or 0,
-                mtime_ns=node.version.created_at_ns,
-            )
+            return file_attributes(inode, node.version, node.file.entry.size)
     return Attributes(inode=inode, mode=stat.S_IFDIR | 0o555, size=0, mtime_ns=mtime_ns)
+
+
+def file_attributes(inode: Inode, version: Version, size: int | None) -> Attributes:
+    """Return what `stat` shows of a file of a version."""
+    mode = stat.S_IFREG | 0o444
+    return Attributes(inode=inode, mode=mode, size=size or 0, mtime_ns=version.created_at_ns)
+
+
+def folder_attributes(inode: Inode, version: Version) -> Attributes:
+    """Return what `stat` shows of a folder of a version."""
+    mode = stat.S_IFDIR | 0o555
+    return Attributes(inode=inode, mode=mode, size=0, mtime_ns=version.created_at_ns)
 
 
 def xattrs_of(node: Node) -> dict[str, str]:

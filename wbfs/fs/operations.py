@@ -11,8 +11,10 @@ import functools
 import logging
 import math
 import os
+import stat
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
@@ -23,6 +25,7 @@ import trio
 from wbfs.fetch.fetcher import Fetcher, Reader
 from wbfs.fs.control import CONTROL_NAME, Control, ControlFile, ErrorLog
 from wbfs.fs.errno_map import errno_for
+from wbfs.fs.folders import OpenFolder, Row, chunk_end
 from wbfs.fs.handles import HandleId, Handles
 from wbfs.fs.inodes import CONTROL_FOLDER, ROOT_INODE, Inode
 from wbfs.fs.nodes import XATTR_PREFIX, Attributes, VersionFile, xattrs_of
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 FOREVER_S = 10 * 365 * 86400.0
 """The time-out of what never changes: everything below a version."""
 BLOCK_SIZE = 4096
+DOTS = (b".", b"..")
 LOG_AGAIN_S = 60.0
 """Seconds before the same error is logged again."""
 MAX_LOGGED = 1000
@@ -110,7 +114,7 @@ class Operations(pyfuse3.Operations):
         self._ownership = ownership
         self._cache_dir = cache_dir
         self._files: Handles[Reader | OpenControlFile] = Handles()
-        self._directories: Handles[DirectoryListing | None] = Handles()
+        self._directories: Handles[DirectoryListing | OpenFolder | None] = Handles()
         self._logged: dict[tuple[str, str], float] = {}
         self._errors = errors
         self._requests = requests
@@ -148,9 +152,9 @@ class Operations(pyfuse3.Operations):
             file = self._control.by_name(text)
             return self._control_file_attributes(file) if file else _no_such_name(FOREVER_S)
         found = await self._tree.look_up(Inode(parent_inode), text)
-        if found.node is None:
+        if found.attributes is None:
             return _no_such_name(found.ttl_s)
-        return self._entry(self._tree.attributes(found.node), found.ttl_s)
+        return self._entry(found.attributes, found.ttl_s)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Numbers are computed: there is nothing to forget."""
@@ -185,18 +189,46 @@ class Operations(pyfuse3.Operations):
                 if not pyfuse3.readdir_reply(token, file.name.encode(), attributes, number):
                     return
             return
-        ttl_s = listing.ttl_s
+        own = self._entry(self._tree.attributes(listing.node), listing.ttl_s)
         # The directory itself and the one above: the kernel looks at their names only.
-        own = self._entry(self._tree.attributes(listing.node), 0)
-        for number, dots in enumerate((b".", b"..")[start_id:], start_id + 1):
+        for number, dots in enumerate(DOTS[start_id:], start_id + 1):
             if not pyfuse3.readdir_reply(token, dots, own, number):
                 return
-        position = max(start_id, 2)
-        children = await self._tree.children(listing, position - 2)
-        for number, (name, node) in enumerate(children, position + 1):
+        skip = max(start_id - len(DOTS), 0)
+        if isinstance(listing, OpenFolder):
+            while skip < listing.count:
+                if not self._reply_rows(token, own, await self._tree.rows(listing, skip)):
+                    return
+                skip = chunk_end(skip)
+            return
+        children = await listing.names.after(skip)
+        ttl_s = listing.ttl_s
+        for number, (name, node) in enumerate(children, skip + len(DOTS) + 1):
             entry = self._entry(self._tree.attributes(node), ttl_s)
             if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number):
                 return
+
+    def _reply_rows(
+        self, token: pyfuse3.ReaddirToken, folder: pyfuse3.EntryAttributes, rows: Iterable[Row]
+    ) -> bool:
+        """Answer with names of a folder, whose attributes differ little from its own.
+
+        Return whether there is room for more.
+        """
+        file = copy(folder)
+        file.st_mode = pyfuse3.ModeT(stat.S_IFREG | 0o444 & ~self._ownership.umask)
+        for position, name, inode, size in rows:
+            if size is None:
+                entry = folder
+            else:
+                entry = file
+                entry.st_size = size
+                entry.st_blocks = -(-size // 512)
+            entry.st_ino = inode
+            # It copies them.
+            if not pyfuse3.readdir_reply(token, name, entry, position + len(DOTS)):
+                return False
+        return True
 
     @_operation
     async def releasedir(self, fh: int) -> None:
@@ -214,7 +246,7 @@ class Operations(pyfuse3.Operations):
         node = await self._tree.node(Inode(inode))
         if not isinstance(node, VersionFile):
             raise IsADirectory(f"inode {inode} is a directory")
-        handle = self._files.add(self._fetcher.reader(node.version, node.file.entry, inode))
+        handle = self._files.add(self._fetcher.reader(node.version, node.file, inode))
         # A file of unknown size looks empty: only past the page cache can it be read.
         unsized = node.file.entry.size is None
         return pyfuse3.FileInfo(fh=handle, direct_io=unsized, keep_cache=not unsized)

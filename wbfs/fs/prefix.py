@@ -6,8 +6,6 @@ The SDK takes an entry whose whole path starts with the text, so `images/b` lets
 
 from __future__ import annotations
 
-from itertools import chain
-
 from wbfs.store.manifests import ROOT_FOLDER, ManifestTable
 
 
@@ -35,13 +33,10 @@ class PathPrefix:
 
     def matches(self, table: ManifestTable) -> bool:
         """Whether it lets any entry of a version through."""
-        folder = table.folder(ROOT_FOLDER)
+        number = ROOT_FOLDER
         for name in self._folders:
-            folder = folder and table.folder_by_name(folder.id, name)
-        if folder is None:
-            return False
-        names = chain(
-            (child.name for child in table.folders(folder)),
-            (child.name for child in table.files(folder)),
-        )
-        return any(name.startswith(self._name) for name in names)
+            folder = table.folder_by_name(number, name)
+            if folder is None:
+                return False
+            number = folder.id
+        return table.has_name(number, self._name)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import trio
 
 from wbfs.fetch.fetcher import Fetcher
-from wbfs.fs.inodes import ROOT_INODE, Inode, TreeKey, split_inode
+from wbfs.fs.folders import FolderRows, OpenFolder, Row, Shows
+from wbfs.fs.inodes import ROOT_INODE, Inode, TreeKey, inode_of, split_inode
+from wbfs.fs.listings import Listing
 from wbfs.fs.names import Names
 from wbfs.fs.nodes import (
     Attributes,
@@ -26,13 +27,16 @@ from wbfs.fs.nodes import (
     VersionDirectory,
     VersionFile,
     attributes_of,
+    file_attributes,
+    file_key,
+    folder_attributes,
     path_of,
 )
 from wbfs.fs.prefix import PathPrefix
 from wbfs.model.entries import Version
 from wbfs.model.errors import NotADirectory, NotFound, StaleInode, WbfsError
 from wbfs.model.names import Source, is_safe_component
-from wbfs.store.manifests import ROOT_FOLDER, Folder, ManifestTable
+from wbfs.store.manifests import ROOT_FOLDER, ManifestTable
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ log = logging.getLogger(__name__)
 class Found:
     """What a name is, and for how many seconds that may be believed; None for no such name."""
 
-    node: Node | None
+    attributes: Attributes | None
     ttl_s: float
 
 
@@ -83,7 +87,9 @@ class Tree:
         self._names = names
         self._fetcher = fetcher
         self._mounted = mounted
-        # What the kernel was told of, but for folders and files: those are rows of a manifest.
+        self._rows = FolderRows()
+        # What the kernel was told of, but for folders and files: those are rows of a manifest. None
+        # is dropped, since it may be some process's working directory; each takes 100 bytes.
         self._tops: dict[TreeKey, Listed | VersionDirectory | Version] = {}
 
     async def root(self) -> tuple[Directory, float]:
@@ -142,88 +148,93 @@ class Tree:
 
     def _register(self, key: TreeKey, top: Listed | VersionDirectory | Version) -> None:
         old = self._tops.get(key)
+        if old is top:
+            return
         if old is not None and _identity(old) != _identity(top):
             raise WbfsError(f"two directories have one inode number: {old} and {top}")
         self._tops[key] = top
 
     async def look_up(self, parent: Inode, name: str) -> Found:
         """Return what `name` is in the directory `parent`. Raises WbfsError."""
+        key, row = split_inode(parent)
+        top = self._tops.get(key)
+        if isinstance(top, VersionDirectory):
+            return Found(await self._look_up_row(top, row, name), math.inf)
         node, valid_until = await self._node_until(parent)
+        attributes = None
         match node:
             case RootDirectory() | EntityDirectory() | ProjectDirectory() | CollectionDirectory():
                 answer = await self._names.child(node, name)
-                return Found(answer.child, answer.valid_until - trio.current_time())
+                valid_until = answer.valid_until
+                if answer.child is not None:
+                    attributes = self.attributes(answer.child)
             case VersionDirectory() | FolderDirectory():
-                top, number = _place(node)
-                table = await self._fetcher.manifest(top.version)
-                child = self._child(table, top, number, name)
-                if child is None:
-                    # Once a name: the kernel remembers what isn't there.
-                    folder = "/".join((path_of(top), *table.folder_path(number)))
-                    log.info("no %r in %s: the manifest has no such file", name, folder)
-                return Found(child, valid_until - trio.current_time())
+                attributes = await self._look_up_row(*_place(node), name)
             case VersionFile():
                 raise NotADirectory(f"{path_of(node)} is a file")
+        return Found(attributes, valid_until - trio.current_time())
 
-    async def listing(self, inode: Inode) -> DirectoryListing:
+    async def _look_up_row(
+        self, top: VersionDirectory, folder: int, name: str
+    ) -> Attributes | None:
+        """Return what the name is in the folder of that number: one query, and no objects."""
+        table = await self._fetcher.manifest(top.version)
+        found = table.find(folder, name) if is_safe_component(name) else None
+        if found is not None and self._prefix:
+            shows = self._shows(table, folder)
+            found = found if shows(name, found.is_folder) else None
+        if found is None:
+            # Once a name: the kernel remembers what isn't there.
+            path = "/".join((path_of(top), *table.folder_path(folder)))
+            log.info("no %r in %s: the manifest has no such file", name, path)
+            return None
+        if found.is_folder:
+            key = top.key
+            self._register(key, top)
+            return folder_attributes(inode_of(key, found.id), top.version)
+        key = file_key(top.version)
+        self._register(key, top.version)
+        return file_attributes(inode_of(key, found.id), top.version, found.size)
+
+    async def listing(self, inode: Inode) -> DirectoryListing | OpenFolder:
         """Return the listing of a directory, as it is now. Raises WbfsError."""
         node, valid_until = await self._node_until(inode)
         match node:
             case RootDirectory() | EntityDirectory() | ProjectDirectory() | CollectionDirectory():
-                listing = await self._names.children(node)
-                return DirectoryListing(
-                    node=node, valid_until=listing.valid_until, children=listing.children
-                )
+                return DirectoryListing(node=node, names=await self._names.children(node))
             case VersionDirectory() | FolderDirectory():
+                top, number = _place(node)
                 # Fetched now, so that opening the directory fails and not reading it.
-                await self._fetcher.manifest(_place(node)[0].version)
-                return DirectoryListing(node=node, valid_until=valid_until)
+                table = await self._fetcher.manifest(top.version)
+                folder = table.folder(number)
+                if folder is None:
+                    raise StaleInode(f"{path_of(top)} has no folder of number {number}")
+                opened = OpenFolder(
+                    node=node,
+                    version=top.version,
+                    folder=folder,
+                    folder_key=top.key,
+                    file_key=file_key(top.version),
+                    valid_until=valid_until,
+                )
+                self._register(opened.folder_key, top)
+                self._register(opened.file_key, top.version)
+                return opened
             case VersionFile():
                 raise NotADirectory(f"{path_of(node)} is a file")
 
-    async def children(self, listing: DirectoryListing, skip: int) -> Iterator[tuple[str, Node]]:
-        """Yield a listing's names and nodes but for the first `skip`, before the next await."""
-        node = listing.node
-        if not isinstance(node, VersionDirectory | FolderDirectory):
-            return iter(listing.children[skip:])
-        top, number = _place(node)
-        table = await self._fetcher.manifest(top.version)
-        return self._children(table, top, number, skip)
+    async def rows(self, opened: OpenFolder, skip: int) -> Sequence[Row]:
+        """Return what is behind the first `skip` names, up to a chunk's end. Raises WbfsError."""
+        table = await self._fetcher.manifest(opened.version)
+        shows = self._shows(table, opened.folder.id) if self._prefix else None
+        return self._rows.after(opened, skip, table, shows)
 
-    def _child(
-        self, table: ManifestTable, top: VersionDirectory, number: int, name: str
-    ) -> Node | None:
-        if not is_safe_component(name):
-            return None
-        child: Node | None = None
-        if (file := table.file_by_name(number, name)) is not None:
-            child = VersionFile(top.version, file)
-        elif (folder := table.folder_by_name(number, name)) is not None:
-            child = FolderDirectory(top, folder)
-        if child is None or not self._prefix:
-            return child
-        return child if self._shown(table, number)(name, child) else None
-
-    def _shown(self, table: ManifestTable, number: int) -> Callable[[str, Node], bool]:
-        """Return what tells of a folder's names whether the prefix lets them through."""
-        path = table.folder_path(number)
+    def _shows(self, table: ManifestTable, folder: int) -> Shows:
+        """Return what tells of the names in a folder if the prefix lets them through."""
         if not self._prefix.matches(table):
-            return lambda name, node: False
-        return lambda name, node: self._prefix.shows(
-            path, name, is_folder=isinstance(node, FolderDirectory)
-        )
-
-    def _children(
-        self, table: ManifestTable, top: VersionDirectory, number: int, skip: int
-    ) -> Iterator[tuple[str, Node]]:
-        parent = table.folder(number)
-        if parent is None:
-            raise StaleInode(f"{path_of(top)} has no folder of number {number}")
-        if not self._prefix:
-            return _children(table, top, parent, skip)
-        shown = self._shown(table, number)
-        children = _children(table, top, parent, 0)
-        return islice((child for child in children if shown(*child)), skip, None)
+            return lambda name, is_folder: False
+        path = table.folder_path(folder)
+        return lambda name, is_folder: self._prefix.shows(path, name, is_folder=is_folder)
 
     async def _node_until(self, inode: Inode) -> tuple[Node, float]:
         if inode == ROOT_INODE:
@@ -243,16 +254,15 @@ class Tree:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectoryListing:
-    """One open directory: a version's folder is read from its table, others are kept here."""
+    """One open directory above the versions."""
 
-    node: Directory
-    valid_until: float
-    children: tuple[tuple[str, Node], ...] = ()
+    node: Listed
+    names: Listing
 
     @property
     def ttl_s(self) -> float:
         """For how many more seconds the names may be believed."""
-        return self.valid_until - trio.current_time()
+        return self.names.valid_until - trio.current_time()
 
 
 def _place(node: VersionDirectory | FolderDirectory) -> tuple[VersionDirectory, int]:
@@ -268,12 +278,3 @@ def _identity(top: Listed | VersionDirectory | Version) -> tuple[str, ...]:
     if isinstance(top, VersionDirectory):
         return ("folder", top.version.id, path_of(top))
     return (type(top).__name__, path_of(top))
-
-
-def _children(
-    table: ManifestTable, top: VersionDirectory, parent: Folder, skip: int
-) -> Iterator[tuple[str, Node]]:
-    for folder in table.folders(parent, skip):
-        yield folder.name, FolderDirectory(top, folder)
-    for file in table.files(parent, max(0, skip - parent.folder_count)):
-        yield file.name, VersionFile(top.version, file)

@@ -34,6 +34,20 @@ def new_hasher(algorithm: Algorithm) -> Hasher:
     return hashlib.md5(usedforsecurity=False)
 
 
+def digest_bytes(text: str) -> bytes:
+    """Parse a manifest's digest: standard base64, padded, of 16 bytes.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        raw = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        raise ValueError(f"digest {text!r} is not base64") from error
+    if len(raw) != 16:
+        raise ValueError(f"digest {text!r} has {len(raw)} bytes, not 16")
+    return raw
+
+
 @dataclass(frozen=True, slots=True)
 class Digest:
     """What a file's bytes hash to: an algorithm and 32 lower-case hexadecimal digits."""
@@ -47,13 +61,7 @@ class Digest:
 
         Raises ValueError for anything else.
         """
-        try:
-            raw = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError(f"digest {text!r} is not base64") from error
-        if len(raw) != 16:
-            raise ValueError(f"digest {text!r} has {len(raw)} bytes, not 16")
-        return cls(algorithm, raw.hex())
+        return cls(algorithm, digest_bytes(text).hex())
 
     @property
     def base64(self) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from wbfs.model.digests import Digest
+from wbfs.model.digests import Algorithm, Digest
+
+ARTIFACT_SCHEME = "wandb-artifact://"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,11 @@ class Reference:
         """Whether the manifest says nothing of the object's content."""
         return self.token == self.uri
 
+    @property
+    def is_of_artifact(self) -> bool:
+        """Whether it leads to another artifact's file."""
+        return self.uri.startswith(ARTIFACT_SCHEME)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -135,15 +143,17 @@ class Blob:
     digest: Digest | None = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """A version's manifest as the server gave it: nothing in it is to be trusted.
+class Row(NamedTuple):
+    """What a manifest says of one file: what an `Entry` has beside its path, in least memory."""
 
-    `entries` are in the manifest's own order. `unreadable` names the rows that are no entries at
-    all, each with the reason: (path, reason). `digest_matches` tells whether the entries hash to
-    the version's digest.
-    """
+    size: int | None
+    algorithm: Algorithm
+    digest: bytes | None
+    birth_artifact_id: str
+    reference: Reference | None
 
-    entries: tuple[Entry, ...]
-    unreadable: tuple[tuple[str, str], ...] = ()
-    digest_matches: bool = True
+
+def split_artifact_uri(uri: str) -> tuple[str, str]:
+    """Split `wandb-artifact://<hex id>/<path>` into the id and the path."""
+    artifact_id, _, path = uri.removeprefix(ARTIFACT_SCHEME).partition("/")
+    return artifact_id, path

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
+from typing import IO
 
-from wbfs.model.entries import Collection, Manifest, Project, Version, Viewer
-from wbfs.model.errors import AccessDenied, NotFound, RateLimited, RemoteError
+from wbfs.model.entries import Collection, Project, Version, Viewer
+from wbfs.model.errors import AccessDenied, NotFound, RateLimited, RemoteError, RemoteProtocolError
 from wbfs.remote import queries
 from wbfs.remote.answers import (
     COMMITTED,
@@ -30,12 +32,13 @@ from wbfs.remote.answers import (
 )
 from wbfs.remote.bytes import Location, open_stream
 from wbfs.remote.credentials import Credentials
-from wbfs.remote.graphql import GraphQL, QueryRefused, follow
-from wbfs.remote.manifests import parse_manifest
+from wbfs.remote.graphql import GraphQL, Page, PageRequest, QueryRefused, follow
 from wbfs.remote.transport import Deadline, Transport
 
 MANIFEST_ATTEMPTS = 3
-"""Times that a manifest is asked for, each with a fresh URL: they are short-lived."""
+"""Times in a row that a manifest is asked for in vain, each with a fresh URL: they don't last."""
+SLOWEST_BYTES_PER_S = 64 << 10
+"""What a manifest must come at beyond its deadline."""
 
 
 class WandbApi:
@@ -79,16 +82,17 @@ class WandbApi:
             )
         return matching[0]
 
-    def projects(self, entity: str, *, deadline: Deadline) -> Iterator[Project]:
-        """Yield an entity's projects, page by page. Raises NotFound."""
-        edges = self._graphql.pages(
+    def projects(self, entity: str, wanted: PageRequest, *, deadline: Deadline) -> Page[Project]:
+        """Return a page of an entity's projects. Raises NotFound."""
+        edges = self._graphql.page(
             queries.PROJECTS,
-            {"entity": entity, "perPage": queries.PAGE_SIZE},
+            {"entity": entity},
             ["models"],
+            wanted,
             missing=f"there is no entity {entity!r}",
             deadline=deadline,
         )
-        return (parse_project(edge["node"], entity) for edge in edges)
+        return edges.map(lambda edge: parse_project(edge["node"], entity))
 
     def project(self, entity: str, name: str, *, deadline: Deadline) -> Project:
         """Return one project. Raises NotFound."""
@@ -98,16 +102,22 @@ class WandbApi:
         missing = f"there is no project {entity}/{name}, or you may not see it"
         return parse_project(follow(data, ["project"], missing=missing), entity)
 
-    def collections(self, entity: str, project: str, *, deadline: Deadline) -> Iterator[Collection]:
-        """Yield a project's collections of every type, source and linked. Raises NotFound."""
-        edges = self._graphql.pages(
+    def collections(
+        self, entity: str, project: str, wanted: PageRequest, *, deadline: Deadline
+    ) -> Page[Collection]:
+        """Return a page of a project's collections of every type, source and linked.
+
+        Raises NotFound.
+        """
+        edges = self._graphql.page(
             queries.COLLECTIONS,
-            {"entity": entity, "project": project, "perPage": queries.PAGE_SIZE},
+            {"entity": entity, "project": project},
             ["project", "artifactCollections"],
+            wanted,
             missing=f"there is no project {entity}/{project}, or you may not see it",
             deadline=deadline,
         )
-        return (parse_collection(edge["node"], entity, project) for edge in edges)
+        return edges.map(lambda edge: parse_collection(edge["node"], entity, project))
 
     def collection(self, entity: str, project: str, name: str, *, deadline: Deadline) -> Collection:
         """Return one collection. Raises NotFound."""
@@ -120,28 +130,30 @@ class WandbApi:
         node = follow(data, ["project", "artifactCollection"], missing=missing)
         return parse_collection(node, entity, project)
 
-    def versions(self, collection: Collection, *, deadline: Deadline) -> Iterator[Version]:
-        """Yield a collection's committed versions with their names in it. Raises NotFound."""
-        edges = self._graphql.pages(
+    def versions(
+        self, collection: Collection, wanted: PageRequest, *, deadline: Deadline
+    ) -> Page[Version]:
+        """Return a page of a collection's committed versions with their names in it.
+
+        Raises NotFound.
+        """
+        edges = self._graphql.page(
             queries.versions(with_algorithm=self._has_algorithms(deadline)),
             {
                 "entity": collection.entity,
                 "project": collection.project,
                 "type": collection.type,
                 "collection": collection.name,
-                "perPage": queries.PAGE_SIZE,
                 "filters": json.dumps({"state": COMMITTED}),
             },
             ["project", "artifactType", "artifactCollection", "artifacts"],
+            wanted,
             missing=f"the artifact {collection.entity}/{collection.project}/{collection.name} is"
             " gone",
             deadline=deadline,
         )
         place = (collection.entity, collection.project, collection.name)
-        for edge in edges:
-            version = parse_listed_version(edge, place)
-            if version is not None:
-                yield version
+        return edges.map(lambda edge: parse_listed_version(edge, place))
 
     def version(
         self, entity: str, project: str, collection: str, alias: str, *, deadline: Deadline
@@ -193,38 +205,54 @@ class WandbApi:
             raise NotFound(missing)
         return parse_member(membership, artifact, place, missing)
 
-    def manifest(self, version: Version, *, deadline: Deadline) -> Manifest:
-        """Fetch and parse a version's manifest. Raises NotFound, RemoteProtocolError."""
-        attempt = 1
+    def manifest(self, version: Version, file: IO[bytes], *, deadline: Deadline) -> None:
+        """Append a version's manifest, a JSON document, to `file`, which is empty.
+
+        Where a connection is cut it goes on behind what came, with a fresh URL, and so it does at
+        the deadline as long as bytes come at `SLOWEST_BYTES_PER_S`. Raises NotFound, and OSError
+        where `file` does.
+        """
+        timeout_s, began_s = deadline.remaining_s, time.monotonic()
+        futile = 0
         while True:
-            final = attempt == MANIFEST_ATTEMPTS or deadline.expired
+            had = file.tell()
             try:
-                manifest = self._manifest(version, deadline)
+                self._append_manifest(version, file, deadline)
+                return
             except RateLimited:
                 # Fewer requests is what the server asks for.
                 raise
             except RemoteError:
-                if final:
+                has = file.tell()
+                futile = 0 if has > had else futile + 1
+                if has > had:
+                    latest = Deadline(began_s + timeout_s + has / SLOWEST_BYTES_PER_S)
+                    later = min(Deadline.after(timeout_s), latest, key=lambda one: one.at_s)
+                    deadline = max(deadline, later, key=lambda one: one.at_s)
+                if futile == MANIFEST_ATTEMPTS or deadline.expired:
                     raise
-            else:
-                # Damaged on the way, maybe; if it stays so, it is the server's word.
-                if manifest.digest_matches or final:
-                    return manifest
-            attempt += 1
 
-    def _manifest(self, version: Version, deadline: Deadline) -> Manifest:
+    def _append_manifest(self, version: Version, file: IO[bytes], deadline: Deadline) -> None:
         data = self._graphql.execute(queries.MANIFEST, {"id": version.id}, deadline=deadline)
         missing = f"{version.path} has no manifest"
-        file = follow(data, ["artifact", "currentManifest", "file"], missing=missing)
-        location = Location(url=parse_direct_url(file), headers=self._transport.extra_headers)
-        with open_stream(self._transport, location, deadline=deadline) as stream:
-            body = b"".join(stream.pieces)
-        return parse_manifest(
-            body,
-            digest=version.digest,
-            digest_algorithm=version.digest_algorithm,
-            what=version.path,
-        )
+        found = follow(data, ["artifact", "currentManifest", "file"], missing=missing)
+        location = Location(url=parse_direct_url(found), headers=self._transport.extra_headers)
+        try:
+            with open_stream(
+                self._transport, location, start=file.tell(), deadline=deadline
+            ) as stream:
+                try:
+                    for piece in stream.pieces:
+                        file.write(piece)
+                except RemoteError:
+                    if file.tell() != stream.size:
+                        raise
+                    # Only the end's sign is missing.
+        except RemoteProtocolError:
+            # No ranges on the way: from the start again.
+            file.seek(0)
+            file.truncate()
+            raise
 
     def file_urls(
         self, version: Version, paths: Sequence[str], *, deadline: Deadline
@@ -243,9 +271,9 @@ class WandbApi:
                     "collection": version.collection,
                     "alias": version.name,
                     "fileNames": list(paths[first : first + queries.FILES_PAGE_SIZE]),
-                    "perPage": queries.FILES_PAGE_SIZE,
                 },
                 ["project", "artifactCollection", "artifactMembership", "files"],
+                queries.FILES_PAGE_SIZE,
                 missing=f"{version.path} is gone: it was deleted, or you may no longer see it",
                 deadline=deadline,
             )

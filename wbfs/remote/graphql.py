@@ -6,8 +6,9 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from wbfs.model.errors import (
     AccessDenied,
@@ -23,6 +24,34 @@ SILENCE_S = 30.0
 TOKEN_MARGIN_S = 300.0
 """Seconds before its end that a federated identity's token is exchanged anew."""
 _DENIED = ("permission denied", "not authorized", "unauthorized", "forbidden", "not logged in")
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRequest:
+    """Which part of a listing is asked for: after a cursor, None for the start, and how many.
+
+    A server may give fewer than `size`.
+    """
+
+    after: str | None = None
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T]):
+    """A part of a listing, and the cursor that the next one comes after; None for no more."""
+
+    items: tuple[T, ...]
+    next: str | None
+
+    def map(self, convert: Callable[[T], R | None]) -> Page[R]:
+        """Return the page with its items converted, without those that become None."""
+        converted = (convert(item) for item in self.items)
+        return Page(items=tuple(one for one in converted if one is not None), next=self.next)
 
 
 class QueryRefused(RemoteError):
@@ -103,40 +132,61 @@ class GraphQL:
             raise RemoteProtocolError(f"{self._host} answers without data")
         return data
 
+    def page(
+        self,
+        query: str,
+        variables: Mapping[str, object],
+        path: Sequence[str],
+        wanted: PageRequest,
+        *,
+        missing: str,
+        deadline: Deadline,
+    ) -> Page[dict[str, Any]]:
+        """Return a page of a Relay connection's edges, but for those without a node.
+
+        `path` leads to the connection; the query takes `$cursor` and `$perPage`. Raises NotFound
+        with the text `missing` where something on the path is null.
+        """
+        paging = {"cursor": wanted.after, "perPage": wanted.size}
+        data = self.execute(query, {**variables, **paging}, deadline=deadline)
+        connection = follow(data, path, missing=missing)
+        edges, info = connection.get("edges") or [], connection.get("pageInfo") or {}
+        if not isinstance(edges, list) or not isinstance(info, dict):
+            raise RemoteProtocolError(f"{self._host} answers no pages where it should")
+        items: list[dict[str, Any]] = []
+        for edge in edges:
+            node = edge.get("node") if isinstance(edge, dict) else edge
+            # What the user may not see comes as null.
+            if node is None:
+                continue
+            if not isinstance(node, dict):
+                raise RemoteProtocolError(f"{self._host} lists what is no object")
+            items.append(edge)
+        if not info.get("hasNextPage"):
+            return Page(items=tuple(items), next=None)
+        cursor = info.get("endCursor")
+        if not isinstance(cursor, str) or not cursor or cursor == wanted.after:
+            raise RemoteProtocolError(f"{self._host} pages in a circle")
+        return Page(items=tuple(items), next=cursor)
+
     def pages(
         self,
         query: str,
         variables: Mapping[str, object],
         path: Sequence[str],
+        size: int,
         *,
         missing: str,
         deadline: Deadline,
     ) -> Iterator[dict[str, Any]]:
-        """Yield the edges of a Relay connection, all pages of it, but for those without a node.
-
-        `path` leads to the connection; the query takes `$cursor`. Raises NotFound with the text
-        `missing` where something on the path is null.
-        """
-        cursor: str | None = None
+        """Yield the edges of all pages of `size`; see `page`."""
+        wanted = PageRequest(size=size)
         while True:
-            data = self.execute(query, {**variables, "cursor": cursor}, deadline=deadline)
-            connection = follow(data, path, missing=missing)
-            edges, page = connection.get("edges") or [], connection.get("pageInfo") or {}
-            if not isinstance(edges, list) or not isinstance(page, dict):
-                raise RemoteProtocolError(f"{self._host} answers no pages where it should")
-            for edge in edges:
-                node = edge.get("node") if isinstance(edge, dict) else edge
-                # What the user may not see comes as null.
-                if node is None:
-                    continue
-                if not isinstance(node, dict):
-                    raise RemoteProtocolError(f"{self._host} lists what is no object")
-                yield edge
-            if not page.get("hasNextPage"):
+            page = self.page(query, variables, path, wanted, missing=missing, deadline=deadline)
+            yield from page.items
+            if page.next is None:
                 return
-            if not page.get("endCursor") or page["endCursor"] == cursor:
-                raise RemoteProtocolError(f"{self._host} pages in a circle")
-            cursor = page["endCursor"]
+            wanted = PageRequest(after=page.next, size=size)
 
     def _header(self, deadline: Deadline) -> str:
         with self._lock:

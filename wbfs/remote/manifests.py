@@ -1,17 +1,22 @@
-"""A manifest's JSON becomes entries. Foreign input: a row of no use is named, not fatal."""
+"""A manifest's JSON becomes rows. Foreign input: a row of no use is named, not fatal.
+
+A manifest may have a million rows. They stay the JSON that they are, and each is decoded when it is
+asked for.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import mmap
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from wbfs.model.digests import Algorithm, Digest, new_hasher
-from wbfs.model.entries import Entry, Manifest, Reference
+from wbfs.model.digests import Algorithm, digest_bytes, new_hasher
+from wbfs.model.entries import Reference, Row
 from wbfs.model.errors import RemoteProtocolError
 
 POLICY = "wandb-storage-policy-v1"
@@ -23,7 +28,7 @@ class _Manifest(msgspec.Struct):
     storagePolicy: str = POLICY
 
 
-class _Row(msgspec.Struct):
+class _JsonRow(msgspec.Struct, gc=False):
     digest: str
     size: int | None = None
     ref: str | None = None
@@ -31,35 +36,53 @@ class _Row(msgspec.Struct):
     extra: dict[str, Any] | None = None
 
 
-def parse_manifest(data: bytes, *, digest: str, digest_algorithm: str, what: str) -> Manifest:
-    """Parse a manifest; `digest` is what the version says that its entries hash to.
+_decode_row = msgspec.json.Decoder(_JsonRow).decode
 
-    Raises RemoteProtocolError, which names it as `what`, where it is no manifest at all.
+
+class Manifest:
+    """A version's manifest as the server gave it: nothing in it is to be trusted.
+
+    `paths` are those of its rows, sorted. `unreadable` names what are no rows at all, each with the
+    reason: (path, reason). `digest_matches` tells whether it hashes to the version's digest.
     """
-    raw = _decode(data, what)
-    if raw.version != 1 or raw.storagePolicy != POLICY:
-        raise RemoteProtocolError(
-            f"the manifest of {what} is of version {raw.version} and policy {raw.storagePolicy!r},"
-            " which this wbfs does not know: a newer one may"
-        )
-    entries: list[Entry] = []
-    unreadable: list[tuple[str, str]] = []
-    digests: dict[str, str] = {}
-    for path, row_data in raw.contents.items():
-        try:
-            row = msgspec.json.decode(row_data, type=_Row)
-            digests[path] = row.digest
-            entries.append(_entry(path, row))
-        except (msgspec.MsgspecError, ValueError) as error:
-            unreadable.append((path, f"it can't be read: {error}"))
-    return Manifest(
-        entries=tuple(entries),
-        unreadable=tuple(unreadable),
-        digest_matches=_hash(digests, digest_algorithm) == digest,
-    )
+
+    def __init__(
+        self, data: bytes | mmap.mmap, *, digest: str, digest_algorithm: str, what: str
+    ) -> None:
+        """Read a manifest; `digest` is what the version says that its entries hash to.
+
+        Raises RemoteProtocolError, which names it as `what`, where it is no manifest at all.
+        """
+        raw = _decode(data, what)
+        if raw.version != 1 or raw.storagePolicy != POLICY:
+            raise RemoteProtocolError(
+                f"the manifest of {what} is of version {raw.version} and policy"
+                f" {raw.storagePolicy!r}, which this wbfs does not know: a newer one may"
+            )
+        self._contents = raw.contents
+        self.paths: list[str] = []
+        self.unreadable: list[tuple[str, str]] = []
+        # As the SDK does: every path and digest as written, in the paths' order.
+        is_xxh128 = digest_algorithm == "MANIFEST_XXH128"
+        hasher = new_hasher(Algorithm.XXH128 if is_xxh128 else Algorithm.MD5)
+        hasher.update(b"wandb-artifact-manifest-v1\n")
+        for path in sorted(raw.contents):
+            try:
+                row = _decode_row(raw.contents[path])
+                hasher.update(f"{path}:{row.digest}\n".encode("utf-8", "surrogatepass"))
+                _row(row)
+            except (msgspec.MsgspecError, ValueError) as error:
+                self.unreadable.append((path, f"it can't be read: {error}"))
+            else:
+                self.paths.append(path)
+        self.digest_matches = hasher.hexdigest() == digest
+
+    def row(self, path: str) -> Row:
+        """Return the row of one of `paths`."""
+        return _row(_decode_row(self._contents[path]))
 
 
-def _decode(data: bytes, what: str) -> _Manifest:
+def _decode(data: bytes | mmap.mmap, what: str) -> _Manifest:
     try:
         return msgspec.json.decode(data, type=_Manifest)
     except msgspec.ValidationError as error:
@@ -68,7 +91,7 @@ def _decode(data: bytes, what: str) -> _Manifest:
         pass
     # Python's own decoder takes what JSON allows and UTF-8 doesn't: names with lone surrogates.
     try:
-        loaded = json.loads(data)
+        loaded = json.loads(data[:])
         contents = {
             path: msgspec.Raw(json.dumps(row).encode()) for path, row in loaded["contents"].items()
         }
@@ -83,19 +106,17 @@ def _decode(data: bytes, what: str) -> _Manifest:
         ) from error
 
 
-def _entry(path: str, row: _Row) -> Entry:
-    """Return a row's entry. Raises ValueError."""
-    extra = row.extra or {}
+def _row(row: _JsonRow) -> Row:
+    """Return what a row says. Raises ValueError."""
     if row.size is not None and row.size < 0:
         raise ValueError("its size is negative")
-    algorithm = Algorithm.XXH128 if extra.get("alg") == "XXH128" else Algorithm.MD5
+    algorithm = Algorithm.MD5
+    if row.extra and row.extra.get("alg") == "XXH128":
+        algorithm = Algorithm.XXH128
+    birth = row.birthArtifactID or ""
     if row.ref is None:
-        return Entry(
-            path=path,
-            size=row.size or 0,
-            digest=Digest.from_base64(row.digest, algorithm),
-            birth_artifact_id=row.birthArtifactID or "",
-        )
+        return Row(row.size or 0, algorithm, digest_bytes(row.digest), birth, None)
+    extra = row.extra or {}
     reference = Reference(
         uri=row.ref,
         token=row.digest,
@@ -103,18 +124,12 @@ def _entry(path: str, row: _Row) -> Entry:
         version_id=_text(extra, "versionID"),
     )
     scheme = row.ref.partition(":")[0]
-    content_digest = None
+    digest = None
     if scheme == "wandb-artifact" or (scheme == "file" and not is_digest_of_uri(reference)):
-        content_digest = Digest.from_base64(row.digest, algorithm)
+        digest = digest_bytes(row.digest)
     # Some writers leave the size out or write 0 where they don't know it.
     unknown = not row.size and (scheme == "wandb-artifact" or reference.unchecked)
-    return Entry(
-        path=path,
-        size=None if unknown else row.size,
-        digest=content_digest,
-        reference=reference,
-        birth_artifact_id=row.birthArtifactID or "",
-    )
+    return Row(None if unknown else row.size, algorithm, digest, birth, reference)
 
 
 def is_digest_of_uri(reference: Reference) -> bool:
@@ -126,12 +141,3 @@ def is_digest_of_uri(reference: Reference) -> bool:
 def _text(extra: Mapping[str, Any], name: str) -> str:
     value = extra.get(name)
     return "" if value is None else str(value)
-
-
-def _hash(digests: Mapping[str, str], algorithm: str) -> str:
-    """Hash a manifest as the SDK does: every path and digest as written, in the paths' order."""
-    hasher = new_hasher(Algorithm.XXH128 if algorithm == "MANIFEST_XXH128" else Algorithm.MD5)
-    hasher.update(b"wandb-artifact-manifest-v1\n")
-    for path in sorted(digests):
-        hasher.update(f"{path}:{digests[path]}\n".encode("utf-8", "surrogatepass"))
-    return hasher.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-PAGE_SIZE = 200
 FILES_PAGE_SIZE = 1000
 
 FEATURES = "query ServerFeaturesQuery { serverInfo { features { name isEnabled } } }"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -275,6 +276,10 @@ class Transport:
                 **self._way(url, proxies),
             )
         except requests.exceptions.SSLError as error:
+            if not _is_of_certificate(error):
+                raise _Retryable(
+                    RemoteError(f"{host_of(url)} broke off the TLS handshake, also after retries")
+                ) from None
             raise RemoteError(
                 f"can't trust {host_of(url)}: {_root_cause(error)}; where a company's CA signs,"
                 " name its bundle in REQUESTS_CA_BUNDLE"
@@ -375,8 +380,24 @@ def unreachable(url: str, error: Exception) -> RemoteError:
     )
 
 
+def _is_of_certificate(error: BaseException) -> bool:
+    """Whether a server's certificate is what is wrong: no attempt goes better then."""
+    return any(isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error))
+
+
 def _root_cause(error: BaseException) -> str:
     """Say what failed in the operating system's words; libraries' own texts have URLs in them."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause.verify_message
+        if isinstance(cause, OSError) and cause.errno is not None and cause.strerror:
+            # getaddrinfo's numbers are its own.
+            return cause.strerror if cause.errno < 0 else os.strerror(cause.errno)
+    return type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and all that libraries have linked to it."""
     pending: list[BaseException] = [error]
     seen: set[int] = set()
     while pending:
@@ -384,9 +405,6 @@ def _root_cause(error: BaseException) -> str:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, OSError) and current.errno is not None and current.strerror:
-            # getaddrinfo's numbers are its own.
-            return current.strerror if current.errno < 0 else os.strerror(current.errno)
+        yield current
         linked = (current.__cause__, current.__context__, getattr(current, "reason", None))
         pending += [one for one in (*linked, *current.args) if isinstance(one, BaseException)]
-    return type(error).__name__

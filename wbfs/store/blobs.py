@@ -39,6 +39,10 @@ OURS_NS = 1
 THE_SDKS_NS = 2
 """The same for what the SDK's cache had first: it is the SDK's to remove."""
 SECOND_NS = 10**9
+BLOCK_BYTES = 512
+"""What `stat` counts the blocks of a file in."""
+UNREAD_NS = 0
+"""The time of the last use of what was prefetched and that nobody has opened yet."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -69,6 +73,7 @@ class Blobs:
         # Where they are, and with what they are to be marked.
         self._unmarked: dict[int, tuple[Path, int]] = {}
         make_folder(cache_dir / "blobs")
+        self._block = os.statvfs(cache_dir).f_frsize
 
     def path(self, blob: Blob) -> Path:
         """Where the sealed blob is, or would be."""
@@ -84,11 +89,13 @@ class Blobs:
             return None
         sealed = SealedBlob(fd)
         found = os.fstat(fd)
+        sealed.was_unread = found.st_atime_ns == UNREAD_NS
         known = _is_marked(found) or self._known.get(found.st_ino) == found.st_mtime_ns
         return sealed if known and mark_used(fd) else None
 
     def _open(self, blob: Blob) -> int | None:
-        path = self.path(blob)
+        # Not a Path: one takes as long to make as the file takes to open.
+        path = f"{self._cache_dir}/{_place(blob)}"
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -96,12 +103,37 @@ class Blobs:
         except OSError as error:
             raise store_error(f"open the cached blob {path}", error) from error
         if blob.size is not None and os.fstat(fd).st_size != blob.size:
-            # Sealed blobs have the right size; this is a damaged disk or another program's doing.
+            # A damaged disk, another program's doing, or a manifest with a wrong size.
             os.close(fd)
-            log.warning("cached blob %s has a wrong size: it is fetched again", path)
-            path.unlink(missing_ok=True)
+            log.warning("cached blob %s has not the size that is asked for", path)
             return None
         return fd
+
+    def has(self, blob: Blob) -> bool:
+        """Whether the blob is here, be it to be checked, so that it need not be fetched."""
+        return os.path.exists(f"{self._cache_dir}/{_place(blob)}") or self.has_unchecked(blob)
+
+    def size_of(self, blob: Blob) -> int | None:
+        """Return how many bytes of the cache's the blob takes; None where it isn't here.
+
+        What is in the SDK's cache takes none.
+        """
+        try:
+            found = os.stat(f"{self._cache_dir}/{_place(blob)}")
+        except FileNotFoundError:
+            return 0 if self.has_unchecked(blob) else None
+        return 0 if is_the_sdks(found) else found.st_blocks * BLOCK_BYTES
+
+    def use(self, blob: Blob) -> None:
+        """Note that the blob is used now, if it is here: more than that it is opened."""
+        sealed = self.open(blob)
+        if sealed is not None:
+            with contextlib.suppress(PermissionError):
+                os.utime(sealed.fd, ns=(time.time_ns(), os.fstat(sealed.fd).st_mtime_ns))
+
+    def rounded(self, size: int) -> int:
+        """Return how many bytes of the cache's disk a blob of `size` bytes will take."""
+        return -(-size // self._block) * self._block
 
     def has_unchecked(self, blob: Blob) -> bool:
         """Whether `check` would find something to check: what `open` does not give."""
@@ -120,6 +152,7 @@ class Blobs:
         fd = self._open(blob)
         if fd is not None:
             sealed = SealedBlob(fd)
+            sealed.was_unread = os.fstat(fd).st_atime_ns == UNREAD_NS
             if not mark_used(fd):
                 return None
             if self._is_right(fd, blob):
@@ -156,25 +189,39 @@ class Blobs:
             return False
         return found == blob.digest.hex
 
-    def seal(self, written: Path, fd: int, blob: Blob) -> SealedBlob:
+    def seal(self, written: Path, fd: int, blob: Blob, *, is_unread: bool = False) -> SealedBlob:
         """Give the checked file `written`, open as `fd`, its name, and return it open.
 
-        Raises StoreError, StoreFull.
+        What `is_unread` is the first to be evicted, until it is opened. Raises StoreError,
+        StoreFull.
         """
         path = self.path(blob)
         try:
             os.fchmod(fd, self._file_mode)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
             sealed = SealedBlob(os.open(written, os.O_RDONLY | os.O_CLOEXEC))
-            # The writer's lock goes, the reader's comes.
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            mark_used(sealed.fd)
+            if is_unread:
+                os.utime(sealed.fd, ns=(UNREAD_NS, time.time_ns()))
             self._know(sealed.fd, path, OURS_NS)
-            written.rename(path)
+            try:
+                written.rename(path)
+            except FileNotFoundError:
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                written.rename(path)
+            # The writer's lock goes, the reader's comes. Not before it has its name: another daemon
+            # would go on with the file.
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            if not is_unread:
+                mark_used(sealed.fd)
         except OSError as error:
             raise store_error(f"seal {path}", error) from error
-        self._sdk_cache.add(path)
         return sealed
+
+    def trust(self, blob: Blob) -> None:
+        """Take a blob for right that another process of this daemon has checked and sealed."""
+        fd = self._open(blob)
+        if fd is not None:
+            self._know(fd, self.path(blob), OURS_NS)
+            os.close(fd)
 
     def _know(self, fd: int, path: Path, mark_ns: int) -> None:
         """Take the open file at `path` for right, and mark it later."""
@@ -186,27 +233,26 @@ class Blobs:
     def flush(self) -> int:
         """Wait until what was sealed is safely on disk, mark it so, and return how many it was.
 
+        Only then does the SDK's cache get it: the SDK trusts a file that has the right size.
         Raises StoreError.
         """
         with self._lock:
             unmarked = dict(self._unmarked)
+            known = dict(self._known)
         if not unmarked:
             return 0
-        folder = os.open(self._cache_dir, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if _libc.syncfs(folder) != 0:
-                number = ctypes.get_errno()
-                raise store_error(
-                    f"write the cache {self._cache_dir} to disk",
-                    OSError(number, os.strerror(number)),
-                )
-        finally:
-            os.close(folder)
-        for inode, (path, mark_ns) in unmarked.items():
-            _mark(path, inode, mark_ns)
+            _sync(self._cache_dir)
+            for inode, (path, mark_ns) in unmarked.items():
+                if _mark(path, inode, known[inode], mark_ns) and mark_ns == OURS_NS:
+                    self._sdk_cache.add(path)
+        except OSError as error:
+            raise store_error(f"write the cache {self._cache_dir} to disk", error) from error
         with self._lock:
             for inode in unmarked:
-                del self._unmarked[inode], self._known[inode]
+                # Another thread may have flushed the same.
+                self._unmarked.pop(inode, None)
+                self._known.pop(inode, None)
         return len(unmarked)
 
 
@@ -219,39 +265,63 @@ def is_the_sdks(found: os.stat_result) -> bool:
     return found.st_nlink > 1 and found.st_mtime_ns % SECOND_NS == THE_SDKS_NS
 
 
-def _mark(path: Path, inode: int, mark_ns: int) -> None:
+def _sync(folder: Path) -> None:
+    """Have the folder's filesystem write all it has to its disk. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        # Evicted.
-        return
-    try:
-        found = os.fstat(fd)
-        if found.st_ino == inode:
-            mtime_ns = found.st_mtime_ns // SECOND_NS * SECOND_NS + mark_ns
-            os.utime(fd, ns=(found.st_atime_ns, mtime_ns))
-    except PermissionError:
-        # Another user's file in the SDK's cache: it is checked again each time.
-        log.debug("%s stays without a mark", path)
+        if _libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
     finally:
         os.close(fd)
 
 
+def _mark(path: Path, inode: int, known_ns: int, mark_ns: int) -> bool:
+    """Mark the file at `path` unless it is another one by now; return whether it was done.
+
+    `known_ns` is the time of modification that it had when it was right.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Evicted.
+        return False
+    try:
+        found = os.fstat(fd)
+        if (found.st_ino, found.st_mtime_ns) != (inode, known_ns):
+            return False
+        mtime_ns = found.st_mtime_ns // SECOND_NS * SECOND_NS + mark_ns
+        os.utime(fd, ns=(found.st_atime_ns, mtime_ns))
+    except PermissionError:
+        # Another user's file in the SDK's cache: it is checked again each time.
+        log.debug("%s stays without a mark", path)
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 def blob_path(cache_dir: Path, blob: Blob) -> Path:
     """Where a sealed blob is in a cache directory, or would be."""
-    return cache_dir / "blobs" / blob.key.partition("-")[2][:2] / blob.key
+    return cache_dir / _place(blob)
+
+
+def _place(blob: Blob) -> str:
+    return f"blobs/{blob.key.partition('-')[2][:2]}/{blob.key}"
 
 
 class SealedBlob:
     """A sealed blob that is open, and closed when nobody refers to it any more.
 
     However many readers waited for it, each finds it here: by its name it may be evicted at once.
-    `in_memory` tells that it has no name, and takes memory while it is open.
+    `in_memory` tells that it has no name, and takes memory while it is open; `was_unread` that it
+    was prefetched, and is opened for the first time.
     """
 
     def __init__(self, fd: int, *, in_memory: bool = False) -> None:
         self.fd = fd
         self.in_memory = in_memory
+        self.was_unread = False
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -294,8 +364,8 @@ def mark_used(fd: int) -> bool:
     found = os.fstat(fd)
     now_ns = time.time_ns()
     if now_ns - found.st_atime_ns > USE_NOTED_NS:
-        # Somebody else's file in a shared cache can't be marked; it may go a little early.
-        with contextlib.suppress(PermissionError):
+        # Somebody else's file, or one on a disk that became read-only; it may go a little early.
+        with contextlib.suppress(OSError):
             os.utime(fd, ns=(now_ns, found.st_mtime_ns))
     return True
 

@@ -15,13 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wbfs.store.blobs import is_the_sdks
+from wbfs.store.blobs import BLOCK_BYTES, UNREAD_NS, is_the_sdks, store_error
 from wbfs.store.partial import MAP_SUFFIX
 from wbfs.store.sdk_cache import SdkCache
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 512
 ROOM_SHARE = 0.05
 """Share of the limit that is freed beyond it, so that not every fetch has to look for room."""
 
@@ -44,9 +43,15 @@ class CachedFile:
 
 
 def cached_files(cache_dir: Path) -> Iterator[CachedFile]:
-    """Yield all blobs and manifests; what is being fetched is locked by who does it."""
+    """Yield all blobs and manifests; what is being fetched is locked by who does it.
+
+    Raises StoreError.
+    """
     for folder in (cache_dir / "blobs", cache_dir / "manifests", cache_dir / "partial"):
-        yield from _files_below(folder)
+        try:
+            yield from _files_below(folder)
+        except OSError as error:
+            raise store_error(f"look through the cache folder {folder}", error) from error
 
 
 def _files_below(folder: Path) -> Iterator[CachedFile]:
@@ -69,23 +74,35 @@ def _files_below(folder: Path) -> Iterator[CachedFile]:
                 )
 
 
+def free_room(cache_dir: Path, bounds: Bounds) -> int:
+    """Return how many bytes the disk has free beyond what must stay free; below 0 if too few.
+
+    Raises StoreError.
+    """
+    try:
+        disk = os.statvfs(cache_dir)
+    except OSError as error:
+        raise store_error(f"look how much room the cache {cache_dir} has", error) from error
+    return disk.f_bavail * disk.f_frsize - (bounds.min_free or 0)
+
+
 def excess(cache_dir: Path, used: int, bounds: Bounds) -> int:
     """Return how many bytes too many a cache of `used` bytes has; 0 if it is within bounds."""
     over = 0
     if bounds.limit is not None:
         over = used - bounds.limit
     if bounds.min_free is not None:
-        disk = os.statvfs(cache_dir)
-        over = max(over, bounds.min_free - disk.f_bavail * disk.f_frsize)
+        over = max(over, -free_room(cache_dir, bounds))
     return max(0, over)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What a pruning found and did; sizes in bytes."""
+    """What a pruning found and did; sizes in bytes; `unread` was prefetched and never opened."""
 
     removed_files: int
     removed: int
+    unread: int
     kept: int
     still_over: bool
 
@@ -94,13 +111,14 @@ def prune(cache_dir: Path, bounds: Bounds, sdk_cache: SdkCache, *, spare: bool =
     """Remove what was used least recently, until the cache is within its bounds.
 
     With `spare` it gets a little smaller than its limit, so that there is no pruning a fetch.
+    Raises StoreError.
     """
     files = sorted(cached_files(cache_dir), key=lambda file: file.used_ns)
     used = sum(file.size for file in files)
     to_free = excess(cache_dir, used, bounds)
     if to_free and spare and bounds.limit is not None:
         to_free += int(bounds.limit * ROOM_SHARE)
-    removed_files = removed = 0
+    removed_files = removed = unread = 0
     for file in files:
         # With a limit of 0 those go too that take no room of ours.
         if removed >= to_free and bounds.limit != 0:
@@ -108,6 +126,7 @@ def prune(cache_dir: Path, bounds: Bounds, sdk_cache: SdkCache, *, spare: bool =
         if remove_unless_open(file.path, sdk_cache):
             removed_files += 1
             removed += file.size
+            unread += file.size if file.used_ns == UNREAD_NS else 0
     still_over = removed < to_free
     if still_over:
         log.warning(
@@ -116,7 +135,11 @@ def prune(cache_dir: Path, bounds: Bounds, sdk_cache: SdkCache, *, spare: bool =
             to_free - removed,
         )
     return Pruned(
-        removed_files=removed_files, removed=removed, kept=used - removed, still_over=still_over
+        removed_files=removed_files,
+        removed=removed,
+        unread=unread,
+        kept=used - removed,
+        still_over=still_over,
     )
 
 
@@ -133,8 +156,14 @@ def remove_unless_open(path: Path, sdk_cache: SdkCache) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         found = os.fstat(fd)
-        path.unlink(missing_ok=True)
-    except BlockingIOError:
+        if not os.path.samestat(found, path.stat()):
+            # Sealed anew in the meantime, and in use for all that is known.
+            return False
+        path.unlink()
+    except OSError as error:
+        # In use, or on a disk that can't be written to or locks nothing.
+        if not isinstance(error, BlockingIOError | FileNotFoundError):
+            log.warning("can't remove %s from the cache: %s", path, error.strerror)
         return False
     finally:
         os.close(fd)

@@ -10,48 +10,45 @@ look-ups take microseconds and may be made from any one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import json
 import logging
 import os
 import sqlite3
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 from wbfs.model.digests import Algorithm, Digest
-from wbfs.model.entries import Entry, Manifest, Reference, Version
+from wbfs.model.entries import Entry, Reference
 from wbfs.model.errors import StoreError
-from wbfs.model.names import is_safe_component
 from wbfs.store.blobs import make_folder, mark_used, store_error
 
 log = logging.getLogger(__name__)
 
 ROOT_FOLDER = 0
-MAX_ROWS = 1 << 24
-"""Files, and folders, that one manifest may have: an inode number has 24 bits for them."""
-MAX_REPORTED = 100
-"""Left-out entries that are kept by name; the rest are counted."""
+FOLDER_PATHS = 128
+"""Folders whose paths an open table remembers: of one folder many files are opened."""
 
-_FORMAT = 2
-_SCHEMA = """
-CREATE TABLE about (format INTEGER, version TEXT, left_out INTEGER, report TEXT);
-CREATE TABLE folders (
-    id INTEGER PRIMARY KEY, parent INTEGER, name TEXT,
-    first_folder INTEGER, folder_count INTEGER, first_file INTEGER, file_count INTEGER);
-CREATE TABLE files (
-    id INTEGER PRIMARY KEY, folder INTEGER, name TEXT, size INTEGER,
-    algorithm TEXT, digest BLOB, birth_artifact_id TEXT,
-    uri TEXT, token TEXT, etag TEXT, version_id TEXT);
-"""
-_INDEXES = """
-CREATE UNIQUE INDEX folders_by_name ON folders (parent, name);
-CREATE UNIQUE INDEX files_by_name ON files (folder, name);
-"""
-_FILE_COLUMNS = (
-    "id, folder, name, size, algorithm, digest, birth_artifact_id, uri, token, etag, version_id"
+KINDS = 128
+"""Kinds of files that an open table remembers: most manifests have one or two."""
+CACHE_KIB = 256
+"""Memory that an open table keeps pages of its file in; the kernel has them too."""
+
+DRAFT_SUFFIX = ".tmp"
+
+FORMAT = 3
+"""What `about` says of a table as `wbfs.store.manifest_writer` writes it."""
+_FILES = (
+    "SELECT id, folder, name, size, digest, kind, uri, token, etag, version_id"
+    " FROM files LEFT JOIN links ON file = id"
 )
 
 
@@ -78,6 +75,14 @@ class File:
     entry: Entry
 
 
+class Found(NamedTuple):
+    """What a name is: its number, and a file's size in bytes where that is known."""
+
+    id: int
+    size: int | None
+    is_folder: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
     """The entries that a manifest has and the tree doesn't: how many, and some with the reason."""
@@ -91,6 +96,7 @@ class ManifestTable:
 
     def __init__(self, path: Path) -> None:
         """Open the table at `path`. Raises StoreError, FileNotFoundError."""
+        self.path = path
         # Held open and locked, so that it isn't evicted meanwhile.
         self._pin = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         # The file never changes, so SQLite needs no locks. It is opened in a worker thread and then
@@ -99,10 +105,11 @@ class ManifestTable:
             f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
         try:
+            self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             if not mark_used(self._pin):
                 raise FileNotFoundError(f"{path} is being removed")
             about = self._db.execute("SELECT * FROM about").fetchone()
-            if about is None or about[0] != _FORMAT:
+            if about is None or about[0] != FORMAT:
                 raise FileNotFoundError(f"{path} is of another version of wbfs")
         except sqlite3.Error as error:
             self.close()
@@ -110,6 +117,8 @@ class ManifestTable:
         except FileNotFoundError:
             self.close()
             raise
+        self._kind = lru_cache(KINDS)(self._find_kind)
+        self._path_to = lru_cache(FOLDER_PATHS)(self._find_path_to)
         _, self.version_path, left_out, report = about
         reasons = tuple((name, reason) for name, reason in json.loads(report))
         self.left_out = LeftOut(count=left_out, report=reasons)
@@ -121,8 +130,8 @@ class ManifestTable:
 
     def entries(self) -> Iterator[Entry]:
         """Yield every file's entry, without the folders of its path."""
-        rows = self._db.execute(f"SELECT {_FILE_COLUMNS} FROM files ORDER BY id")
-        return (_file_of(row, "").entry for row in rows)
+        rows = self._db.execute(f"{_FILES} ORDER BY id")
+        return (self._file_of(row, "").entry for row in rows)
 
     def folder(self, number: int) -> Folder | None:
         """Return the folder of that number."""
@@ -151,11 +160,41 @@ class ManifestTable:
     def files(self, folder: Folder, skip: int = 0) -> Iterator[File]:
         """Yield the files of the folder by name, without the first `skip`."""
         first, stop = folder.first_file + skip, folder.first_file + folder.file_count
-        prefix = self._prefix(folder)
-        rows = self._db.execute(
-            f"SELECT {_FILE_COLUMNS} FROM files WHERE id >= ? AND id < ? ORDER BY id", (first, stop)
+        prefix = self._path_to(folder.id)
+        rows = self._db.execute(f"{_FILES} WHERE id >= ? AND id < ? ORDER BY id", (first, stop))
+        return (self._file_of(row, prefix) for row in rows)
+
+    def find(self, folder: int, name: str) -> Found | None:
+        """Return what `name` is in the folder of that number."""
+        row = self._db.execute(
+            "SELECT id, size, 0 FROM files WHERE folder = ? AND name = ?"
+            " UNION ALL SELECT id, NULL, 1 FROM folders WHERE parent = ? AND name = ?",
+            (folder, name, folder, name),
+        ).fetchone()
+        return None if row is None else Found(*row)
+
+    def folder_names(self, folder: Folder, skip: int = 0) -> Iterator[tuple[str]]:
+        """Yield the names of the subfolders in their order, without the first `skip`."""
+        first, stop = folder.first_folder + skip, folder.first_folder + folder.folder_count
+        return self._db.execute(
+            "SELECT name FROM folders WHERE id >= ? AND id < ? ORDER BY id", (first, stop)
         )
-        return (_file_of(row, prefix) for row in rows)
+
+    def file_sizes(self, folder: Folder, skip: int = 0) -> Iterator[tuple[str, int | None]]:
+        """Yield the names and sizes of the files in their order, without the first `skip`."""
+        first, stop = folder.first_file + skip, folder.first_file + folder.file_count
+        return self._db.execute(
+            "SELECT name, size FROM files WHERE id >= ? AND id < ? ORDER BY id", (first, stop)
+        )
+
+    def has_name(self, folder: int, prefix: str) -> bool:
+        """Whether the name of anything in the folder starts with `prefix`."""
+        names = self._db.execute(
+            "SELECT min(name) FROM files WHERE folder = ? AND name >= ?"
+            " UNION ALL SELECT min(name) FROM folders WHERE parent = ? AND name >= ?",
+            (folder, prefix, folder, prefix),
+        )
+        return any(name is not None and name.startswith(prefix) for (name,) in names)
 
     def folder_path(self, number: int) -> tuple[str, ...]:
         """Return the components of the folder's path in the artifact."""
@@ -177,12 +216,13 @@ class ManifestTable:
         References are left out: W&B has no bytes of theirs.
         """
         file = self._file_at(path)
-        if file is None:
+        folder = self.folder(file.folder) if file else None
+        if file is None or folder is None:
             return []
         rows = self._db.execute(
-            "SELECT name FROM files WHERE folder = ? AND id > ? AND uri IS NULL"
-            " ORDER BY id LIMIT ?",
-            (file.folder, file.id, count),
+            "SELECT name FROM files LEFT JOIN links ON file = id"
+            " WHERE id > ? AND id < ? AND uri IS NULL ORDER BY id LIMIT ?",
+            (file.id, folder.first_file + folder.file_count, count),
         )
         prefix = path[: len(path) - len(file.name)]
         return [prefix + name for (name,) in rows]
@@ -202,18 +242,38 @@ class ManifestTable:
         return None if row is None else _folder_of(row)
 
     def _file(self, where: str, values: tuple[int | str, ...]) -> File | None:
-        row = self._db.execute(
-            f"SELECT {_FILE_COLUMNS} FROM files WHERE {where}", values
-        ).fetchone()
+        row = self._db.execute(f"{_FILES} WHERE {where}", values).fetchone()
         if row is None:
             return None
-        folder = self.folder(row[1])
-        if folder is None:
-            raise StoreError(f"a cached manifest is damaged: its file {row[2]!r} has no folder")
-        return _file_of(row, self._prefix(folder))
+        return self._file_of(row, self._path_to(row[1]))
 
-    def _prefix(self, folder: Folder) -> str:
-        return "".join(f"{name}/" for name in self.folder_path(folder.id))
+    def _file_of(self, row: tuple[Any, ...], prefix: str) -> File:
+        number, folder, name, size, digest, kind, uri, token, etag, version_id = row
+        algorithm, birth_artifact_id = self._kind(kind)
+        reference = None
+        if uri is not None:
+            reference = Reference(uri=uri, token=token, etag=etag, version_id=version_id)
+        entry = Entry(
+            path=prefix + name,
+            size=size,
+            digest=None if digest is None else Digest(algorithm, digest.hex()),
+            reference=reference,
+            birth_artifact_id=birth_artifact_id,
+        )
+        return File(id=number, folder=folder, name=name, entry=entry)
+
+    def _find_kind(self, number: int) -> tuple[Algorithm, str]:
+        row = self._db.execute(
+            "SELECT algorithm, birth_artifact_id FROM kinds WHERE id = ?", (number,)
+        ).fetchone()
+        if row is None:
+            raise StoreError(f"a cached manifest is damaged: it has files of no kind ({number})")
+        return Algorithm(row[0]), row[1]
+
+    def _find_path_to(self, folder: int) -> str:
+        if self.folder(folder) is None:
+            raise StoreError(f"a cached manifest is damaged: it has files in no folder ({folder})")
+        return "".join(f"{name}/" for name in self.folder_path(folder))
 
 
 def _folder_of(row: tuple[int, int, str, int, int, int, int]) -> Folder:
@@ -227,29 +287,6 @@ def _folder_of(row: tuple[int, int, str, int, int, int, int]) -> Folder:
         first_file=first_file,
         file_count=file_count,
     )
-
-
-def _file_of(row: tuple[object, ...], prefix: str) -> File:
-    number, folder, name, size, algorithm, digest, birth, uri, token, etag, version_id = row
-    assert isinstance(number, int)
-    assert isinstance(folder, int)
-    assert isinstance(name, str)
-    assert size is None or isinstance(size, int)
-    reference = None
-    if uri is not None:
-        reference = Reference(
-            uri=str(uri), token=str(token), etag=str(etag), version_id=str(version_id)
-        )
-    entry = Entry(
-        path=prefix + name,
-        size=size,
-        digest=Digest(Algorithm(str(algorithm)), digest.hex())
-        if isinstance(digest, bytes)
-        else None,
-        reference=reference,
-        birth_artifact_id=str(birth),
-    )
-    return File(id=number, folder=folder, name=name, entry=entry)
 
 
 class Manifests:
@@ -274,124 +311,45 @@ class Manifests:
             log.warning("%s; it is fetched again", error)
             return None
 
-    def add(self, version: Version, manifest: Manifest) -> ManifestTable:
-        """Write the table of a version and return it. Raises StoreError, StoreFull."""
-        path = self._path(version.id)
+    @contextmanager
+    def drafting(self, artifact_id: str) -> Iterator[Path]:
+        """Give the path of an empty file, which becomes a version's table at the context's end.
+
+        Where that is an exception, nothing is left of it. Raises StoreError, StoreFull.
+        """
+        path = self._path(artifact_id)
         try:
-            fd, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=self._folder)
-            os.close(fd)
-            temporary = Path(name)
-            try:
-                _write(temporary, version.path, manifest)
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                temporary.rename(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            for leftover in self._folder.glob(f"{glob.escape(path.name)}.*{DRAFT_SUFFIX}"):
+                _remove_leftover(leftover)
+            fd, name = tempfile.mkstemp(
+                prefix=f"{path.name}.", suffix=DRAFT_SUFFIX, dir=self._folder
+            )
         except OSError as error:
             raise store_error(f"write the manifest {path}", error) from error
-        except sqlite3.Error as error:
-            raise StoreError(f"can't write the manifest {path}: {error}") from error
-        return ManifestTable(path)
+        draft = Path(name)
+        try:
+            # Locked, so that neither eviction nor another daemon takes it for a leftover.
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            yield draft
+            try:
+                os.fsync(fd)
+                draft.rename(path)
+            except OSError as error:
+                raise store_error(f"write the manifest {path}", error) from error
+        finally:
+            draft.unlink(missing_ok=True)
+            os.close(fd)
+
+    def scratch(self) -> IO[bytes]:
+        """Return a file without a name on the cache's disk. Raises StoreError, StoreFull."""
+        try:
+            return tempfile.TemporaryFile(dir=self._folder)
+        except OSError as error:
+            raise store_error(f"write to the cache folder {self._folder}", error) from error
 
 
-def _write(path: Path, version_path: str, manifest: Manifest) -> None:
-    """Write a manifest's table: only what has a safe path that is not at odds with another's."""
-    left_out = list(manifest.unreadable)
-    safe: dict[tuple[str, ...], Entry] = {}
-    for entry in manifest.entries:
-        parts = tuple(entry.path.split("/"))
-        if reason := _unsafe(parts):
-            left_out.append((entry.path, reason))
-        else:
-            safe[parts] = entry
-    folders = {parts[:depth] for parts in safe for depth in range(len(parts))} | {()}
-    for parts in [parts for parts in safe if parts in folders]:
-        left_out.append((safe.pop(parts).path, "its name is also a folder's"))
-    if max(len(safe), len(folders)) > MAX_ROWS:
-        raise StoreError(f"the manifest has {len(safe)} files; wbfs shows at most {MAX_ROWS}")
-
-    # By folder's depth and name: subfolders, and files, of one folder get consecutive numbers.
-    ordered = sorted(folders, key=lambda parts: (len(parts), parts))
-    numbers = {parts: number for number, parts in enumerate(ordered)}
-    files = sorted(safe.items(), key=lambda item: (numbers[item[0][:-1]], item[0][-1]))
-    db = sqlite3.connect(path)
-    try:
-        # Written once under a temporary name, so neither a journal nor SQLite's own syncs are due.
-        db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
-        report = [[_printable(path), reason] for path, reason in left_out[:MAX_REPORTED]]
-        db.execute(
-            "INSERT INTO about VALUES (?, ?, ?, ?)",
-            (_FORMAT, version_path, len(left_out), json.dumps(report)),
-        )
-        db.executemany(
-            "INSERT INTO folders VALUES (?, ?, ?, ?, ?, ?, ?)", _folder_rows(ordered, files)
-        )
-        db.executemany(
-            f"INSERT INTO files VALUES ({', '.join('?' * 11)})",
-            (
-                _file_row(number, numbers[parts[:-1]], parts[-1], entry)
-                for number, (parts, entry) in enumerate(files)
-            ),
-        )
-        db.executescript(_INDEXES)
-        db.commit()
-    finally:
-        db.close()
-
-
-def _unsafe(parts: tuple[str, ...]) -> str:
-    """Return why a path can't be shown, or the empty text."""
-    if parts == ("",):
-        return "its path is empty"
-    if parts[0] == "":
-        return "its path is absolute"
-    for part in parts:
-        if not is_safe_component(part):
-            return f"{_printable(part[:80])!r} can't be a name in a folder"
-    return ""
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _folder_rows(
-    ordered: list[tuple[str, ...]], files: list[tuple[tuple[str, ...], Entry]]
-) -> Iterable[tuple[int, int, str, int, int, int, int]]:
-    numbers = {parts: number for number, parts in enumerate(ordered)}
-    folder_counts = Counter(numbers[parts[:-1]] for parts in ordered if parts)
-    file_counts = Counter(numbers[parts[:-1]] for parts, _ in files)
-    first_folder, first_file = 1, 0
-    for number, parts in enumerate(ordered):
-        parent = numbers[parts[:-1]] if parts else ROOT_FOLDER
-        # The root is no entry of its own parent.
-        name = parts[-1] if parts else ""
-        yield (
-            number,
-            parent,
-            name,
-            first_folder,
-            folder_counts[number],
-            first_file,
-            file_counts[number],
-        )
-        first_folder += folder_counts[number]
-        first_file += file_counts[number]
-
-
-def _file_row(number: int, folder: int, name: str, entry: Entry) -> tuple[object, ...]:
-    digest, reference = entry.digest, entry.reference
-    return (
-        number,
-        folder,
-        name,
-        entry.size,
-        str(digest.algorithm) if digest else None,
-        bytes.fromhex(digest.hex) if digest else None,
-        entry.birth_artifact_id,
-        reference.uri if reference else None,
-        reference.token if reference else None,
-        reference.etag if reference else None,
-        reference.version_id if reference else None,
-    )
+def _remove_leftover(draft: Path) -> None:
+    """Remove the draft of a daemon that was killed, unless another one writes it now."""
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), draft.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        draft.unlink()

@@ -21,14 +21,15 @@ from typing import Self
 
 from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Blob
-from wbfs.model.errors import IntegrityError
+from wbfs.model.errors import IntegrityError, StoreError
 from wbfs.model.extents import Extents
-from wbfs.store.blobs import Blobs, SealedBlob, make_folder, store_error
+from wbfs.store.blobs import BLOCK_BYTES, Blobs, SealedBlob, make_folder, store_error
 from wbfs.store.hashing import RunningDigest
 
 log = logging.getLogger(__name__)
 
 MAP_SUFFIX = ".map"
+TEMPORARY_TRIES = 3
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -72,6 +73,9 @@ class PartialBlobs:
             if map_path is not None and os.fstat(fd).st_size == blob.size:
                 held, safe = _read_map(map_path)
             if not held.total:
+                if map_path is not None:
+                    # One of a file that is gone must not be taken for this one's.
+                    map_path.unlink(missing_ok=True)
                 os.ftruncate(fd, 0)
                 os.ftruncate(fd, blob.size)
         except OSError as error:
@@ -88,13 +92,24 @@ class PartialBlobs:
             checkpoint=self._checkpoint,
         )
 
-    def _temporary(self, blob: Blob) -> tuple[int, Path]:
+    def size_of(self, blob: Blob) -> int:
+        """Return how many bytes of the disk a large blob takes so far."""
         try:
-            fd, name = tempfile.mkstemp(prefix=f"{blob.key}.", dir=self._folder)
-        except OSError as error:
-            raise store_error(f"create a file in {self._folder}", error) from error
-        _lock(fd)
-        return fd, Path(name)
+            return (self._folder / blob.key).stat().st_blocks * BLOCK_BYTES
+        except FileNotFoundError:
+            return 0
+
+    def _temporary(self, blob: Blob) -> tuple[int, Path]:
+        for _ in range(TEMPORARY_TRIES):
+            try:
+                fd, name = tempfile.mkstemp(prefix=f"{blob.key}.", dir=self._folder)
+            except OSError as error:
+                raise store_error(f"create a file in {self._folder}", error) from error
+            # A daemon that tidies up may have taken it for abandoned before it was locked.
+            if _lock(fd) and _is_at(fd, Path(name)):
+                return fd, Path(name)
+            os.close(fd)
+        raise StoreError(f"can't create a file in {self._folder}: others remove it; try again")
 
     def remove_abandoned(self) -> int:
         """Remove what nobody can go on with, its writer being gone; return how many files."""
@@ -107,7 +122,7 @@ class PartialBlobs:
                     path.unlink(missing_ok=True)
                 continue
             # A writer in another daemon may finish, and its name go, at any moment.
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            with contextlib.suppress(OSError), path.open("r+b") as file:
                 if _lock(file.fileno()):
                     path.unlink()
                     removed += 1
@@ -126,13 +141,14 @@ class SmallBlob:
         self._blob = blob
         self._blobs = blobs
         self._hasher = new_hasher(blob.digest.algorithm) if blob.digest else None
+        self._sealed = False
         self.written = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._path is not None:
+        if self._path is not None and not self._sealed:
             self._path.unlink(missing_ok=True)
         os.close(self._fd)
 
@@ -146,15 +162,18 @@ class SmallBlob:
             raise store_error(f"write {self._path}", error) from error
         self.written = offset + len(piece)
 
-    def seal(self) -> SealedBlob:
+    def seal(self, *, is_unread: bool = False) -> SealedBlob:
         """Check size and digest, give the blob its name, and return it open.
 
-        Raises IntegrityError where the bytes are not the blob's, StoreError, StoreFull.
+        What `is_unread` is the first to be evicted, until it is opened. Raises IntegrityError where
+        the bytes are not the blob's, StoreError, StoreFull.
         """
         _check(self._blob, self.written, self._hasher.hexdigest() if self._hasher else None)
         if self._path is None:
             return SealedBlob(os.dup(self._fd), in_memory=True)
-        return self._blobs.seal(self._path, self._fd, self._blob)
+        sealed = self._blobs.seal(self._path, self._fd, self._blob, is_unread=is_unread)
+        self._sealed = True
+        return sealed
 
 
 class LargeBlob:

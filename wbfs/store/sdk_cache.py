@@ -52,8 +52,11 @@ class SdkCache:
         if slot is None:
             return
         try:
-            slot.parent.mkdir(parents=True, exist_ok=True)
-            slot.hardlink_to(path)
+            try:
+                slot.hardlink_to(path)
+            except FileNotFoundError:
+                slot.parent.mkdir(parents=True, exist_ok=True)
+                slot.hardlink_to(path)
         except FileExistsError:
             return
         except OSError as error:

@@ -1,0 +1,194 @@
+"""The process that fetches small files: what it may know, and how it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+from conftest import Mounter
+from fetching import resources
+from mounts import Mount, check, run, wait_until
+from stand_in import StandIn
+
+from wbfs.devserver.signing import SIGNATURE
+from wbfs.fetch import carrying
+from wbfs.fetch.carrier import Carrier
+from wbfs.fetch.carrying import Order
+from wbfs.model.digests import Algorithm, Digest
+from wbfs.model.entries import Entry, Reference
+from wbfs.model.errors import WbfsError
+
+COUNT = 240
+FIRST = 60
+"""Files read in order before the others get slow: enough that others are fetched ahead."""
+LOG = f"""
+import pathlib
+import random
+import sys
+import wandb
+
+for number in range({COUNT}):
+    path = pathlib.Path(sys.argv[1], f"{{number:04}}.bin")
+    path.write_bytes(random.Random(number).randbytes(2000))
+with wandb.init(project="carrier") as run:
+    artifact = wandb.Artifact("files", type="dataset")
+    artifact.add_dir(sys.argv[1])
+    run.log_artifact(artifact).wait()
+    print(run.entity)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """The version's path below a mount, and its files' digests by name."""
+
+    path: Path
+    digests: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def logged(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Logged:
+    """Log a folder of small files with the real SDK."""
+    folder = tmp_path_factory.mktemp("carrier")
+    env = stand_in.env(tmp_path_factory.mktemp("carrier-home"))
+    entity = check(sys.executable, "-c", LOG, folder, env=env, timeout_s=90).split()[-1]
+    digests = {
+        path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())
+    }
+    return Logged(path=Path(entity, "carrier/files/v0"), digests=digests)
+
+
+def read(mount: Mount, logged: Logged, names: list[str]) -> None:
+    """Read those files one after another, and check all bytes."""
+    folder = mount.path / logged.path
+    lines = check("md5sum", *(folder / name for name in names)).splitlines()
+    assert [line[:32] for line in lines] == [logged.digests[name] for name in names]
+
+
+def carriers(pid: int) -> list[int]:
+    """Return a daemon's processes that fetch small files."""
+    found = run("ps", "--ppid", str(pid), "-o", "pid=,stat=,args=").stdout.splitlines()
+    rows = [line.split(maxsplit=2) for line in found if carrying.__name__ in line]
+    return [int(row[0]) for row in rows if not row[1].startswith("Z")]
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@contextmanager
+def busy(mount: Mount, logged: Logged, server: StandIn) -> Iterator[int]:
+    """Give the process while it waits for a slow server, for files ahead of those read."""
+    names = list(logged.digests)
+    read(mount, logged, names[:FIRST])
+
+    def is_under_way() -> bool:
+        return mount.status()["fetched"]["in_progress"] > 0
+
+    wait_until(lambda: not is_under_way(), what="nothing is on its way")
+    with server.faults(port="files", stall=True):
+        reader = FIRST
+        # What is there is read on, until others are asked for.
+        blobs = mount.cache_dir / "blobs"
+        while not is_under_way():
+            name = names[reader]
+            assert (blobs / logged.digests[name][:2] / f"md5-{logged.digests[name]}").exists()
+            read(mount, logged, [name])
+            reader += 1
+        [pid] = carriers(mount.pid)
+        yield pid
+
+
+def test_it_is_told_no_key_and_shows_no_signature(
+    mounter: Mounter, logged: Logged, stand_in: StandIn
+) -> None:
+    mount = mounter()
+    with busy(mount, logged, stand_in) as pid:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    assert carrying.__name__.encode() in command
+    assert b"HOME=" in environment
+    for shown in (command, environment):
+        assert stand_in.api_key.encode() not in shown
+        assert b"WANDB" not in shown
+        assert SIGNATURE.encode() not in shown
+    assert stand_in.api_key not in mount.log()
+    assert SIGNATURE not in mount.log()
+
+
+def test_it_is_killed(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
+    mount = mounter()
+    with busy(mount, logged, stand_in) as pid:
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: is_gone(pid), what="the killed process is gone")
+        text = "the process that fetches small files has ended"
+        wait_until(lambda: text in mount.log(), what="the log says so")
+    read(mount, logged, list(logged.digests))
+    warnings = [line for line in mount.log().splitlines() if "WARNING" in line and text in line]
+    assert len(warnings) == 1
+    assert mount.errors() == []
+
+
+def test_it_ends_with_its_mount(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
+    mount = mounter()
+    with busy(mount, logged, stand_in) as pid:
+        mount.umount()
+        wait_until(lambda: is_gone(pid), what="the process is gone")
+
+
+def test_it_ends_with_a_daemon_that_is_killed(
+    mounter: Mounter, logged: Logged, stand_in: StandIn
+) -> None:
+    mount = mounter()
+    with busy(mount, logged, stand_in) as pid:
+        mount.kill()
+        wait_until(lambda: is_gone(pid), timeout_s=5, what="the process is gone")
+    blobs = [path for path in (mount.cache_dir / "blobs").rglob("*") if path.is_file()]
+    assert len(blobs) >= FIRST
+    for path in blobs:
+        assert path.name == f"md5-{hashlib.md5(path.read_bytes()).hexdigest()}"
+    partial = mount.cache_dir / "partial"
+    assert {path.name.partition(".")[0][4:] for path in partial.iterdir()} <= set(
+        logged.digests.values()
+    )
+    again = mounter(cache=mount.cache_dir)
+    wait_until(lambda: not list(partial.iterdir()), what="what was abandoned is removed")
+    read(again, logged, list(logged.digests))
+
+
+async def test_it_is_ended_when_idle(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbfs.fetch.carrier.IDLE_S", 0.2)
+    content = b"some bytes"
+    (tmp_path / "file").write_bytes(content)
+    (tmp_path / "cache").mkdir()
+    used = resources(nursery, tmp_path / "cache", None, timeout_s=5)
+    uri = (tmp_path / "file").as_uri()
+    digest = Digest(Algorithm.MD5, hashlib.md5(content).hexdigest())
+    reference = Reference(uri=uri, token=uri)
+    entry = Entry(path="file", size=len(content), digest=digest, reference=reference)
+    carried: list[tuple[int, WbfsError | None]] = []
+    carrier = Carrier(nursery=nursery, setup=used.setup, on_carried=carried.extend)
+    # The second order finds it ended.
+    for number in (1, 2):
+        order = Order(number=number, path="file", entry=entry, location=None, is_unread=False)
+        carrier.send([order])
+        with trio.fail_after(10):
+            while len(carried) < number:
+                await trio.sleep(0.02)
+            while carriers(os.getpid()):
+                await trio.sleep(0.05)
+    assert carried == [(1, None), (2, None)]
+    assert used.blobs.path(entry.blob).read_bytes() == content

@@ -1,0 +1,44 @@
+"""Where commands log that stay in the background."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+from pathlib import Path
+
+import platformdirs
+
+from wbfs.model.errors import UsageError
+
+LOG_BYTES = 10 << 20
+LOG_FILES = 3
+MAX_NAME = 200
+"""Characters that a log file's name has at most, without its suffix."""
+
+
+def default_log_file(name: str) -> Path:
+    """Return where something of that name logs, which may be a path."""
+    plain = name.strip("/").replace("/", "-")[-MAX_NAME:] or "root"
+    return platformdirs.user_state_path("wbfs") / f"{plain}.log"
+
+
+def start_logging(log_file: Path | None, *, debug: bool = False) -> None:
+    """Log to the file, whose folder is made, or without one to the terminal. Raises UsageError."""
+    handler: logging.Handler = logging.StreamHandler()
+    if log_file is not None:
+        try:
+            log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handler = logging.handlers.RotatingFileHandler(
+                log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES
+            )
+        except OSError as error:
+            raise UsageError(
+                f"can't log to {log_file}: {error.strerror}; choose another place with --log-file"
+            ) from error
+    logging.basicConfig(
+        handlers=[handler],
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # It logs paths with their queries, and a signed URL's query is a secret.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -1,0 +1,94 @@
+"""`wbfs prefetch`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from wbfs.cli.get import INTERRUPTED
+from wbfs.cli.logs import default_log_file, start_logging
+from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
+from wbfs.cli.places import sdk_cache_dir
+from wbfs.model.errors import UsageError
+from wbfs.model.settings import SessionSettings
+
+OF_THE_MOUNT = ("cache_dir", "cache_size", "min_free")
+"""Options that a mount has already decided on."""
+
+
+@click.command(short_help="Fetch files into the cache before they are read.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    help="Return when all is fetched, which is the default, or once it is known what there is to"
+    " fetch: it is fetched in the background then.",
+)
+@cache_dir_option(
+    "The cache to fetch into, for PATHs that are names; a mount's path means its own."
+)
+@cache_size_option
+@min_free_option
+@timeout_option
+@click.pass_context
+def prefetch(
+    context: click.Context,
+    paths: tuple[str, ...],
+    wait: bool,
+    cache_dir: Path,
+    cache_size: int | None,
+    min_free: int,
+    timeout: float,
+) -> None:
+    """Fetch files into the cache now, so that reading them later asks nobody for anything.
+
+    PATH is a file, a folder or a version below a mount of yours, or the name of one:
+    entity/project/artifact:alias, with the path of a folder or a file in it behind, if not all of
+    it is meant. Parts left out in front of artifact:alias come from your W&B settings.
+
+    What is here already is not fetched again, and after an interruption the same command goes on
+    where it stopped. Every byte is checked; what fails is listed at the end, and the exit code is
+    1. If the cache can't hold it all, nothing is fetched.
+
+    \b
+    Examples:
+      wbfs prefetch ~/artifacts/my-team/my-project/bike-dataset/v3/train
+      wbfs prefetch bikes/v3/train bikes/v3/val && python train.py
+      wbfs prefetch my-team/my-project/bike-dataset:v3/images
+      wbfs prefetch --no-wait bike-dataset:latest
+    """
+    try:
+        # Imported late: `wbfs --help` needs none of it.
+        from wbfs.cli.prefetching import look_at_all, run_behind, run_in_front
+
+        wanted = look_at_all(paths)
+        cache = wanted.cache
+        if cache is not None:
+            _refuse_options(context)
+        settings = SessionSettings(
+            cache_dir=cache.cache_dir if cache else cache_dir.absolute(),
+            sdk_cache_dir=sdk_cache_dir(),
+            cache_size=cache.cache_size if cache else cache_size,
+            min_free=cache.min_free if cache else min_free,
+            timeout_s=timeout,
+        )
+        if wait:
+            sys.exit(run_in_front(settings, wanted))
+        log_file = default_log_file(f"prefetch/{paths[0]}")
+        start_logging(log_file)
+        run_behind(settings, wanted, log_file)
+    except KeyboardInterrupt:
+        # Before, or after, signals were waited for.
+        sys.exit(INTERRUPTED)
+
+
+def _refuse_options(context: click.Context) -> None:
+    for name in OF_THE_MOUNT:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is the mount's to say for a path below it: leave it"
+                " out, or name the version instead"
+            )

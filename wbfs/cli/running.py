@@ -1,0 +1,82 @@
+"""What commands have in common that fetch: signals, what is shown meanwhile, the cache's bounds."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from wbfs.cli.progress import Progress, SayHandler, Shown
+from wbfs.daemon.session import Session, open_session
+from wbfs.fetch.offload import Kind
+from wbfs.model.errors import WbfsError
+from wbfs.model.settings import SessionSettings
+from wbfs.store.eviction import excess, prune
+from wbfs.store.sdk_cache import SdkCache
+
+
+@dataclass(slots=True)
+class Ending:
+    """How it ended before its time: by a signal, or with an error."""
+
+    signal: int | None = None
+    failure: WbfsError | None = None
+
+
+def log_to(shown: Progress) -> None:
+    """Have warnings said among what is shown."""
+    logging.basicConfig(handlers=[SayHandler(shown)], level=logging.WARNING, format="%(message)s")
+    # It logs paths with their queries, and a signed URL's query is a secret.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+async def run_session(
+    settings: SessionSettings,
+    work: Callable[[trio.Nursery, Session], Awaitable[None]],
+    ending: Ending,
+) -> None:
+    """Open a session and do the work; `ending` is told of a signal, or of an error, that ends it.
+
+    What the work leaves running in the nursery ends with it.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_on_signal, nursery.cancel_scope, ending, name="signals")
+        try:
+            async with open_session(settings, nursery) as session:
+                await work(nursery, session)
+        except WbfsError as error:
+            # Past the nursery's end, which would wrap it in a group.
+            ending.failure = error
+        nursery.cancel_scope.cancel()
+
+
+async def _end_on_signal(scope: trio.CancelScope, ending: Ending) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            ending.signal = number
+            scope.cancel()
+
+
+async def show(run: Shown, shown: Progress) -> None:
+    """Show how far it is, until cancelled."""
+    while True:
+        shown.show(run)
+        await trio.sleep(shown.every_s)
+
+
+async def tidy_up(session: Session) -> None:
+    """Remove what others left in the cache, and count it, so that it is kept within its bounds."""
+    await session.offload.run(Kind.DISK, session.partial.remove_abandoned)
+    await session.room.count()
+
+
+def keep_bounds(settings: SessionSettings, session: Session, fetched_bytes: int) -> None:
+    """Prune the cache if it may be too large: a short run ends before that is noticed."""
+    bounds = session.room.bounds
+    if not fetched_bytes:
+        return
+    if bounds.limit is not None or excess(settings.cache_dir, 0, bounds):
+        prune(settings.cache_dir, bounds, SdkCache(settings.sdk_cache_dir))

@@ -1,0 +1,167 @@
+"""What a path below a mount is: which files of which version, and of which mount.
+
+Told by what the mount shows everybody: the mount table, the extended attributes of paths, and
+`.wbfs/status.json`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wbfs.daemon.mountpoint import FILESYSTEM_TYPE, Mount, mount_of
+from wbfs.fs.control import CONTROL_NAME
+from wbfs.fs.nodes import XATTR_PREFIX
+from wbfs.model.errors import UsageError
+from wbfs.model.names import parse_source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountedCache:
+    """Where a mount keeps what it fetches, from which server; sizes in bytes, None for no limit."""
+
+    server: str
+    cache_dir: Path
+    cache_size: int | None
+    min_free: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountedPath:
+    """A file, or all that a mount shows below a folder, of the version `name` (`vN`).
+
+    `path` is the path in the artifact; the mount shows only what starts with `path_prefix`.
+    """
+
+    cache: MountedCache
+    entity: str
+    project: str
+    collection: str
+    name: str
+    artifact_id: str
+    path: str
+    path_prefix: str
+
+
+def look_at(text: str) -> MountedPath | None:
+    """Return what the path is that a user gave; None where it is on no mount of wbfs.
+
+    Raises UsageError where it is, and nothing can be fetched for it.
+    """
+    path = Path(os.path.realpath(text))
+    mount = mount_of(path)
+    if mount is None or mount.filesystem_type != FILESYSTEM_TYPE:
+        return None
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        # It may be a name, with the mount as the working directory.
+        return None
+    except OSError as error:
+        raise _unreadable(path, mount, error) from error
+    version = _version_of(path, mount)
+    if version is None:
+        raise UsageError(
+            f"{path} is above the versions: name one of them, such as"
+            f" {path.joinpath(*_missing_levels(path, mount))}"
+        )
+    status = _status(mount)
+    if mount.user_id not in (None, os.getuid()):
+        raise UsageError(
+            f"{mount.mountpoint} is a mount of another user (uid {mount.user_id}), who alone may"
+            " write to its cache: run it as that user"
+        )
+    if status["offline"]:
+        raise UsageError(
+            f"{mount.mountpoint} is mounted with --offline, and nothing can be fetched for it:"
+            " mount it without"
+        )
+    cache = MountedCache(
+        server=status["server"],
+        cache_dir=Path(status["cache"]["dir"]),
+        cache_size=status["cache"]["limit_bytes"],
+        min_free=status["cache"]["min_free_bytes"],
+    )
+    if not cache.cache_dir.is_dir():
+        raise UsageError(
+            f"the cache of {mount.mountpoint}, {cache.cache_dir}, is not to be seen from here: run"
+            " it where the mount's daemon runs"
+        )
+    top = _top(path, mount, version)
+    parts = list(path.relative_to(top).parts)
+    if top == mount.mountpoint:
+        # Only with an alias there can be a version at the mountpoint; a folder goes behind that.
+        source = parse_source(status["source"], default_entity="-", default_project="-")
+        parts = [*source.folder.split("/"), *parts] if source.folder else parts
+    return MountedPath(
+        cache=cache,
+        entity=version["entity"],
+        project=version["project"],
+        collection=version["artifact"],
+        name=version["version"],
+        artifact_id=version["id"],
+        path="/".join(parts),
+        path_prefix=status["path_prefix"],
+    )
+
+
+def _version_of(path: Path, mount: Mount) -> dict[str, str] | None:
+    """Return what the mount says of a path's version; None above versions. Raises UsageError."""
+    found = {}
+    for name in ("id", "entity", "project", "artifact", "version"):
+        value = _attribute(path, name, mount)
+        if value is None:
+            return None
+        found[name] = value
+    return found
+
+
+def _attribute(path: Path, name: str, mount: Mount) -> str | None:
+    try:
+        return os.fsdecode(os.getxattr(path, XATTR_PREFIX + name))
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return None
+        raise _unreadable(path, mount, error) from error
+
+
+def _top(path: Path, mount: Mount, version: dict[str, str]) -> Path:
+    """Return the version's directory, or the mountpoint where that is it, or a folder of it."""
+    top = path
+    while top != mount.mountpoint:
+        above = _attribute(top.parent, "id", mount)
+        if above is None:
+            break
+        if above != version["id"]:
+            raise UsageError(
+                f"{top.parent} has become another version at this moment: run the command again"
+            )
+        top = top.parent
+    return top
+
+
+def _missing_levels(path: Path, mount: Mount) -> list[str]:
+    """Return what a path above the versions lacks."""
+    levels = ("entity", "project", "artifact")
+    missing = [f"<{level}>" for level in levels if _attribute(path, level, mount) is None]
+    return [*missing, "latest"]
+
+
+def _status(mount: Mount) -> dict[str, Any]:
+    path = mount.mountpoint / CONTROL_NAME / "status.json"
+    try:
+        status: dict[str, Any] = json.loads(path.read_bytes())
+        return status
+    except OSError as error:
+        raise _unreadable(path, mount, error) from error
+
+
+def _unreadable(path: Path, mount: Mount, error: OSError) -> UsageError:
+    hint = f"{mount.mountpoint / CONTROL_NAME / 'errors.jsonl'} says why"
+    if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+        hint = "the mount's daemon is gone: mount it again"
+    return UsageError(f"can't look at {path}: {error.strerror}; {hint}")
