@@ -12,10 +12,10 @@ import click
 import trio
 
 from wbfs.cli.progress import Progress, progress
-from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, show, tidy_up
+from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, say_failures, show, tidy_up
 from wbfs.cli.sizes import show_size
 from wbfs.daemon.session import Session
-from wbfs.fetch.download import FAILURES_NAMED, Download
+from wbfs.fetch.download import Download
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.target import Target
 from wbfs.model.entries import Version
@@ -84,7 +84,7 @@ async def _download(
     shown: Progress,
     ending: _Ending,
 ) -> None:
-    version = await _find(settings, order, session)
+    version = await _find(order, session)
     root = order.root or await _default_root(settings, session, version)
     ending.root = root
     ending.download = run = Download(
@@ -101,7 +101,7 @@ async def _download(
     await session.offload.run(Kind.DISK, lambda: keep_bounds(settings, session, run.fetched_bytes))
 
 
-async def _find(settings: SessionSettings, order: Order, session: Session) -> Version:
+async def _find(order: Order, session: Session) -> Version:
     """Return the version that is meant. Raises WbfsError."""
     source = await session.source(order.source if ":" in order.source else f"{order.source}:latest")
     if source.folder:
@@ -109,13 +109,7 @@ async def _find(settings: SessionSettings, order: Order, session: Session) -> Ve
             f"{order.source!r} goes on behind the alias: for a folder alone, name the version and"
             f" add --path-prefix {source.folder}/"
         )
-    deadline = Deadline.after(settings.timeout_s)
-    return await session.offload.run(
-        Kind.METADATA,
-        lambda: session.api.version(
-            source.entity, source.project, source.collection, source.alias, deadline=deadline
-        ),
-    )
+    return await session.version(source.entity, source.project, source.collection, source.alias)
 
 
 async def _default_root(settings: SessionSettings, session: Session, version: Version) -> Path:
@@ -141,10 +135,7 @@ async def _default_root(settings: SessionSettings, session: Session, version: Ve
 
 def _summarize(run: Download, order: Order, shown: Progress, seconds: float) -> None:
     tally = run.tally
-    for text in tally.errors:
-        shown.say(text)
-    if tally.failed > FAILURES_NAMED:
-        shown.say(f"and {tally.failed - len(tally.errors):,} more")
+    say_failures(run, shown)
     if run.gave_up is not None:
         left = f"{tally.files - tally.done:,}" if tally.is_counted else "the other"
         shown.say(f"gave up, and did not try {left} files")

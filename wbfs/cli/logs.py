@@ -40,5 +40,9 @@ def start_logging(log_file: Path | None, *, debug: bool = False) -> None:
         level=logging.DEBUG if debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    # It logs paths with their queries, and a signed URL's query is a secret.
+    keep_urls_secret()
+
+
+def keep_urls_secret() -> None:
+    """Have no URL logged by the library: it has the query too, which is a signed URL's secret."""
     logging.getLogger("urllib3").setLevel(logging.ERROR)

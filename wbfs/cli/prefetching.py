@@ -13,12 +13,11 @@ import click
 import trio
 
 from wbfs.cli.progress import Lines, Progress, progress
-from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, show, tidy_up
+from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, say_failures, show, tidy_up
 from wbfs.cli.sizes import show_size
 from wbfs.daemon.background import run_in_background
 from wbfs.daemon.mounted import MountedCache, MountedPath, look_at
 from wbfs.daemon.session import Session
-from wbfs.fetch.download import FAILURES_NAMED
 from wbfs.fetch.filling import Filling, Selection
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.room import Shortage
@@ -26,7 +25,6 @@ from wbfs.model.entries import Version
 from wbfs.model.errors import UsageError
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.credentials import load_credentials
-from wbfs.remote.transport import Deadline
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +122,7 @@ def _run(
     ending = _Ending()
 
     async def work(nursery: trio.Nursery, session: Session) -> None:
-        selections = await _find(settings, wanted, session)
+        selections = await _find(wanted, session)
         ending.filling = filling = Filling(
             fetcher=session.fetcher, resources=session.resources, selections=selections
         )
@@ -154,17 +152,14 @@ def _run(
     return 1 if ending.filling.tally.failed or ending.filling.gave_up else 0
 
 
-async def _find(settings: SessionSettings, wanted: Wanted, session: Session) -> list[Selection]:
+async def _find(wanted: Wanted, session: Session) -> list[Selection]:
     """Look the versions up. Raises WbfsError."""
     versions: dict[tuple[str, str, str, str], Version] = {}
 
     async def look_up(entity: str, project: str, collection: str, alias: str) -> Version:
         place = (entity, project, collection, alias)
         if place not in versions:
-            deadline = Deadline.after(settings.timeout_s)
-            versions[place] = await session.offload.run(
-                Kind.METADATA, lambda: session.api.version(*place, deadline=deadline)
-            )
+            versions[place] = await session.version(*place)
         return versions[place]
 
     selections = []
@@ -201,10 +196,7 @@ def _too_large(shortage: Shortage, settings: SessionSettings) -> UsageError:
 
 def _summarize(filling: Filling, shown: Progress, seconds: float) -> None:
     tally = filling.tally
-    for text in tally.errors:
-        shown.say(text)
-    if tally.failed > FAILURES_NAMED:
-        shown.say(f"and {tally.failed - len(tally.errors):,} more")
+    say_failures(filling, shown)
     if filling.gave_up is not None:
         left = tally.files - tally.done
         shown.say(f"gave up, and did not try {left:,} files: {filling.gave_up}")

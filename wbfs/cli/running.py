@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import trio
 
+from wbfs.cli.logs import keep_urls_secret
 from wbfs.cli.progress import Progress, SayHandler, Shown
 from wbfs.daemon.session import Session, open_session
+from wbfs.fetch.many import FAILURES_NAMED, ManyFiles
 from wbfs.fetch.offload import Kind
 from wbfs.model.errors import WbfsError
 from wbfs.model.settings import SessionSettings
@@ -29,8 +31,7 @@ class Ending:
 def log_to(shown: Progress) -> None:
     """Have warnings said among what is shown."""
     logging.basicConfig(handlers=[SayHandler(shown)], level=logging.WARNING, format="%(message)s")
-    # It logs paths with their queries, and a signed URL's query is a secret.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    keep_urls_secret()
 
 
 async def run_session(
@@ -65,6 +66,15 @@ async def show(run: Shown, shown: Progress) -> None:
     while True:
         shown.show(run)
         await trio.sleep(shown.every_s)
+
+
+def say_failures(run: ManyFiles, shown: Progress) -> None:
+    """Say of the files that failed why, as far as that is kept in words."""
+    tally = run.tally
+    for text in tally.errors:
+        shown.say(text)
+    if tally.failed > FAILURES_NAMED:
+        shown.say(f"and {tally.failed - len(tally.errors):,} more")
 
 
 async def tidy_up(session: Session) -> None:

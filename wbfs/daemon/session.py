@@ -20,7 +20,7 @@ from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.writeback import Writeback
 from wbfs.fs.names import Names
-from wbfs.model.entries import Viewer
+from wbfs.model.entries import Version, Viewer
 from wbfs.model.errors import AccessDenied, RemoteError, StoreError
 from wbfs.model.names import REGISTRY_PREFIX, Source, parse_source
 from wbfs.model.settings import SessionSettings
@@ -70,6 +70,14 @@ class Session:
         named = "" if source.entity in self.viewer.entities else source.entity
         entity = await self.names.organization_entity(named, member=self.viewer.entity)
         return replace(source, entity=entity)
+
+    async def version(self, entity: str, project: str, collection: str, alias: str) -> Version:
+        """Ask the server for a version; see `WandbApi.version` for what is raised."""
+        deadline = Deadline.after(self.resources.timeout_s)
+        return await self.offload.run(
+            Kind.METADATA,
+            lambda: self.api.version(entity, project, collection, alias, deadline=deadline),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +19,11 @@ from typing import IO
 
 import msgspec
 
-import wbfs
 from wbfs.fetch import building
 from wbfs.fetch.building import Build, Done, Failed, FillIn
 from wbfs.fetch.offload import checkpoint
-from wbfs.model import errors
-from wbfs.model.errors import RemoteError, StoreError, WbfsError
+from wbfs.fetch.processes import command, error_of, surroundings
+from wbfs.model.errors import RemoteError, StoreError
 from wbfs.remote.transport import Deadline
 
 log = logging.getLogger(__name__)
@@ -91,16 +89,12 @@ class Builders:
                 raise _closed()
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", building.__name__, order.table],
+                    [*command(building), order.table],
                     stdin=subprocess.PIPE,
                     stdout=answer,
                     stderr=complaints,
                     pass_fds=(order.manifest_fd,) if isinstance(order, Build) else (),
-                    # Where this wbfs is, whether or not it is installed.
-                    cwd=Path(wbfs.__file__).parents[1],
-                    env={k: v for k, v in os.environ.items() if not k.startswith("WANDB")},
-                    # Ctrl-C at the terminal is for the mount, which ends it.
-                    process_group=0,
+                    **surroundings(),
                 )
             except OSError as error:
                 raise StoreError(
@@ -172,6 +166,5 @@ def _read_answer(code: int, answer: IO[bytes], complaints: IO[bytes]) -> Done:
         how = f"was ended by signal {-code}" if code < 0 else f"failed with {code}"
         raise StoreError(f"the process that reads the manifest {how}: is there enough memory?")
     if isinstance(said, Failed):
-        kind: type[WbfsError] = getattr(errors, said.kind)
-        raise kind(said.text)
+        raise error_of(said.kind, said.text)
     return said

@@ -6,21 +6,16 @@ Trio thread.
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import msgspec
 import trio
 
-import wbfs
 from wbfs.fetch import carrying
 from wbfs.fetch.carrying import Carried, Order, Setup
-from wbfs.model import errors
+from wbfs.fetch.processes import command, error_of, surroundings
 from wbfs.model.errors import RemoteError, WbfsError
-from wbfs.remote.bytes import ObjectMissing
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +57,10 @@ class Carrier:
     async def _run(self) -> None:
         try:
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", carrying.__name__],
+                command(carrying),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                # Where this wbfs is, whether or not it is installed.
-                cwd=Path(wbfs.__file__).parents[1],
-                env={k: v for k, v in os.environ.items() if not k.startswith("WANDB")},
-                # Ctrl-C at the terminal is for the mount, which ends it.
-                process_group=0,
+                **surroundings(),
             )
         except OSError as error:
             self._is_running = False
@@ -133,7 +124,4 @@ class Carrier:
 
 
 def _error_of(carried: Carried) -> WbfsError | None:
-    if not carried.error:
-        return None
-    kinds: dict[str, type[WbfsError]] = {**vars(errors), ObjectMissing.__name__: ObjectMissing}
-    return kinds[carried.error](carried.text)
+    return error_of(carried.error, carried.text) if carried.error else None

@@ -16,6 +16,7 @@ from functools import partial
 import trio
 
 from wbfs.fetch.fetcher import Fetcher
+from wbfs.fetch.many import LARGE_FILES_AT_ONCE, FileCounts, ManyFiles
 from wbfs.fetch.offload import Kind, Offload, checkpoint
 from wbfs.fetch.origin import Origin
 from wbfs.fetch.prefetch import Job as PrefetchJob
@@ -23,40 +24,27 @@ from wbfs.fetch.slices import Slice, Slices
 from wbfs.fetch.target import Target, TargetError, TargetFolder, TargetFull
 from wbfs.fetch.whole import is_large
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import AccessDenied, ReferenceMissing, RemoteError, WbfsError
-from wbfs.remote.bytes import ObjectMissing
+from wbfs.model.errors import ReferenceMissing, WbfsError
 
 log = logging.getLogger(__name__)
 
 FILES_AT_ONCE = 32
 """Files that are fetched and written at the same time."""
-LARGE_FILES_AT_ONCE = 4
-"""How many of them may be large, which are fetched over several connections each."""
 SURVEYS_AT_ONCE = 4
 """Threads that look at what is there already."""
-FAILURES_IN_A_ROW = 64
-"""Files in a row that the server doesn't give, after which no more are asked for."""
-FAILURES_NAMED = 100
-"""Failures that are kept in words; the rest are counted."""
 
 
 @dataclass(slots=True)
-class Tally:
-    """How far a download is. Sizes in bytes; `files` and `bytes` are to come to all that is meant.
+class Tally(FileCounts):
+    """How far a download is.
 
     A file is either `right` (left alone), `written`, `missing` (a reference's object, where that is
-    allowed) or `failed`. `errors` says why, of the first of them.
+    allowed) or `failed`.
     """
 
-    files: int = 0
-    bytes: int = 0
-    is_counted: bool = False
-    done_bytes: int = 0
     right: int = 0
     written: int = 0
     missing: int = 0
-    failed: int = 0
-    errors: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> int:
@@ -64,7 +52,7 @@ class Tally:
         return self.right + self.written + self.missing + self.failed
 
 
-class Download:
+class Download(ManyFiles):
     """One version, or what a prefix of its paths picks, written to one directory."""
 
     def __init__(
@@ -81,6 +69,8 @@ class Download:
 
         With `allow_missing_references` a reference whose object is gone is no failure.
         """
+        super().__init__(fetcher.counters, full=TargetFull)
+        self.tally: Tally = Tally()
         self._fetcher = fetcher
         self._offload = offload
         self._version = version
@@ -88,24 +78,7 @@ class Download:
         self._target = target
         self._allow_missing = allow_missing_references
         self._large = trio.CapacityLimiter(LARGE_FILES_AT_ONCE)
-        self._failures_in_a_row = 0
-        self._fetched_of_done = 0
-        self._fetched_before = fetcher.counters.fetched_bytes
         self._is_cancelled = False
-        self._scope = trio.CancelScope()
-        self.tally = Tally()
-        self.gave_up: WbfsError | None = None
-
-    @property
-    def fetched_bytes(self) -> int:
-        """What has come over the network so far."""
-        return self._fetcher.counters.fetched_bytes - self._fetched_before
-
-    @property
-    def position(self) -> int:
-        """The bytes of files that are done, and of those under way what has come of them."""
-        under_way = self.fetched_bytes - self._fetched_of_done
-        return min(self.tally.done_bytes + under_way, self.tally.bytes)
 
     async def run(self) -> None:
         """Write all files, but for those that fail; `tally` and `gave_up` say of those.
@@ -227,16 +200,7 @@ class Download:
         except WbfsError as error:
             self._fail(entry.path, str(error))
             self._give_up_if_futile(entry, error)
-        self._settle(entry.size or 0)
-
-    def _give_up_if_futile(self, entry: Entry, error: WbfsError) -> None:
-        """End the download where all that is left would fail for the same reason."""
-        if isinstance(error, AccessDenied | RemoteError) and not isinstance(error, ObjectMissing):
-            # What other servers say of their references tells nothing of W&B's.
-            self._failures_in_a_row += entry.reference is None
-        if isinstance(error, TargetFull) or self._failures_in_a_row >= FAILURES_IN_A_ROW:
-            self.gave_up = error
-            self._scope.cancel()
+        self._settle_bytes(entry.size or 0)
 
     async def _write(self, job: _Job, fd: int) -> None:
         # Until the thread has tidied up: one that was left behind would leave its file behind.
@@ -252,21 +216,11 @@ class Download:
         if job.entry.size is None:
             size = os.fstat(fd).st_size
             self.tally.bytes += size
-            self._settle(size)
+            self._settle_bytes(size)
 
     def _go_on(self) -> None:
         if self._is_cancelled:
             raise _Cancelled
-
-    def _settle(self, size: int) -> None:
-        """Note that `size` bytes are done; as far as any have come, they are those."""
-        self.tally.done_bytes += size
-        self._fetched_of_done = min(self._fetched_of_done + size, self.fetched_bytes)
-
-    def _fail(self, path: str, reason: str) -> None:
-        self.tally.failed += 1
-        if len(self.tally.errors) < FAILURES_NAMED:
-            self.tally.errors.append(reason if path in reason else f"{path}: {reason}")
 
 
 class _Cancelled(Exception):

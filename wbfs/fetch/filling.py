@@ -10,33 +10,30 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import trio
 
-from wbfs.fetch.download import FAILURES_IN_A_ROW, FAILURES_NAMED, LARGE_FILES_AT_ONCE
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.loaders import BACKLOG, BATCH
+from wbfs.fetch.many import LARGE_FILES_AT_ONCE, FileCounts, ManyFiles
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.origin import Origin
 from wbfs.fetch.prefetch import Job as QueuedJob
-from wbfs.fetch.prefetch import Outcome, Prefetch
+from wbfs.fetch.prefetch import Outcome
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.room import Shortage
 from wbfs.fetch.slices import Slice, Slices
 from wbfs.fetch.whole import is_large
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import (
-    AccessDenied,
     NotFound,
-    RemoteError,
     StoreError,
     StoreFull,
     UrlExpired,
     WbfsError,
 )
-from wbfs.remote.bytes import ObjectMissing
 from wbfs.remote.transport import Deadline
 from wbfs.store.manifests import ROOT_FOLDER
 
@@ -56,23 +53,17 @@ class Selection:
 
 
 @dataclass(slots=True)
-class FillTally:
-    """How far it is. Sizes in bytes; `files` and `bytes` grow until they are counted.
+class FillTally(FileCounts):
+    """How far it is.
 
-    A file is either `here` (before it was its turn), `fetched` or `failed`. `errors` says why, of
-    the first of them. `to_fetch` and `to_fetch_bytes` are what was missing when it was counted.
+    A file is either `here` (before it was its turn), `fetched` or `failed`. `to_fetch` and
+    `to_fetch_bytes` are what was missing when it was counted.
     """
 
-    files: int = 0
-    bytes: int = 0
-    is_counted: bool = False
     to_fetch: int = 0
     to_fetch_bytes: int = 0
-    done_bytes: int = 0
     here: int = 0
     fetched: int = 0
-    failed: int = 0
-    errors: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> int:
@@ -110,42 +101,26 @@ class _OneFile:
         return piece
 
 
-class Filling:
+class Filling(ManyFiles):
     """Some files of some versions."""
 
     def __init__(
         self, *, fetcher: Fetcher, resources: Resources, selections: Sequence[Selection]
     ) -> None:
         """Nothing is looked for yet."""
+        super().__init__(resources.counters, full=StoreFull)
+        self.tally: FillTally = FillTally()
         self._fetcher = fetcher
         self._resources = resources
         self._by_version: dict[str, list[Selection]] = {}
         for selection in selections:
             self._by_version.setdefault(selection.version.id, []).append(selection)
-        self._queue = Prefetch(resources)
         # Files that are on their way, by their content's key.
         self._under_way: dict[str, list[Entry]] = {}
         self._settled = trio.Event()
         # Files whose URLs had expired, to be asked for once more, and what has been: keys.
         self._again: list[Entry] = []
         self._expired: set[str] = set()
-        self._failures_in_a_row = 0
-        self._fetched_of_done = 0
-        self._fetched_before = 0
-        self._scope = trio.CancelScope()
-        self.tally = FillTally()
-        self.gave_up: WbfsError | None = None
-
-    @property
-    def fetched_bytes(self) -> int:
-        """What has come over the network so far."""
-        return self._resources.counters.fetched_bytes - self._fetched_before
-
-    @property
-    def position(self) -> int:
-        """The bytes of files that are done, and of those under way what has come of them."""
-        under_way = self.fetched_bytes - self._fetched_of_done
-        return min(self.tally.done_bytes + under_way, self.tally.bytes)
 
     async def count(self) -> Shortage | None:
         """Look what of the files is here, and make room for the rest; say if there can't be.
@@ -191,7 +166,6 @@ class Filling:
 
     async def run(self) -> None:
         """Fetch what is not here, but for what fails: `tally` and `gave_up` say of that."""
-        self._fetched_before = self._resources.counters.fetched_bytes
         with self._scope:
             async with trio.open_nursery() as nursery:
                 jobs_in, jobs_out = trio.open_memory_channel[_Job](0)
@@ -203,7 +177,7 @@ class Filling:
                             await self._fill(selections, jobs_in)
                     except WbfsError as error:
                         self._give_up(error)
-        self._queue.clear()
+        self._fetcher.prefetch.clear()
         try:
             # A mount would have to check what isn't safely on disk yet.
             await self._resources.offload.run(Kind.CHECK, self._resources.blobs.flush)
@@ -277,7 +251,7 @@ class Filling:
         return len(entries) == 1
 
     async def _enqueue(self, version: Version, entries: list[Entry]) -> None:
-        while self._queue.backlog >= BACKLOG:
+        while self._fetcher.prefetch.backlog >= BACKLOG:
             await self._wait()
         entries, self._again = [*self._again, *entries], []
         if not entries:
@@ -294,7 +268,7 @@ class Filling:
             # Of a version that can't be asked for, rather than of these files.
             self._give_up(error)
             return
-        self._queue.add(
+        self._fetcher.prefetch.add(
             *(
                 QueuedJob(
                     Origin(version, entry), partial(self._note_outcome, entry), is_unread=False
@@ -326,8 +300,6 @@ class Filling:
                     size = os.fstat(fd).st_size
                     os.close(fd)
                     self._settle(origin.entry, None, size=size, is_here=job.is_here)
-                # The queue gives way to these.
-                self._queue.go_on()
 
     async def _wait(self) -> None:
         """Wait until one more file is settled."""
@@ -353,27 +325,12 @@ class Filling:
             tally.here += len(entries) - (not is_here)
             self._failures_in_a_row = 0
         else:
-            tally.failed += len(entries)
-            self._note_failure(entries, error)
+            for one in entries:
+                self._fail(one.path, str(error))
+            self._give_up_if_futile(entries[0], error)
         known = sum(entry.size or 0 for entry in entries)
         if entry.size is None and size is not None:
             known = size
             tally.bytes += size
-        tally.done_bytes += known
-        self._fetched_of_done = min(self._fetched_of_done + known, self.fetched_bytes)
+        self._settle_bytes(known)
         self._settled.set()
-
-    def _note_failure(self, entries: list[Entry], error: WbfsError) -> None:
-        reason = str(error)
-        for entry in entries[: FAILURES_NAMED - len(self.tally.errors)]:
-            named = entry.path in reason
-            self.tally.errors.append(reason if named else f"{entry.path}: {reason}")
-        if isinstance(error, AccessDenied | RemoteError) and not isinstance(error, ObjectMissing):
-            # What other servers say of their references tells nothing of W&B's.
-            self._failures_in_a_row += entries[0].reference is None
-        if isinstance(error, StoreFull) or self._failures_in_a_row >= FAILURES_IN_A_ROW:
-            self._give_up(error)
-
-    def _give_up(self, error: WbfsError) -> None:
-        self.gave_up = error
-        self._scope.cancel()

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from wbfs.model.errors import RemoteError, RemoteTimeout, WbfsError
+from wbfs.model.errors import RemoteError, RemoteTimeout, WbfsError, while_doing
 
 SLACK_S = 1.0
 """Seconds that waiters give a flight past their time-out: it has the same, and knows the reason."""
@@ -68,8 +68,7 @@ class Flights(Generic[T]):
             flight.value = await fetch()
             flight.error = None
         except WbfsError as error:
-            flight.error = type(error)(f"can't {what}: {error}")
-            flight.error.__cause__ = error
+            flight.error = while_doing(what, error)
         except Exception as error:  # noqa: BLE001 - it reaches every waiter, and their boundary
             flight.error = error
         finally:

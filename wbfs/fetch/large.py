@@ -22,7 +22,14 @@ from wbfs.fetch.pages import UncheckedPages
 from wbfs.fetch.readahead import Plan, ReadAhead, segments
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import damaged, stretched, transfer
-from wbfs.model.errors import IntegrityError, RemoteTimeout, StoreError, StoreFull, WbfsError
+from wbfs.model.errors import (
+    IntegrityError,
+    RemoteTimeout,
+    StoreError,
+    StoreFull,
+    WbfsError,
+    while_doing,
+)
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 
@@ -362,7 +369,7 @@ class LargeFile:
         if error is None or isinstance(error, StoreFull) or flight.noted >= stop:
             return
         if isinstance(error, WbfsError):
-            raise type(error)(f"can't read {origin.path}: {error}") from error
+            raise while_doing(f"read {origin.path}", error) from error
         raise error
 
     async def _wait_a_moment(self, flight: _Flight, gap: tuple[int, int], origin: Origin) -> None:
@@ -475,7 +482,7 @@ class LargeFile:
             log.warning("%s: %s; it is fetched once more", origin.path, mismatch)
         else:
             failure = damaged(origin.entry, mismatch)
-            self._failure = type(failure)(f"can't read {origin.path}: {failure}")
+            self._failure = while_doing(f"read {origin.path}", failure)
         # From now on nothing of it is served before it was checked.
         self._verify = True
         try:

@@ -43,6 +43,11 @@ class Offload:
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._limiters = {kind: trio.CapacityLimiter(count) for kind, count in THREADS.items()}
+        self._afterwards: dict[Kind, Callable[[], None]] = {}
+
+    def afterwards(self, kind: Kind, function: Callable[[], None]) -> None:
+        """Have `function` called whenever work of that kind has ended."""
+        self._afterwards[kind] = function
 
     async def run(self, kind: Kind, function: Callable[[], T]) -> T:
         """Run `function` in a thread of that kind and return what it returns.
@@ -50,9 +55,13 @@ class Offload:
         The function keeps to its own deadline. When the caller is cancelled, which for a flight is
         at the mount's end only, the thread is left to find out by `checkpoint`.
         """
-        return await trio.to_thread.run_sync(
-            function, limiter=self._limiters[kind], abandon_on_cancel=True
-        )
+        try:
+            return await trio.to_thread.run_sync(
+                function, limiter=self._limiters[kind], abandon_on_cancel=True
+            )
+        finally:
+            if (afterwards := self._afterwards.get(kind)) is not None:
+                afterwards()
 
     def post(self, function: Callable[[], object]) -> None:
         """Have `function` called soon in the trio thread; to be called from a worker thread.

@@ -79,6 +79,8 @@ class Prefetch:
         self._ordered: dict[int, Job] = {}
         self._landings: dict[str, trio.Event] = {}
         self._demanded: set[str] = set()
+        # What programs wait for had the threads until then.
+        resources.offload.afterwards(Kind.DATA, self._go_on)
 
     @property
     def backlog(self) -> int:
@@ -101,7 +103,7 @@ class Prefetch:
                 job.done(Outcome.LEFT, None)
             else:
                 self._waiting[job.key] = job
-        self.go_on()
+        self._go_on()
 
     async def prepare(self, version: Version, entries: Sequence[Entry]) -> list[Entry]:
         """Return those that the cache hasn't got, having asked for their URLs in one question.
@@ -138,7 +140,6 @@ class Prefetch:
             yield self._landings.setdefault(key, trio.Event()) if is_fetching else None
         finally:
             self._demanded.discard(key)
-            self.go_on()
 
     def clear(self) -> None:
         """Forget what is not on its way yet."""
@@ -147,9 +148,9 @@ class Prefetch:
         for job in jobs:
             self._leave(job)
 
-    def go_on(self) -> None:
+    def _go_on(self) -> None:
         """Have as many files fetched as may be, unless programs wait for others."""
-        if self._resources.offload.is_waited_for(Kind.DATA):
+        if not self._waiting or self._resources.offload.is_waited_for(Kind.DATA):
             return
         orders: list[Order] = []
         while self._waiting and len(self._running) < FILES_AT_ONCE:
@@ -157,7 +158,7 @@ class Prefetch:
             if self._running and self._running_bytes + job.size > BYTES_AT_ONCE:
                 break
             del self._waiting[key]
-            if self._resources.blobs.size_of(job.origin.entry.blob) is not None:
+            if self._resources.blobs.has(job.origin.entry.blob):
                 # A program has read it since it was planned.
                 self._leave(job)
                 continue
@@ -208,12 +209,12 @@ class Prefetch:
             log.exception("defect in the prefetch of %s", job.origin.path)
             error = RemoteError(f"a defect: {type(defect).__name__}")
         self._note(job, error)
-        self.go_on()
+        self._go_on()
 
     def _note_carried(self, carried: list[tuple[int, WbfsError | None]]) -> None:
         for number, error in carried:
             self._note(self._ordered.pop(number), error)
-        self.go_on()
+        self._go_on()
 
     def _note(self, job: Job, error: WbfsError | None) -> None:
         resources, counters = self._resources, self._resources.counters

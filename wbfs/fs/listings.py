@@ -13,7 +13,7 @@ import trio
 
 from wbfs.fetch.flights import SLACK_S
 from wbfs.fs.questions import Child
-from wbfs.model.errors import RemoteError, RemoteTimeout, WbfsError
+from wbfs.model.errors import RemoteError, RemoteTimeout, WbfsError, while_doing
 
 
 class Listing:
@@ -69,8 +69,7 @@ class Listing:
             yield
             self._error = None
         except WbfsError as error:
-            self._error = type(error)(f"can't {what}: {error}")
-            self._error.__cause__ = error
+            self._error = while_doing(what, error)
         except Exception as error:  # noqa: BLE001 - it reaches every reader, and their boundary
             self._error = error
         finally:

@@ -11,6 +11,13 @@ class WbfsError(Exception):
     """The base of all errors that wbfs raises on purpose."""
 
 
+def while_doing(what: str, error: WbfsError) -> WbfsError:
+    """Return an error of the same class that says what could not be done because of it."""
+    more = type(error)(f"can't {what}: {error}")
+    more.__cause__ = error
+    return more
+
+
 class UsageError(WbfsError):
     """What the user asked for can't be done: bad arguments, settings or mountpoint."""
 

@@ -23,6 +23,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from wbfs.model.entries import Blob
@@ -68,10 +69,8 @@ class Blobs:
         self._file_mode = file_mode
         self._checkpoint = checkpoint
         self._lock = threading.Lock()
-        # Files without the mark that this daemon knows to be right, by inode: their mtime in ns.
-        self._known: dict[int, int] = {}
-        # Where they are, and with what they are to be marked.
-        self._unmarked: dict[int, tuple[Path, int]] = {}
+        # Files without the mark that this daemon knows to be right, by inode.
+        self._unmarked: dict[int, _Unmarked] = {}
         make_folder(cache_dir / "blobs")
         self._block = os.statvfs(cache_dir).f_frsize
 
@@ -90,7 +89,8 @@ class Blobs:
         sealed = SealedBlob(fd)
         found = os.fstat(fd)
         sealed.was_unread = found.st_atime_ns == UNREAD_NS
-        known = _is_marked(found) or self._known.get(found.st_ino) == found.st_mtime_ns
+        unmarked = self._unmarked.get(found.st_ino)
+        known = _is_marked(found) or (unmarked and unmarked.mtime_ns == found.st_mtime_ns)
         return sealed if known and mark_used(fd) else None
 
     def _open(self, blob: Blob) -> int | None:
@@ -111,7 +111,8 @@ class Blobs:
 
     def has(self, blob: Blob) -> bool:
         """Whether the blob is here, be it to be checked, so that it need not be fetched."""
-        return os.path.exists(f"{self._cache_dir}/{_place(blob)}") or self.has_unchecked(blob)
+        is_here = os.path.exists(f"{self._cache_dir}/{_place(blob)}")
+        return is_here or _is_open(self._sdk_cache.open(blob))
 
     def size_of(self, blob: Blob) -> int | None:
         """Return how many bytes of the cache's the blob takes; None where it isn't here.
@@ -121,7 +122,7 @@ class Blobs:
         try:
             found = os.stat(f"{self._cache_dir}/{_place(blob)}")
         except FileNotFoundError:
-            return 0 if self.has_unchecked(blob) else None
+            return 0 if _is_open(self._sdk_cache.open(blob)) else None
         return 0 if is_the_sdks(found) else found.st_blocks * BLOCK_BYTES
 
     def use(self, blob: Blob) -> None:
@@ -137,11 +138,7 @@ class Blobs:
 
     def has_unchecked(self, blob: Blob) -> bool:
         """Whether `check` would find something to check: what `open` does not give."""
-        for fd in (self._open(blob), self._sdk_cache.open(blob)):
-            if fd is not None:
-                os.close(fd)
-                return True
-        return False
+        return _is_open(self._open(blob)) or _is_open(self._sdk_cache.open(blob))
 
     def check(self, blob: Blob) -> SealedBlob | None:
         """Return the blob where an unmarked file or the SDK's cache has it and its digest is right.
@@ -227,8 +224,7 @@ class Blobs:
         """Take the open file at `path` for right, and mark it later."""
         found = os.fstat(fd)
         with self._lock:
-            self._known[found.st_ino] = found.st_mtime_ns
-            self._unmarked[found.st_ino] = path, mark_ns
+            self._unmarked[found.st_ino] = _Unmarked(path, found.st_mtime_ns, mark_ns)
 
     def flush(self) -> int:
         """Wait until what was sealed is safely on disk, mark it so, and return how many it was.
@@ -238,22 +234,37 @@ class Blobs:
         """
         with self._lock:
             unmarked = dict(self._unmarked)
-            known = dict(self._known)
         if not unmarked:
             return 0
         try:
             _sync(self._cache_dir)
-            for inode, (path, mark_ns) in unmarked.items():
-                if _mark(path, inode, known[inode], mark_ns) and mark_ns == OURS_NS:
-                    self._sdk_cache.add(path)
+            for inode, file in unmarked.items():
+                if _mark(file, inode) and file.mark_ns == OURS_NS:
+                    self._sdk_cache.add(file.path)
         except OSError as error:
             raise store_error(f"write the cache {self._cache_dir} to disk", error) from error
         with self._lock:
             for inode in unmarked:
                 # Another thread may have flushed the same.
                 self._unmarked.pop(inode, None)
-                self._known.pop(inode, None)
         return len(unmarked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unmarked:
+    """A file that is right, its time of modification, and with what it is to be marked."""
+
+    path: Path
+    mtime_ns: int
+    mark_ns: int
+
+
+def _is_open(fd: int | None) -> bool:
+    """Whether it is a descriptor; it is closed."""
+    if fd is None:
+        return False
+    os.close(fd)
+    return True
 
 
 def _is_marked(found: os.stat_result) -> bool:
@@ -276,25 +287,22 @@ def _sync(folder: Path) -> None:
         os.close(fd)
 
 
-def _mark(path: Path, inode: int, known_ns: int, mark_ns: int) -> bool:
-    """Mark the file at `path` unless it is another one by now; return whether it was done.
-
-    `known_ns` is the time of modification that it had when it was right.
-    """
+def _mark(file: _Unmarked, inode: int) -> bool:
+    """Mark a file unless another one is there by now; return whether it was done."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         # Evicted.
         return False
     try:
         found = os.fstat(fd)
-        if (found.st_ino, found.st_mtime_ns) != (inode, known_ns):
+        if (found.st_ino, found.st_mtime_ns) != (inode, file.mtime_ns):
             return False
-        mtime_ns = found.st_mtime_ns // SECOND_NS * SECOND_NS + mark_ns
+        mtime_ns = found.st_mtime_ns // SECOND_NS * SECOND_NS + file.mark_ns
         os.utime(fd, ns=(found.st_atime_ns, mtime_ns))
     except PermissionError:
         # Another user's file in the SDK's cache: it is checked again each time.
-        log.debug("%s stays without a mark", path)
+        log.debug("%s stays without a mark", file.path)
         return False
     finally:
         os.close(fd)
