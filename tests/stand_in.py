@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from mounts import run
 
 from wbfs.devserver.request_log import LoggedRequest
 
@@ -134,6 +135,18 @@ class StandIn:
             "WANDB_ERROR_REPORTING": "false",
             "WANDB_SILENT": "true",
         }
+
+    def run_sdk(
+        self, program: str, home: Path, *arguments: str | Path, timeout_s: float = 60.0
+    ) -> str:
+        """Run a program that logs something with the SDK; return the last word that it prints.
+
+        That is the entity which it logged to.
+        """
+        command = (sys.executable, "-c", program, *arguments)
+        done = run(*command, env=self.env(home), timeout_s=timeout_s)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout.split()[-1]
 
     def accounts(self, document: Mapping[str, Any]) -> None:
         """Make users, teams and organizations; see `wbfs.devserver.accounts`."""

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from wbfs.model.digests import Algorithm, Digest
-from wbfs.model.entries import Entry, Row
+from wbfs.model.digests import Algorithm, Digest, digest_bytes
+from wbfs.model.entries import Entry, Row, Version
 from wbfs.store.manifest_writer import write_table
-from wbfs.store.manifests import Manifests, ManifestTable
+from wbfs.store.manifests import Folder, Manifests, ManifestTable
 
-VERSION_PATH = "e/p/c:v0"
+VERSION = Version(
+    id="QQ==", entity="e", project="p", collection="c", name="v0", type="dataset", digest=""
+)
+VERSION_PATH = VERSION.path
+
+
+def digest_of(text: str, algorithm: Algorithm = Algorithm.MD5) -> Digest:
+    """Return the digest that a manifest writes so."""
+    return Digest(algorithm, digest_bytes(text).hex())
+
+
+DIGEST = digest_of("1B2M2Y8AsgTpgAmY7PhCfg==")
 
 
 def add_table(
@@ -48,3 +59,11 @@ def entry_of(path: str, row: Row) -> Entry:
         reference=row.reference,
         birth_artifact_id=row.birth_artifact_id,
     )
+
+
+def folders_of(table: ManifestTable, folder: Folder, skip: int = 0) -> Iterator[Folder]:
+    """Yield a folder's subfolders in the order of their numbers, without the first `skip`."""
+    for number in range(folder.first_folder + skip, folder.first_folder + folder.folder_count):
+        child = table.folder(number)
+        assert child is not None
+        yield child

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from fetching import file_of, resources
+from tables import digest_of
 
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.transfer import FUTILE_ATTEMPTS
@@ -135,9 +136,7 @@ async def test_a_refused_url_is_asked_for_once_more(fixture: Fixture) -> None:
     with pytest.raises(UrlExpired, match="can't read e/p/c:v0/folder/file: refused"):
         await fixture.fetch(
             sources,
-            Entry(
-                path="folder/file", size=1, digest=Digest.from_base64("1B2M2Y8AsgTpgAmY7PhCfg==")
-            ),
+            Entry(path="folder/file", size=1, digest=digest_of("1B2M2Y8AsgTpgAmY7PhCfg==")),
         )
     assert sources.starts == [0, 0]
 

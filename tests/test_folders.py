@@ -7,29 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tables import add_table
+from tables import DIGEST, VERSION, add_table
 
 from wbfs.fs.folders import CHUNK, FolderRows, OpenFolder, Row, Shows, chunk_end
 from wbfs.fs.inodes import tree_key
 from wbfs.fs.nodes import VersionDirectory, file_key
 from wbfs.fs.prefix import PathPrefix
-from wbfs.model.digests import Digest
-from wbfs.model.entries import Entry, Version
+from wbfs.model.entries import Entry
 from wbfs.store.manifests import ROOT_FOLDER, Manifests, ManifestTable
 
-DIGEST = Digest.from_base64("1B2M2Y8AsgTpgAmY7PhCfg==")
 FOLDERS, FILES = CHUNK + 7, 2 * CHUNK + 11
 NAMES = [f"folder{number:05}" for number in range(FOLDERS)]
 NAMES += [f"ä file {number:05}" for number in range(FILES)]
-VERSION = Version(
-    id="QQ==",
-    entity="e",
-    project="p",
-    collection="c",
-    name="v0",
-    type="dataset",
-    digest="",
-)
 
 
 @pytest.fixture(scope="module")

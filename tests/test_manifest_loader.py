@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 import trio
 from mounts import wait_until
+from tables import VERSION
 
 from wbfs.fetch import builders, building
 from wbfs.fetch.builders import Builders
@@ -36,15 +38,7 @@ def document(contents: object) -> bytes:
 
 
 def version(digest: str) -> Version:
-    return Version(
-        id="QQ==",
-        entity="e",
-        project="p",
-        collection="c",
-        name="v0",
-        type="dataset",
-        digest=digest,
-    )
+    return replace(VERSION, digest=digest)
 
 
 class FakeApi:

@@ -7,14 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import add_table, row_of
+from tables import DIGEST, add_table, folders_of, row_of
 
-from wbfs.model.digests import Digest
 from wbfs.model.entries import Entry, Reference
 from wbfs.store.manifest_writer import fill_in_sizes, write_table
 from wbfs.store.manifests import ROOT_FOLDER, Folder, Manifests, ManifestTable
-
-DIGEST = Digest.from_base64("1B2M2Y8AsgTpgAmY7PhCfg==")
 
 
 def entry(path: str, size: int = 1) -> Entry:
@@ -31,7 +28,7 @@ def walk(table: ManifestTable, number: int = ROOT_FOLDER) -> dict[str, int | Non
         assert table.file_by_name(number, file.name) == file
         assert table.find(number, file.name) == (file.id, file.entry.size, False)
         found[file.entry.path] = file.entry.size
-    for child in table.folders(folder):
+    for child in folders_of(table, folder):
         assert child.parent == number
         assert table.folder_by_name(number, child.name) == child
         assert table.find(number, child.name) == (child.id, None, True)
@@ -79,7 +76,7 @@ def test_numbers_depend_on_the_names_only(
         for folder in folders:
             assert isinstance(folder, Folder)
             files.update({file.entry.path: file.id for file in table.files(folder)})
-            folders.extend(table.folders(folder))
+            folders.extend(folders_of(table, folder))
         numbers.append((files, [folder.id for folder in folders if folder]))
         table.close()
     assert numbers[0] == numbers[1]
@@ -91,7 +88,7 @@ def test_listing_goes_on_at_a_position(tmp_path: Path) -> None:
     table = add_table(manifests, "id", entries)
     root = table.folder(ROOT_FOLDER)
     assert root is not None
-    assert [folder.name for folder in table.folders(root, 1)] == ["b", "c"]
+    assert [folder.name for folder in folders_of(table, root, 1)] == ["b", "c"]
     assert [file.name for file in table.files(root, 2)] == ["z"]
     assert table.folder_path(table.folder_by_name(0, "b").id) == ("b",)  # type: ignore[union-attr]
     table.close()
@@ -213,7 +210,7 @@ def test_what_is_looked_up_is_found_by_an_index(tmp_path: Path) -> None:
     assert table.has_name(folder.id, "r")
     assert list(table.files(folder))
     assert list(table.file_sizes(folder))
-    assert list(table.folders(folder))
+    assert list(folders_of(table, folder))
     assert list(table.folder_names(folder))
     table._db.set_trace_callback(None)
     assert len(set(asked)) > 9

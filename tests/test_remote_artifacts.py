@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tables import entry_of
+from tables import digest_of, entry_of
 
-from wbfs.model.digests import Algorithm, Digest
+from wbfs.model.digests import Algorithm
 from wbfs.model.errors import NotFound, RemoteProtocolError
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.manifests import Manifest
@@ -119,12 +119,12 @@ def test_entries() -> None:
         )
     )
     by_path = {path: entry_of(path, parsed.row(path)) for path in parsed.paths}
-    md5 = Digest.from_base64(MD5)
+    md5 = digest_of(MD5)
     assert parsed.unreadable == []
     assert by_path["plain"].digest == md5
     assert by_path["plain"].birth_artifact_id == "QQ=="
     assert by_path["sizeless"].size == 0
-    assert by_path["xxh"].digest == Digest.from_base64(MD5, Algorithm.XXH128)
+    assert by_path["xxh"].digest == digest_of(MD5, Algorithm.XXH128)
     assert by_path["ref"].digest is None
     assert (by_path["ref"].size, by_path["unchecked"].size) == (12, None)
     assert (unchecked := by_path["unchecked"].reference)

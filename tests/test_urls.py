@@ -6,25 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tables import add_table
+from tables import DIGEST, VERSION, add_table
 
 from wbfs.fetch.urls import MOST_AT_ONCE, SignedUrls
-from wbfs.model.digests import Digest
 from wbfs.model.entries import Entry, Reference, Version
 from wbfs.model.errors import RemoteError
 from wbfs.remote.transport import Deadline
 from wbfs.store.manifests import Manifests
 
-DIGEST = Digest.from_base64("1B2M2Y8AsgTpgAmY7PhCfg==")
-VERSION = Version(
-    id="QQ==",
-    entity="e",
-    project="p",
-    collection="c",
-    name="v0",
-    type="dataset",
-    digest="",
-)
 FILES = 1000
 
 

@@ -35,10 +35,8 @@ with wandb.init(project="cached") as run:
 @pytest.fixture(scope="session")
 def version(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of a version of some megabytes."""
-    home = tmp_path_factory.mktemp("cached")
-    done = run(sys.executable, "-c", LOG, env=stand_in.env(home), timeout_s=60)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return Path(done.stdout.split()[-1], "cached", "files", "v0")
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("cached"))
+    return Path(entity, "cached", "files", "v0")
 
 
 def read_all(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,8 +57,7 @@ class Logged:
 def logged(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Logged:
     """Log a folder of small files with the real SDK."""
     folder = tmp_path_factory.mktemp("carrier")
-    env = stand_in.env(tmp_path_factory.mktemp("carrier-home"))
-    entity = check(sys.executable, "-c", LOG, folder, env=env, timeout_s=90).split()[-1]
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("carrier-home"), folder, timeout_s=90)
     digests = {
         path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())
     }

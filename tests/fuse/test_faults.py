@@ -37,11 +37,8 @@ with wandb.init(project="faults") as run:
 @pytest.fixture(scope="session")
 def version(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of a version with many small files and a large one."""
-    done = run(
-        sys.executable, "-c", LOG, env=stand_in.env(tmp_path_factory.mktemp("faults")), timeout_s=60
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return Path(done.stdout.split()[-1], "faults", "files", "v0")
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("faults"))
+    return Path(entity, "faults", "files", "v0")
 
 
 def right_digest(mount: Mount, version: Path) -> str:

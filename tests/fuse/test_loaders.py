@@ -12,7 +12,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -97,10 +96,8 @@ class Logged:
 def logged(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Logged:
     """Log both versions with the real SDK."""
     folder = tmp_path_factory.mktemp("neighbours")
-    env = stand_in.env(tmp_path_factory.mktemp("neighbours-home"))
-    done = run(sys.executable, "-c", LOG, folder, env=env, timeout_s=90)
-    assert done.returncode == 0, done.stderr[-2000:]
-    project = Path(done.stdout.split()[-1], "neighbours")
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("neighbours-home"), folder, timeout_s=90)
+    project = Path(entity, "neighbours")
     objects = stand_in.data_dir / "objects"
     keys = {
         hashlib.md5(path.read_bytes()).hexdigest(): str(path.relative_to(objects))

@@ -48,10 +48,8 @@ with wandb.init(project="prefetching") as run:
 @pytest.fixture(scope="module")
 def artifact(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Log the version `prefetching/files:v0`; return entity/project/artifact."""
-    env = stand_in.env(tmp_path_factory.mktemp("prefetching"))
-    done = run(sys.executable, "-c", LOG, env=env, timeout_s=90)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return f"{done.stdout.split()[-1]}/prefetching/files"
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("prefetching"), timeout_s=90)
+    return f"{entity}/prefetching/files"
 
 
 @pytest.fixture

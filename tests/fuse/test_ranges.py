@@ -38,10 +38,8 @@ OTHER = random.Random("other.bin").randbytes(SIZE)
 @pytest.fixture(scope="session")
 def version(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of a version with two large files."""
-    env = stand_in.env(tmp_path_factory.mktemp("ranges"))
-    done = run(sys.executable, "-c", LOG, env=env, timeout_s=60)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return Path(done.stdout.split()[-1], "ranges", "large", "v0")
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("ranges"))
+    return Path(entity, "ranges", "large", "v0")
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import Mount, check, run
+from mounts import Mount, check
 from stand_in import StandIn
 
 from wbfs.fs.folders import MAX_BYTES
@@ -51,10 +50,8 @@ with wandb.init(project="scale") as run:
 @pytest.fixture(scope="module")
 def source(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the SOURCE of a version of some tens of thousands of files."""
-    env = stand_in.env(tmp_path_factory.mktemp("scale"))
-    done = run(sys.executable, "-c", LOG, env=env, timeout_s=60)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return f"{done.stdout.split()[-1]}/scale/many:v0"
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("scale"))
+    return f"{entity}/scale/many:v0"
 
 
 @pytest.fixture(scope="module")

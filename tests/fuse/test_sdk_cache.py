@@ -46,10 +46,8 @@ wandb.Api().artifact(name).download(root=root, path_prefix=prefix or None)
 @pytest.fixture(scope="session")
 def version(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of a version."""
-    env = stand_in.env(tmp_path_factory.mktemp("shared"))
-    done = run(sys.executable, "-c", LOG, env=env, timeout_s=60)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return Path(done.stdout.split()[-1], "shared-cache", "files", "v0")
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("shared"))
+    return Path(entity, "shared-cache", "files", "v0")
 
 
 def name_of(version: Path) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import WBFS, check, run
+from mounts import WBFS, check
 from stand_in import StandIn
 
 FILES = 300
@@ -39,10 +38,8 @@ with wandb.init(project="sharing") as run:
 @pytest.fixture(scope="module")
 def artifact(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of an artifact whose v1 has one file in a hundred changed, and one moved."""
-    env = stand_in.env(tmp_path_factory.mktemp("sharing"))
-    done = run(sys.executable, "-c", LOG, env=env, timeout_s=90)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return Path(done.stdout.split()[-1], "sharing", "data")
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("sharing"), timeout_s=90)
+    return Path(entity, "sharing", "data")
 
 
 def read_whole(version: Path, *, changed: int) -> None:

@@ -55,14 +55,6 @@ class Digest:
     algorithm: Algorithm
     hex: str
 
-    @classmethod
-    def from_base64(cls, text: str, algorithm: Algorithm = Algorithm.MD5) -> Digest:
-        """Parse a manifest's digest: standard base64, padded, of 16 bytes.
-
-        Raises ValueError for anything else.
-        """
-        return cls(algorithm, digest_bytes(text).hex())
-
     @property
     def base64(self) -> str:
         """The digest as manifests write it."""

@@ -149,14 +149,6 @@ class ManifestTable:
         """Return the file `name` in the folder."""
         return self._file("folder = ? AND name = ?", (folder, name))
 
-    def folders(self, folder: Folder, skip: int = 0) -> Iterator[Folder]:
-        """Yield the subfolders by name, without the first `skip`."""
-        first, stop = folder.first_folder + skip, folder.first_folder + folder.folder_count
-        rows = self._db.execute(
-            "SELECT * FROM folders WHERE id >= ? AND id < ? ORDER BY id", (first, stop)
-        )
-        return (_folder_of(row) for row in rows)
-
     def files(self, folder: Folder, skip: int = 0) -> Iterator[File]:
         """Yield the files of the folder by name, without the first `skip`."""
         first, stop = folder.first_file + skip, folder.first_file + folder.file_count
