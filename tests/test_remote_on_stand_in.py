@@ -26,8 +26,8 @@ from wbfs.model.errors import (
     UrlExpired,
 )
 from wbfs.remote import queries
-from wbfs.remote.artifacts import SLOWEST_BYTES_PER_S, WandbApi
-from wbfs.remote.bytes import Location, open_stream
+from wbfs.remote.artifacts import WandbApi
+from wbfs.remote.bytes import SLOWEST_BYTES_PER_S, Location, open_stream
 from wbfs.remote.credentials import load_credentials
 from wbfs.remote.graphql import Page, PageRequest
 from wbfs.remote.manifests import Manifest

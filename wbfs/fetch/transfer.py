@@ -19,7 +19,7 @@ from wbfs.model.errors import (
     UrlExpired,
     WbfsError,
 )
-from wbfs.remote.bytes import ByteStream
+from wbfs.remote.bytes import SLOWEST_BYTES_PER_S, ByteStream
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.partial import SmallBlob
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 
 FUTILE_ATTEMPTS = 4
 """Attempts in a row that brought no byte before a fetch is given up."""
-SLOWEST_BYTES_PER_S = 64 << 10
-"""A fetch's deadline is stretched by its size at this rate."""
 
 
 class Opener(Protocol):

@@ -30,15 +30,13 @@ from wbfs.remote.answers import (
     parse_project,
     parse_viewer,
 )
-from wbfs.remote.bytes import Location, open_stream
+from wbfs.remote.bytes import SLOWEST_BYTES_PER_S, Location, open_stream
 from wbfs.remote.credentials import Credentials
 from wbfs.remote.graphql import GraphQL, Page, PageRequest, QueryRefused, follow
 from wbfs.remote.transport import Deadline, Transport
 
 MANIFEST_ATTEMPTS = 3
 """Times in a row that a manifest is asked for in vain, each with a fresh URL: they don't last."""
-SLOWEST_BYTES_PER_S = 64 << 10
-"""What a manifest must come at beyond its deadline."""
 
 
 class WandbApi:

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 import requests
 
 from wbfs.model.errors import RemoteError, RemoteProtocolError, UrlExpired
-from wbfs.remote.transport import Deadline, Transport, host_of
+from wbfs.remote.failures import host_of
+from wbfs.remote.transport import Deadline, Transport
 
 ERROR_BODY_BYTES = 4096
+SLOWEST_BYTES_PER_S = 64 << 10
+"""What bytes must come at: deadlines are stretched by the size at this rate."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # What stores answer with 400 to a URL that is past its time or wrongly signed.

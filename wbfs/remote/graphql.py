@@ -17,7 +17,8 @@ from wbfs.model.errors import (
     RemoteProtocolError,
 )
 from wbfs.remote.credentials import Credentials, read_identity_token
-from wbfs.remote.transport import Deadline, Transport, host_of
+from wbfs.remote.failures import host_of
+from wbfs.remote.transport import Deadline, Transport
 
 SILENCE_S = 30.0
 """Seconds that the server may think about a query: large listings take their time."""

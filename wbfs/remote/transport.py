@@ -7,8 +7,6 @@ signed URLs and keys are secrets, also in an exception's text.
 from __future__ import annotations
 
 import email.utils
-import os
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,10 +25,10 @@ from wbfs.model.errors import (
     Offline,
     RateLimited,
     RemoteError,
-    RemoteTimeout,
     WbfsError,
 )
 from wbfs.remote.credentials import Credentials
+from wbfs.remote.failures import host_of, is_of_certificate, root_cause, timed_out, unreachable
 
 USER_AGENT = f"wbfs/{__version__}"
 CONNECT_TIMEOUT_S = 10.0
@@ -276,12 +274,12 @@ class Transport:
                 **self._way(url, proxies),
             )
         except requests.exceptions.SSLError as error:
-            if not _is_of_certificate(error):
+            if not is_of_certificate(error):
                 raise _Retryable(
                     RemoteError(f"{host_of(url)} broke off the TLS handshake, also after retries")
                 ) from None
             raise RemoteError(
-                f"can't trust {host_of(url)}: {_root_cause(error)}; where a company's CA signs,"
+                f"can't trust {host_of(url)}: {root_cause(error)}; where a company's CA signs,"
                 " name its bundle in REQUESTS_CA_BUNDLE"
             ) from None
         except requests.exceptions.TooManyRedirects:
@@ -357,54 +355,3 @@ def _retry_after_s(value: str | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def host_of(url: str) -> str:
-    """Return the part of a URL that may be told: the server's name and port."""
-    return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def timed_out(url: str) -> RemoteTimeout:
-    """Return the error of a server that is silent."""
-    return RemoteTimeout(
-        f"{host_of(url)} does not answer in time: the server or the network is slow; try again, or"
-        " raise --timeout"
-    )
-
-
-def unreachable(url: str, error: Exception) -> RemoteError:
-    """Return the error of a connection that failed or broke."""
-    return RemoteError(
-        f"can't reach {host_of(url)}: {_root_cause(error)}; is the network up, and the server's"
-        " address right?"
-    )
-
-
-def _is_of_certificate(error: BaseException) -> bool:
-    """Whether a server's certificate is what is wrong: no attempt goes better then."""
-    return any(isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error))
-
-
-def _root_cause(error: BaseException) -> str:
-    """Say what failed in the operating system's words; libraries' own texts have URLs in them."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return cause.verify_message
-        if isinstance(cause, OSError) and cause.errno is not None and cause.strerror:
-            # getaddrinfo's numbers are its own.
-            return cause.strerror if cause.errno < 0 else os.strerror(cause.errno)
-    return type(error).__name__
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all that libraries have linked to it."""
-    pending: list[BaseException] = [error]
-    seen: set[int] = set()
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        linked = (current.__cause__, current.__context__, getattr(current, "reason", None))
-        pending += [one for one in (*linked, *current.args) if isinstance(one, BaseException)]

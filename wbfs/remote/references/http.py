@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, ReferenceChanged, ReferenceMissing, UrlExpired
 from wbfs.remote.bytes import ByteStream, Location, ObjectMissing, open_stream
-from wbfs.remote.transport import Deadline, Transport, host_of
+from wbfs.remote.failures import host_of
+from wbfs.remote.transport import Deadline, Transport
 
 
 class HttpReferences:

@@ -28,7 +28,8 @@ from wbfs.model.errors import (
     WbfsError,
 )
 from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, check_range, length
-from wbfs.remote.transport import Deadline, Transport, host_of
+from wbfs.remote.failures import host_of
+from wbfs.remote.transport import Deadline, Transport
 
 LOOK_AGAIN_S = 60.0
 """Seconds after which credentials that were not found, or were refused, are looked for again."""

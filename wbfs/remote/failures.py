@@ -1,0 +1,64 @@
+"""What went wrong with a request, in words that hold no URL's query.
+
+Libraries' own texts have whole URLs in them, and a signed one is a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from wbfs.model.errors import RemoteError, RemoteTimeout
+
+
+def host_of(url: str) -> str:
+    """Return the part of a URL that may be told: the server's name and port."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def timed_out(url: str) -> RemoteTimeout:
+    """Return the error of a server that is silent."""
+    return RemoteTimeout(
+        f"{host_of(url)} does not answer in time: the server or the network is slow; try again, or"
+        " raise --timeout"
+    )
+
+
+def unreachable(url: str, error: Exception) -> RemoteError:
+    """Return the error of a connection that failed or broke."""
+    return RemoteError(
+        f"can't reach {host_of(url)}: {root_cause(error)}; is the network up, and the server's"
+        " address right?"
+    )
+
+
+def is_of_certificate(error: BaseException) -> bool:
+    """Whether a server's certificate is what is wrong: no attempt goes better then."""
+    return any(isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error))
+
+
+def root_cause(error: BaseException) -> str:
+    """Say what failed in the operating system's words; libraries' own texts have URLs in them."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause.verify_message
+        if isinstance(cause, OSError) and cause.errno is not None and cause.strerror:
+            # getaddrinfo's numbers are its own.
+            return cause.strerror if cause.errno < 0 else os.strerror(cause.errno)
+    return type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and all that libraries have linked to it."""
+    pending: list[BaseException] = [error]
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        linked = (current.__cause__, current.__context__, getattr(current, "reason", None))
+        pending += [one for one in (*linked, *current.args) if isinstance(one, BaseException)]
