@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trio
 
-from wbfs.fetch.carrying import Setup
+from wbfs.fetch.apart.carrying import Setup
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Offload
 from wbfs.fetch.resources import Resources

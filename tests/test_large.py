@@ -229,7 +229,7 @@ async def test_verify_always(nursery: trio.Nursery, tmp_path: Path) -> None:
 async def test_it_is_not_hashed_twice_at_once(
     nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wbfs.fetch.large.AT_ONCE", 2)
+    monkeypatch.setattr("wbfs.fetch.large.file.AT_ONCE", 2)
     setting = Setting(nursery, tmp_path, LateFirstSources())
 
     async def open_late() -> None:

@@ -18,10 +18,10 @@ import trio
 from mounts import wait_until
 from tables import VERSION
 
-from wbfs.fetch import builders, building
-from wbfs.fetch.builders import Builders
-from wbfs.fetch.building import Build, Done
-from wbfs.fetch.manifests import ManifestLoader
+from wbfs.fetch.apart import builders, building
+from wbfs.fetch.apart.builders import Builders
+from wbfs.fetch.apart.building import Build, Done
+from wbfs.fetch.apart.manifests import ManifestLoader
 from wbfs.model.digests import Algorithm, new_hasher
 from wbfs.model.entries import Version
 from wbfs.model.errors import RemoteError, RemoteProtocolError, StoreError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbfs.fetch.neighbours import AHEAD, NEAR, SAMPLE, Neighbours, Run
+from wbfs.fetch.ahead.neighbours import AHEAD, NEAR, SAMPLE, Neighbours, Run
 
 KIB = 1 << 10
 FOLDER = 1

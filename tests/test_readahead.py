@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbfs.fetch.readahead import FIRST, LARGEST_WINDOW, SEGMENT, TAIL, Plan, ReadAhead
+from wbfs.fetch.large.planner import FIRST, LARGEST_WINDOW, SEGMENT, TAIL, Plan, ReadAhead
 from wbfs.model.extents import Extents
 
 KIB = 1 << 10

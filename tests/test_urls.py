@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tables import DIGEST, VERSION, add_table
 
-from wbfs.fetch.urls import MOST_AT_ONCE, SignedUrls
+from wbfs.fetch.small.urls import MOST_AT_ONCE, SignedUrls
 from wbfs.model.entries import Entry, Reference, Version
 from wbfs.model.errors import RemoteError
 from wbfs.remote.transport import Deadline

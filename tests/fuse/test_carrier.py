@@ -18,9 +18,9 @@ from mounts import Mount, check, run, wait_until
 from stand_in import StandIn
 
 from wbfs.devserver.signing import SIGNATURE
-from wbfs.fetch import carrying
-from wbfs.fetch.carrier import Carrier
-from wbfs.fetch.carrying import Order
+from wbfs.fetch.apart import carrying
+from wbfs.fetch.apart.carrier import Carrier
+from wbfs.fetch.apart.carrying import Order
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference
 from wbfs.model.errors import WbfsError
@@ -168,7 +168,7 @@ def test_it_ends_with_a_daemon_that_is_killed(
 async def test_it_is_ended_when_idle(
     nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wbfs.fetch.carrier.IDLE_S", 0.2)
+    monkeypatch.setattr("wbfs.fetch.apart.carrier.IDLE_S", 0.2)
     content = b"some bytes"
     (tmp_path / "file").write_bytes(content)
     (tmp_path / "cache").mkdir()

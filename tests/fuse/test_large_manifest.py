@@ -26,8 +26,8 @@ from large_manifest import (
 from mounts import Mount, check, run, wait_until
 from stand_in import StandIn
 
-from wbfs.fetch import building
-from wbfs.fetch.builders import LARGE_BYTES
+from wbfs.fetch.apart import building
+from wbfs.fetch.apart.builders import LARGE_BYTES
 
 FOLDERS, IN_A_FOLDER, IN_THE_LARGE_FOLDER = 100, 1000, 50_000
 PROJECT = "large-manifests"

@@ -26,10 +26,10 @@ from mounts import Mount, check, run, wait_until
 from stand_in import StandIn
 
 from wbfs.devserver.request_log import LoggedRequest
-from wbfs.fetch import carrying
-from wbfs.fetch.carrying import THREADS
-from wbfs.fetch.loaders import FAILURES_IN_A_ROW, PAUSE_S
-from wbfs.fetch.prefetch import FILES_AT_ONCE
+from wbfs.fetch.ahead.loaders import FAILURES_IN_A_ROW, PAUSE_S
+from wbfs.fetch.ahead.queue import FILES_AT_ONCE
+from wbfs.fetch.apart import carrying
+from wbfs.fetch.apart.carrying import THREADS
 from wbfs.fetch.room import CHECKED_SHARE
 
 WASTE = 0.1

@@ -15,9 +15,9 @@ from wbfs.cli.progress import Progress, progress
 from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, say_failures, show, tidy_up
 from wbfs.cli.sizes import show_size
 from wbfs.daemon.session import Session
-from wbfs.fetch.download import Download
+from wbfs.fetch.bulk.download import Download
+from wbfs.fetch.bulk.target import Target
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.target import Target
 from wbfs.model.entries import Version
 from wbfs.model.errors import NotFound, UsageError
 from wbfs.model.names import is_safe_component

@@ -18,7 +18,7 @@ from wbfs.cli.sizes import show_size
 from wbfs.daemon.background import run_in_background
 from wbfs.daemon.mounted import MountedCache, MountedPath, look_at
 from wbfs.daemon.session import Session
-from wbfs.fetch.filling import Filling, Selection
+from wbfs.fetch.bulk.filling import Filling, Selection
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.room import Shortage
 from wbfs.model.entries import Version

@@ -12,7 +12,7 @@ import trio
 from wbfs.cli.logs import keep_urls_secret
 from wbfs.cli.progress import Progress, SayHandler, Shown
 from wbfs.daemon.session import Session, open_session
-from wbfs.fetch.many import FAILURES_NAMED, ManyFiles
+from wbfs.fetch.bulk.many import FAILURES_NAMED, ManyFiles
 from wbfs.fetch.offload import Kind
 from wbfs.model.errors import WbfsError
 from wbfs.model.settings import SessionSettings

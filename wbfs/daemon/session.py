@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from wbfs.fetch.carrying import Setup
+from wbfs.fetch.apart.carrying import Setup
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Kind, Offload, checkpoint

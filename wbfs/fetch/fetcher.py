@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import trio
 
+from wbfs.fetch.ahead.loaders import Loaders, Was
+from wbfs.fetch.ahead.queue import Prefetch
 from wbfs.fetch.flights import Flights
-from wbfs.fetch.large_files import LargeFiles, OpenLargeFile
-from wbfs.fetch.loaders import Loaders, Was
+from wbfs.fetch.large.registry import LargeFiles, OpenLargeFile
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.origin import Origin
-from wbfs.fetch.prefetch import Prefetch
 from wbfs.fetch.resources import Resources
+from wbfs.fetch.small.whole import WholeFiles, is_large
 from wbfs.fetch.transfer import stretched
-from wbfs.fetch.whole import WholeFiles, is_large
+from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import BadHandle, StoreError, WbfsError
 from wbfs.remote.transport import Deadline
@@ -133,43 +133,43 @@ class Fetcher:
 
         Return a descriptor for the caller. Raises WbfsError.
         """
-        origin = Origin(version, entry)
-        sealed = await self.find(origin)
+        wanted = Wanted(version, entry)
+        sealed = await self.find(wanted)
         if sealed is None and is_large(entry):
-            file = self.large.use(origin)
+            file = self.large.use(wanted)
             try:
-                sealed = await file.whole(origin)
+                sealed = await file.whole(wanted)
             finally:
                 self.large.release(file)
-        return (sealed or await self.fetch_small(origin)).reopen()
+        return (sealed or await self.fetch_small(wanted)).reopen()
 
-    async def check(self, origin: Origin) -> SealedBlob | None:
+    async def check(self, wanted: Wanted) -> SealedBlob | None:
         """Return the blob if this machine has it in a place that is to be checked first.
 
         Raises WbfsError.
         """
-        blob, blobs = origin.entry.blob, self._resources.blobs
+        blob, blobs = wanted.entry.blob, self._resources.blobs
         if self.prefetch.is_fetching(blob.key) or not blobs.has_unchecked(blob):
             return None
         sealed = await self._checks.join(
             blob,
             lambda: self._resources.offload.run(Kind.CHECK, lambda: blobs.check(blob)),
             timeout_s=stretched(self._resources.timeout_s, blob.size),
-            what=f"read {origin.path}",
+            what=f"read {wanted.path}",
         )
         self._resources.writeback.due()
         return sealed
 
-    async def find(self, origin: Origin) -> SealedBlob | None:
+    async def find(self, wanted: Wanted) -> SealedBlob | None:
         """Return the blob if this machine has it, be it that it has to be checked first.
 
         Raises WbfsError.
         """
-        return self._resources.blobs.open(origin.entry.blob) or await self.check(origin)
+        return self._resources.blobs.open(wanted.entry.blob) or await self.check(wanted)
 
-    async def fetch_small(self, origin: Origin) -> SealedBlob:
+    async def fetch_small(self, wanted: Wanted) -> SealedBlob:
         """Fetch the blob of a file that is not large. Raises WbfsError."""
-        return await self._whole.fetch(origin)
+        return await self._whole.fetch(wanted)
 
     async def pread(self, fd: int, offset: int, size: int) -> memoryview:
         """Read exactly `size` bytes of a cached file. Raises StoreError."""
@@ -189,7 +189,7 @@ class Reader:
     ) -> None:
         self._fetcher = fetcher
         self._file = file
-        self._origin = Origin(version, file.entry)
+        self._wanted = Wanted(version, file.entry)
         self._inode = inode
         self._sealed = sealed
         # Of a small file: what was served, and where it was when its first byte was asked for.
@@ -214,23 +214,23 @@ class Reader:
             raise
 
     async def _read(self, offset: int, size: int) -> memoryview:
-        entry = self._origin.entry
+        entry = self._wanted.entry
         if entry.size is not None:
             size = min(size, entry.size - offset)
             if size <= 0:
                 return memoryview(b"")
         if self._sealed is None and self._large is None:
-            self._sealed = await self._fetcher.find(self._origin)
+            self._sealed = await self._fetcher.find(self._wanted)
             if self._closed:
-                raise BadHandle(f"{self._origin.path} was closed while it was read")
+                raise BadHandle(f"{self._wanted.path} was closed while it was read")
             if self._sealed is None and self._large is None and is_large(entry):
-                self._large = self._fetcher.large.open(self._origin, self._inode)
+                self._large = self._fetcher.large.open(self._wanted, self._inode)
         if self._large is not None:
             return await self._large.read(offset, size)
         sealed = self._sealed
         if sealed is None:
             self._was = Was.MISSING
-            sealed = await self._fetcher.fetch_small(self._origin)
+            sealed = await self._fetcher.fetch_small(self._wanted)
         self._note_use(sealed)
         if not sealed.in_memory:
             self._sealed = sealed
@@ -243,16 +243,16 @@ class Reader:
         if sealed.was_unread:
             sealed.was_unread = False
             self._was = Was.PREFETCHED
-            self._fetcher.loaders.was_used(self._origin.version, self._origin.entry)
+            self._fetcher.loaders.was_used(self._wanted.version, self._wanted.entry)
 
     def _note_read(self, size: int) -> None:
         """Tell once, when all of a small file was served: what looks into files is no loader."""
-        whole = self._origin.entry.size
-        if whole is None or is_large(self._origin.entry) or self._served >= whole:
+        whole = self._wanted.entry.size
+        if whole is None or is_large(self._wanted.entry) or self._served >= whole:
             return
         self._served += size
         if self._served >= whole:
-            self._fetcher.loaders.was_read(self._origin.version, self._file, self._was)
+            self._fetcher.loaders.was_read(self._wanted.version, self._file, self._was)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -7,13 +7,13 @@ from functools import partial
 
 import trio
 
-from wbfs.fetch.carrying import Setup
+from wbfs.fetch.apart.carrying import Setup
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Kind, Offload
-from wbfs.fetch.origin import Origin
 from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.transfer import Opener
+from wbfs.fetch.wanted import Wanted
 from wbfs.fetch.writeback import Writeback
 from wbfs.store.blobs import Blobs, read_fully, read_in_memory
 from wbfs.store.partial import PartialBlobs
@@ -34,9 +34,9 @@ class Resources:
     setup: Setup
     counters: Counters
 
-    def opener(self, origin: Origin) -> Opener:
+    def opener(self, wanted: Wanted) -> Opener:
         """Return what asks for the bytes of a file."""
-        return partial(self.sources.open, origin.version, origin.entry)
+        return partial(self.sources.open, wanted.version, wanted.entry)
 
     async def pread(self, fd: int, offset: int, size: int) -> memoryview:
         """Read exactly `size` bytes of a cached file: at once if the kernel has them in memory."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from wbfs.fetch.manifests import MAX_HOPS, ManifestLoader
+from wbfs.fetch.apart.manifests import MAX_HOPS, ManifestLoader
 from wbfs.fetch.outage import Reach
-from wbfs.fetch.urls import SignedUrls
+from wbfs.fetch.small.urls import SignedUrls
 from wbfs.model.entries import Blob, Entry, Version, split_artifact_uri
 from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
 from wbfs.remote.artifacts import WandbApi

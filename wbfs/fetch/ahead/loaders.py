@@ -16,12 +16,12 @@ from functools import partial
 
 import trio
 
-from wbfs.fetch.neighbours import SAMPLE, Neighbours, Run
-from wbfs.fetch.origin import Origin
-from wbfs.fetch.prefetch import Job, Outcome, Prefetch
+from wbfs.fetch.ahead.neighbours import SAMPLE, Neighbours, Run
+from wbfs.fetch.ahead.queue import Job, Outcome, Prefetch
+from wbfs.fetch.bulk.slices import Slices
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.slices import Slices
-from wbfs.fetch.whole import is_large
+from wbfs.fetch.small.whole import is_large
+from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import WbfsError
 from wbfs.store.manifests import File, ManifestTable
@@ -192,7 +192,7 @@ class Loaders:
             self._plan_soon(loader)
 
         loader.planned += size
-        return Job(Origin(loader.version, entry), done)
+        return Job(Wanted(loader.version, entry), done)
 
     def _note_failure(self, loader: _Loader) -> None:
         loader.failures += 1

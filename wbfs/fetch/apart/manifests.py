@@ -10,8 +10,8 @@ import logging
 from pathlib import Path
 from typing import IO
 
-from wbfs.fetch.builders import Builders
-from wbfs.fetch.building import Build, Done, FillIn
+from wbfs.fetch.apart.builders import Builders
+from wbfs.fetch.apart.building import Build, Done, FillIn
 from wbfs.fetch.outage import Reach
 from wbfs.model.entries import Version
 from wbfs.model.errors import NotFound, RemoteProtocolError, StoreError

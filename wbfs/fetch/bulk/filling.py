@@ -15,17 +15,17 @@ from functools import partial
 
 import trio
 
+from wbfs.fetch.ahead.loaders import BACKLOG, BATCH
+from wbfs.fetch.ahead.queue import Job as QueuedJob
+from wbfs.fetch.ahead.queue import Outcome
+from wbfs.fetch.bulk.many import LARGE_FILES_AT_ONCE, FileCounts, ManyFiles
+from wbfs.fetch.bulk.slices import Slice, Slices
 from wbfs.fetch.fetcher import Fetcher
-from wbfs.fetch.loaders import BACKLOG, BATCH
-from wbfs.fetch.many import LARGE_FILES_AT_ONCE, FileCounts, ManyFiles
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.origin import Origin
-from wbfs.fetch.prefetch import Job as QueuedJob
-from wbfs.fetch.prefetch import Outcome
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.room import Shortage
-from wbfs.fetch.slices import Slice, Slices
-from wbfs.fetch.whole import is_large
+from wbfs.fetch.small.whole import is_large
+from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import (
     NotFound,
@@ -85,7 +85,7 @@ class _Survey:
 class _Job:
     """A file that is fetched with others going on; `is_here` where it is only to be checked."""
 
-    origin: Origin
+    wanted: Wanted
     is_here: bool
 
 
@@ -195,7 +195,7 @@ class Filling(ManyFiles):
                     if not self._is_first(entry):
                         continue
                     if is_here or entry.size is None or is_large(entry):
-                        await jobs.send(_Job(Origin(version, entry), is_here))
+                        await jobs.send(_Job(Wanted(version, entry), is_here))
                         continue
                     small.append(entry)
                     if len(small) >= BATCH:
@@ -271,7 +271,7 @@ class Filling(ManyFiles):
         self._fetcher.prefetch.add(
             *(
                 QueuedJob(
-                    Origin(version, entry), partial(self._note_outcome, entry), is_unread=False
+                    Wanted(version, entry), partial(self._note_outcome, entry), is_unread=False
                 )
                 for entry in entries
             )
@@ -291,15 +291,15 @@ class Filling(ManyFiles):
     async def _work(self, jobs: trio.MemoryReceiveChannel[_Job]) -> None:
         async with jobs:
             async for job in jobs:
-                origin = job.origin
+                wanted = job.wanted
                 try:
-                    fd = await self._fetcher.ensure(origin.version, origin.entry)
+                    fd = await self._fetcher.ensure(wanted.version, wanted.entry)
                 except WbfsError as error:
-                    self._settle(origin.entry, error)
+                    self._settle(wanted.entry, error)
                 else:
                     size = os.fstat(fd).st_size
                     os.close(fd)
-                    self._settle(origin.entry, None, size=size, is_here=job.is_here)
+                    self._settle(wanted.entry, None, size=size, is_here=job.is_here)
 
     async def _wait(self) -> None:
         """Wait until one more file is settled."""

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 import trio
 
 from wbfs.fetch.flights import SLACK_S, Flights
+from wbfs.fetch.large.pages import UncheckedPages
+from wbfs.fetch.large.planner import Plan, ReadAhead, segments
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.origin import Origin
-from wbfs.fetch.pages import UncheckedPages
-from wbfs.fetch.readahead import Plan, ReadAhead, segments
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import damaged, stretched, transfer
+from wbfs.fetch.wanted import Wanted
 from wbfs.model.errors import (
     IntegrityError,
     RemoteTimeout,
@@ -42,7 +42,7 @@ PATIENCE_S = 0.1
 STALLED_S = 4.0
 """Seconds without a byte after which what is still missing of an answer is asked for anew."""
 AT_ONCE = 8
-"""Requests at once for a file that is wanted whole."""
+"""Requests at once for a file that is until whole."""
 SAVED_AFTER_S = 1.0
 """Seconds until what has come is noted for a later mount."""
 PAST_STORE_S = 10.0
@@ -53,7 +53,7 @@ PAST_STORE_S = 10.0
 class Opening:
     """One open handle. The kernel keeps the pages that are read through it for `inode`."""
 
-    origin: Origin
+    wanted: Wanted
     inode: int
     closed: bool = False
 
@@ -83,7 +83,7 @@ class LargeFile:
         self,
         resources: Resources,
         pages: UncheckedPages,
-        origin: Origin,
+        wanted: Wanted,
         *,
         verify: bool,
         mismatches: int,
@@ -94,7 +94,7 @@ class LargeFile:
         `mismatches` is how often the bytes were wrong before. `on_landed` is called whenever
         something that was under way is no longer.
         """
-        blob = origin.entry.blob
+        blob = wanted.entry.blob
         assert blob.size is not None
         self.size = blob.size
         self.key = blob.key
@@ -137,7 +137,7 @@ class LargeFile:
             if self._failure is not None:
                 raise self._failure
             if self._verify and self.sealed is None:
-                await self.whole(opening.origin)
+                await self.whole(opening.wanted)
             gaps = self._held.missing(offset, offset + size)
             if not gaps:
                 mismatches = self.mismatches
@@ -147,13 +147,13 @@ class LargeFile:
                         self._pages.add(self.key, opening.inode)
                     return data
             elif self._is_past_store:
-                return await self._read_past_store(opening.origin, offset, offset + size)
+                return await self._read_past_store(opening.wanted, offset, offset + size)
             else:
-                flight = self._ask(opening.origin, gaps, plan)[0]
+                flight = self._ask(opening.wanted, gaps, plan)[0]
                 if plan.in_order or gaps[0][0] - flight.position <= PATIENCE:
-                    await self._wait(flight, gaps[0][1], opening.origin)
+                    await self._wait(flight, gaps[0][1], opening.wanted)
                 else:
-                    await self._wait_a_moment(flight, gaps[0], opening.origin)
+                    await self._wait_a_moment(flight, gaps[0], opening.wanted)
 
     def read_ahead(self, opening: Opening, start: int, stop: int) -> None:
         """Ask for what is missing of an extent and not on its way."""
@@ -165,7 +165,7 @@ class LargeFile:
                 flight = self._flight_at(at)
                 if flight is None:
                     end = min(gap_stop, self._next_flight(at))
-                    flight = self._start(opening.origin, at, end, ahead_for=opening)
+                    flight = self._start(opening.wanted, at, end, ahead_for=opening)
                 at = flight.stop
 
     def stop_reading_ahead(self, opening: Opening) -> None:
@@ -174,13 +174,13 @@ class LargeFile:
             if flight.ahead_for is opening and not flight.waiters:
                 flight.stop = max(flight.noted, flight.position)
 
-    async def whole(self, origin: Origin) -> SealedBlob:
+    async def whole(self, wanted: Wanted) -> SealedBlob:
         """Fetch all that is missing, check it and return it. Raises WbfsError."""
         return await self._whole.join(
             self.key,
-            lambda: self._fetch_whole(origin),
+            lambda: self._fetch_whole(wanted),
             timeout_s=stretched(self._resources.timeout_s, self.size),
-            what=f"read {origin.path}",
+            what=f"read {wanted.path}",
         )
 
     async def flush(self) -> None:
@@ -200,22 +200,22 @@ class LargeFile:
             except StoreError as error:
                 log.info("%s; a later mount starts anew", error)
 
-    def seal_if_whole(self, origin: Origin) -> None:
+    def seal_if_whole(self, wanted: Wanted) -> None:
         """Have it checked and sealed if all of its bytes are there."""
         is_whole = self._held.total == self.size and not self._flights
         if is_whole and not (self._checking or self._sealing or self.sealed or self._seal_error):
             self._sealing = True
             self._seal_ended = trio.Event()
-            self._resources.nursery.start_soon(self._seal, origin, name=f"seal {origin.path}")
+            self._resources.nursery.start_soon(self._seal, wanted, name=f"seal {wanted.path}")
 
-    def _check_soon(self, origin: Origin) -> None:
+    def _check_soon(self, wanted: Wanted) -> None:
         """Take what is there into the digest while the rest comes: somebody waits for all of it."""
         if not (self._checking or self._sealing or self.sealed):
             self._checking = True
             self._check_ended = trio.Event()
-            self._resources.nursery.start_soon(self._check, origin, name=f"check {origin.path}")
+            self._resources.nursery.start_soon(self._check, wanted, name=f"check {wanted.path}")
 
-    async def _check(self, origin: Origin) -> None:
+    async def _check(self, wanted: Wanted) -> None:
         # A request that was parted may still write up to a piece past its new end.
         gaps = self._held.missing(0, self.size)
         stop = min(
@@ -229,7 +229,7 @@ class LargeFile:
         finally:
             self._checking = False
             self._check_ended.set()
-            self.seal_if_whole(origin)
+            self.seal_if_whole(wanted)
             self._on_landed(self)
 
     def close(self) -> None:
@@ -240,7 +240,7 @@ class LargeFile:
     def _is_past_store(self) -> bool:
         return trio.current_time() < self._past_store_until or self._resources.room.is_full
 
-    def _ask(self, origin: Origin, gaps: list[tuple[int, int]], plan: Plan) -> list[_Flight]:
+    def _ask(self, wanted: Wanted, gaps: list[tuple[int, int]], plan: Plan) -> list[_Flight]:
         """Have all of the gaps on their way; return their flights in order."""
         asked = []
         for start, stop in gaps:
@@ -249,7 +249,7 @@ class LargeFile:
                 flight = self._flight_at(at)
                 if flight is None:
                     end = min(max(stop, plan.stop), self._next_flight(at))
-                    flight = self._start(origin, at, self._held.missing(at, end)[0][1])
+                    flight = self._start(wanted, at, self._held.missing(at, end)[0][1])
                 asked.append(flight)
                 at = flight.stop
         return asked
@@ -264,14 +264,14 @@ class LargeFile:
         return min((f.noted for f in self._flights if f.noted > position), default=self.size)
 
     def _start(
-        self, origin: Origin, start: int, stop: int, *, ahead_for: Opening | None = None
+        self, wanted: Wanted, start: int, stop: int, *, ahead_for: Opening | None = None
     ) -> _Flight:
         flight = _Flight(start, stop, start, start, ahead_for)
         self._flights.append(flight)
-        self._resources.nursery.start_soon(self._fly, origin, flight, name=f"fetch {origin.path}")
+        self._resources.nursery.start_soon(self._fly, wanted, flight, name=f"fetch {wanted.path}")
         return flight
 
-    async def _fly(self, origin: Origin, flight: _Flight) -> None:
+    async def _fly(self, wanted: Wanted, flight: _Flight) -> None:
         resources = self._resources
 
         def note() -> None:
@@ -284,10 +284,10 @@ class LargeFile:
 
         def fetch() -> None:
             transfer(
-                resources.opener(origin),
-                origin.entry,
+                resources.opener(wanted),
+                wanted.entry,
                 write,
-                path=origin.path,
+                path=wanted.path,
                 start=flight.start,
                 stop=lambda: flight.stop,
                 deadline=Deadline.after(stretched(resources.timeout_s, flight.stop - flight.start)),
@@ -296,11 +296,11 @@ class LargeFile:
         try:
             await resources.offload.run(Kind.AHEAD if flight.ahead_for else Kind.DATA, fetch)
         except IntegrityError as error:
-            flight.error = damaged(origin.entry, error)
+            flight.error = damaged(wanted.entry, error)
         except Exception as error:  # noqa: BLE001 - it reaches every waiter, and their boundary
             flight.error = error
         finally:
-            self._land(origin, flight)
+            self._land(wanted, flight)
 
     def _note(self, flight: _Flight) -> None:
         """Take note of what has come, and let those go on who waited for it."""
@@ -318,36 +318,36 @@ class LargeFile:
                 waiting.append((stop, arrived))
         flight.waiters = waiting
 
-    def _land(self, origin: Origin, flight: _Flight) -> None:
+    def _land(self, wanted: Wanted, flight: _Flight) -> None:
         flight.landed.set()
         self._flights.remove(flight)
         self._note(flight)
         if isinstance(flight.error, StoreFull):
-            log.warning("%s is read past the cache: %s", origin.path, flight.error)
+            log.warning("%s is read past the cache: %s", wanted.path, flight.error)
             self._past_store_until = trio.current_time() + PAST_STORE_S
             self._resources.room.make_soon(flight.stop - flight.start)
         elif flight.error is not None:
             self._resources.counters.failed_fetches += 1
             if flight.ahead_for is not None:
-                log.info("%s could not be read ahead: %s", origin.path, flight.error)
-        self.seal_if_whole(origin)
+                log.info("%s could not be read ahead: %s", wanted.path, flight.error)
+        self.seal_if_whole(wanted)
         if not self._save_is_due and not self._sealing:
             self._save_is_due = True
-            self._resources.nursery.start_soon(self._save_soon, name=f"save {origin.path}")
+            self._resources.nursery.start_soon(self._save_soon, name=f"save {wanted.path}")
         self._on_landed(self)
 
-    async def _wait(self, flight: _Flight, stop: int, origin: Origin) -> None:
+    async def _wait(self, flight: _Flight, stop: int, wanted: Wanted) -> None:
         """Wait until a flight has come to `stop`, or to its end; raise its error.
 
         But for a full disk's: those bytes can be had past it.
         """
         timeout_s = self._resources.timeout_s
         stalled_s = min(STALLED_S, timeout_s / 2)
-        while not flight.landed.is_set() and flight.noted < (wanted := min(stop, flight.stop)):
+        while not flight.landed.is_set() and flight.noted < (until := min(stop, flight.stop)):
             before = flight.noted
             has_stalled = before > flight.start
             arrived = trio.Event()
-            waiter = (wanted, arrived)
+            waiter = (until, arrived)
             flight.waiters.append(waiter)
             try:
                 with trio.move_on_after(stalled_s if has_stalled else timeout_s + SLACK_S):
@@ -359,34 +359,34 @@ class LargeFile:
             if arrived.is_set() or flight.noted > before:
                 continue
             if has_stalled:
-                self._part(origin, flight, flight.noted)
+                self._part(wanted, flight, flight.noted)
                 return
             raise RemoteTimeout(
-                f"can't read {origin.path}: no answer within {timeout_s:.0f} s; the server or the"
+                f"can't read {wanted.path}: no answer within {timeout_s:.0f} s; the server or the"
                 " network is slow: try again, or raise --timeout"
             )
         error = flight.error
         if error is None or isinstance(error, StoreFull) or flight.noted >= stop:
             return
         if isinstance(error, WbfsError):
-            raise while_doing(f"read {origin.path}", error) from error
+            raise while_doing(f"read {wanted.path}", error) from error
         raise error
 
-    async def _wait_a_moment(self, flight: _Flight, gap: tuple[int, int], origin: Origin) -> None:
+    async def _wait_a_moment(self, flight: _Flight, gap: tuple[int, int], wanted: Wanted) -> None:
         """Wait for bytes far behind those that a flight brings now; then fetch them separately."""
         start, stop = gap
         with trio.move_on_after(PATIENCE_S):
-            await self._wait(flight, stop, origin)
+            await self._wait(flight, stop, wanted)
         if flight.position + PATIENCE < start:
-            self._part(origin, flight, start)
+            self._part(wanted, flight, start)
 
-    def _part(self, origin: Origin, flight: _Flight, position: int) -> None:
+    def _part(self, wanted: Wanted, flight: _Flight, position: int) -> None:
         """Have what comes after `position` fetched by another request."""
         if flight in self._flights and flight.stop > position:
             flight.stop, stop = position, flight.stop
-            self._start(origin, position, stop)
+            self._start(wanted, position, stop)
 
-    async def _read_past_store(self, origin: Origin, start: int, stop: int) -> memoryview:
+    async def _read_past_store(self, wanted: Wanted, start: int, stop: int) -> memoryview:
         """Fetch just what is read, into memory: there is no room on the disk."""
 
         async def fetch() -> memoryview:
@@ -398,10 +398,10 @@ class LargeFile:
             await self._resources.offload.run(
                 Kind.DATA,
                 lambda: transfer(
-                    self._resources.opener(origin),
-                    origin.entry,
+                    self._resources.opener(wanted),
+                    wanted.entry,
                     write,
-                    path=origin.path,
+                    path=wanted.path,
                     start=start,
                     stop=lambda: stop,
                     deadline=Deadline.after(stretched(self._resources.timeout_s, stop - start)),
@@ -414,12 +414,12 @@ class LargeFile:
             (start, stop),
             fetch,
             timeout_s=self._resources.timeout_s,
-            what=f"read {origin.path}",
+            what=f"read {wanted.path}",
         )
         self._resources.counters.served_bytes += len(data)
         return data
 
-    async def _fetch_whole(self, origin: Origin) -> SealedBlob:
+    async def _fetch_whole(self, wanted: Wanted) -> SealedBlob:
         while self.sealed is None:
             if self._failure is not None:
                 raise self._failure
@@ -435,18 +435,18 @@ class LargeFile:
             for start, stop in self._held.missing(0, self.size):
                 for segment in segments(start, stop):
                     plan = Plan(stop=segment[1], in_order=True)
-                    under_way.extend(self._ask(origin, [segment], plan))
+                    under_way.extend(self._ask(wanted, [segment], plan))
                     while len(under_way) >= AT_ONCE:
                         await _land_one(under_way.popleft())
-                        self._check_soon(origin)
+                        self._check_soon(wanted)
             # Also those whose bytes have all come: only then is it sealed.
             under_way.extend(flight for flight in self._flights if flight not in under_way)
             while under_way:
                 await _land_one(under_way.popleft())
-            self.seal_if_whole(origin)
+            self.seal_if_whole(wanted)
         return self.sealed
 
-    async def _seal(self, origin: Origin) -> None:
+    async def _seal(self, wanted: Wanted) -> None:
         held = list(self._held)
 
         def seal() -> SealedBlob:
@@ -463,33 +463,33 @@ class LargeFile:
             self._resources.writeback.due()
             self._pages.are_right(self.key)
         except IntegrityError as error:
-            await self._drop_all(origin, error)
+            await self._drop_all(wanted, error)
         except StoreError as error:
             # Whoever can do with bytes that were not checked reads them all the same.
             self._seal_error = error
-            log.warning("%s stays unchecked: %s", origin.path, error)
+            log.warning("%s stays unchecked: %s", wanted.path, error)
         finally:
             self._sealing = False
             self._seal_ended.set()
             self._on_landed(self)
 
-    async def _drop_all(self, origin: Origin, mismatch: IntegrityError) -> None:
+    async def _drop_all(self, wanted: Wanted, mismatch: IntegrityError) -> None:
         """Drop bytes that are not the file's: from the store, and from the kernel's memory."""
         self.mismatches += 1
         self._held.clear()
         self._resources.counters.failed_fetches += 1
         if self.mismatches == 1:
-            log.warning("%s: %s; it is fetched once more", origin.path, mismatch)
+            log.warning("%s: %s; it is fetched once more", wanted.path, mismatch)
         else:
-            failure = damaged(origin.entry, mismatch)
-            self._failure = while_doing(f"read {origin.path}", failure)
+            failure = damaged(wanted.entry, mismatch)
+            self._failure = while_doing(f"read {wanted.path}", failure)
         # From now on nothing of it is served before it was checked.
         self._verify = True
         try:
             await self._resources.offload.run(Kind.DISK, self._partial.clear)
         except StoreError as error:
             self._seal_error = error
-            log.warning("%s is not fetched again: %s", origin.path, error)
+            log.warning("%s is not fetched again: %s", wanted.path, error)
         self._pages.are_wrong(self.key)
 
     async def _save_soon(self) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 import trio
 
-from wbfs.fetch import carrying
-from wbfs.fetch.carrying import Carried, Order, Setup
-from wbfs.fetch.processes import command, error_of, surroundings
+from wbfs.fetch.apart import carrying
+from wbfs.fetch.apart.carrying import Carried, Order, Setup
+from wbfs.fetch.apart.processes import command, error_of, surroundings
 from wbfs.model.errors import RemoteError, WbfsError
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 
+from wbfs.fetch.ahead.queue import Prefetch
 from wbfs.fetch.flights import Flights
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.origin import Origin
-from wbfs.fetch.prefetch import Prefetch
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import fetch_whole, stretched
+from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Blob, Entry
 from wbfs.model.errors import StoreFull, WbfsError
 from wbfs.remote.transport import Deadline
@@ -44,72 +44,72 @@ class WholeFiles:
     def __len__(self) -> int:
         return len(self._flights)
 
-    async def fetch(self, origin: Origin) -> SealedBlob:
+    async def fetch(self, wanted: Wanted) -> SealedBlob:
         """Return the entry's blob, fetched into the store; into memory if its disk is full.
 
         Raises WbfsError.
         """
-        blob = origin.entry.blob
+        blob = wanted.entry.blob
         if blob.key in self._in_memory:
             self._in_memory.move_to_end(blob.key)
             return self._in_memory[blob.key][0]
         return await self._flights.join(
             blob,
-            lambda: self._fetch(origin),
+            lambda: self._fetch(wanted),
             timeout_s=stretched(self._resources.timeout_s, blob.size),
-            what=f"read {origin.path}",
+            what=f"read {wanted.path}",
         )
 
-    async def _fetch(self, origin: Origin) -> SealedBlob:
-        with self._prefetch.demand(origin.entry.blob.key) as landing:
+    async def _fetch(self, wanted: Wanted) -> SealedBlob:
+        with self._prefetch.demand(wanted.entry.blob.key) as landing:
             if landing is not None:
                 # Its deadline is no later than this one's would be.
                 await landing.wait()
             # It may have come since the caller looked.
-            sealed = self._resources.blobs.open(origin.entry.blob)
-            return sealed or await self._fetch_now(origin)
+            sealed = self._resources.blobs.open(wanted.entry.blob)
+            return sealed or await self._fetch_now(wanted)
 
-    async def _fetch_now(self, origin: Origin) -> SealedBlob:
-        size = origin.entry.size
+    async def _fetch_now(self, wanted: Wanted) -> SealedBlob:
+        size = wanted.entry.size
         deadline = Deadline.after(stretched(self._resources.timeout_s, size))
         try:
             try:
-                return await self._fetch_to_store(origin, deadline)
+                return await self._fetch_to_store(wanted, deadline)
             except StoreFull:
                 await self._resources.room.make(size or 0)
             try:
-                return await self._fetch_to_store(origin, deadline)
+                return await self._fetch_to_store(wanted, deadline)
             except StoreFull as error:
                 if size is None or size > LARGEST_IN_MEMORY:
                     raise
-                log.warning("%s is read past the cache: %s", origin.path, error)
-            return await self._fetch_to_memory(origin, deadline)
+                log.warning("%s is read past the cache: %s", wanted.path, error)
+            return await self._fetch_to_memory(wanted, deadline)
         except WbfsError:
             self._resources.counters.failed_fetches += 1
             raise
 
-    async def _fetch_to_store(self, origin: Origin, deadline: Deadline) -> SealedBlob:
+    async def _fetch_to_store(self, wanted: Wanted, deadline: Deadline) -> SealedBlob:
         partial = self._resources.partial
-        sealed, size = await self._fetch_checked(origin, deadline, partial.small)
+        sealed, size = await self._fetch_checked(wanted, deadline, partial.small)
         self._resources.room.added(self._resources.blobs.rounded(size))
         self._resources.writeback.due()
         return sealed
 
-    async def _fetch_to_memory(self, origin: Origin, deadline: Deadline) -> SealedBlob:
+    async def _fetch_to_memory(self, wanted: Wanted, deadline: Deadline) -> SealedBlob:
         partial = self._resources.partial
-        sealed, size = await self._fetch_checked(origin, deadline, partial.in_memory)
-        self._in_memory[origin.entry.blob.key] = sealed, size
+        sealed, size = await self._fetch_checked(wanted, deadline, partial.in_memory)
+        self._in_memory[wanted.entry.blob.key] = sealed, size
         while sum(size for _, size in self._in_memory.values()) > MEMORY_BYTES:
             self._in_memory.popitem(last=False)
         return sealed
 
     async def _fetch_checked(
-        self, origin: Origin, deadline: Deadline, create: Callable[[Blob], SmallBlob]
+        self, wanted: Wanted, deadline: Deadline, create: Callable[[Blob], SmallBlob]
     ) -> tuple[SealedBlob, int]:
-        opener = self._resources.opener(origin)
+        opener = self._resources.opener(wanted)
         sealed, size = await self._resources.offload.run(
             Kind.DATA,
-            lambda: fetch_whole(opener, create, origin.entry, path=origin.path, deadline=deadline),
+            lambda: fetch_whole(opener, create, wanted.entry, path=wanted.path, deadline=deadline),
         )
         self._resources.counters.fetched_files += 1
         self._resources.counters.fetched_bytes += size

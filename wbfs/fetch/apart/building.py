@@ -1,6 +1,6 @@
 """Makes a manifest's JSON into its table: here, or as the program of a process of its own.
 
-    python -m wbfs.fetch.building TABLE
+    python -m wbfs.fetch.apart.building TABLE
 
 The program reads an order from its standard input, a line of JSON, and prints the answer as
 another. When its input ends, whoever started it is gone: it removes the table and ends. What it

@@ -15,14 +15,14 @@ from functools import partial
 
 import trio
 
+from wbfs.fetch.ahead.queue import Job as PrefetchJob
+from wbfs.fetch.bulk.many import LARGE_FILES_AT_ONCE, FileCounts, ManyFiles
+from wbfs.fetch.bulk.slices import Slice, Slices
+from wbfs.fetch.bulk.target import Target, TargetError, TargetFolder, TargetFull
 from wbfs.fetch.fetcher import Fetcher
-from wbfs.fetch.many import LARGE_FILES_AT_ONCE, FileCounts, ManyFiles
 from wbfs.fetch.offload import Kind, Offload, checkpoint
-from wbfs.fetch.origin import Origin
-from wbfs.fetch.prefetch import Job as PrefetchJob
-from wbfs.fetch.slices import Slice, Slices
-from wbfs.fetch.target import Target, TargetError, TargetFolder, TargetFull
-from wbfs.fetch.whole import is_large
+from wbfs.fetch.small.whole import is_large
+from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import ReferenceMissing, WbfsError
 
@@ -170,7 +170,7 @@ class Download(ManyFiles):
             # Whoever writes them finds out whether that lasts, and says so of each file.
             log.info("nothing is fetched ahead: %s", error)
             return
-        prefetch.add(*(PrefetchJob(Origin(self._version, entry)) for entry in missing))
+        prefetch.add(*(PrefetchJob(Wanted(self._version, entry)) for entry in missing))
 
     async def _work(self, jobs: trio.MemoryReceiveChannel[_Job]) -> None:
         async with jobs:

@@ -1,6 +1,6 @@
 """Fetches small files into the store, as the program of a process of its own.
 
-    python -m wbfs.fetch.carrying
+    python -m wbfs.fetch.apart.carrying
 
 A request costs Python half a millisecond, and it can do one thing at a time: in the filesystem's
 process, many requests would hold up whoever waits for an answer there. The program reads a `Setup`

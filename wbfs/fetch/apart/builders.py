@@ -19,10 +19,10 @@ from typing import IO
 
 import msgspec
 
-from wbfs.fetch import building
-from wbfs.fetch.building import Build, Done, Failed, FillIn
+from wbfs.fetch.apart import building
+from wbfs.fetch.apart.building import Build, Done, Failed, FillIn
+from wbfs.fetch.apart.processes import command, error_of, surroundings
 from wbfs.fetch.offload import checkpoint
-from wbfs.fetch.processes import command, error_of, surroundings
 from wbfs.model.errors import RemoteError, StoreError
 from wbfs.remote.transport import Deadline
 

@@ -8,7 +8,7 @@ from wbfs.model.entries import Entry, Version
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Wanted:
     """Whose bytes are asked for: of files with the same content, the one that was opened."""
 
     version: Version

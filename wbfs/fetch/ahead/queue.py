@@ -15,12 +15,12 @@ from enum import Enum, auto
 
 import trio
 
-from wbfs.fetch.carrier import Carrier
-from wbfs.fetch.carrying import THREADS, Order
+from wbfs.fetch.apart.carrier import Carrier
+from wbfs.fetch.apart.carrying import THREADS, Order
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.origin import Origin
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import fetch_whole, stretched
+from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import RemoteError, UrlExpired, WbfsError
 from wbfs.remote.transport import Deadline
@@ -48,19 +48,19 @@ class Job:
     What `is_unread` is the first to be evicted, until it is opened.
     """
 
-    origin: Origin
+    wanted: Wanted
     done: Callable[[Outcome, WbfsError | None], None] = lambda outcome, error: None
     is_unread: bool = True
 
     @property
     def key(self) -> str:
         """What its content is known by."""
-        return self.origin.entry.blob.key
+        return self.wanted.entry.blob.key
 
     @property
     def size(self) -> int:
         """Its bytes, as far as they are known."""
-        return self.origin.entry.size or 0
+        return self.wanted.entry.size or 0
 
 
 class Prefetch:
@@ -158,7 +158,7 @@ class Prefetch:
             if self._running and self._running_bytes + job.size > BYTES_AT_ONCE:
                 break
             del self._waiting[key]
-            if self._resources.blobs.has(job.origin.entry.blob):
+            if self._resources.blobs.has(job.wanted.entry.blob):
                 # A program has read it since it was planned.
                 self._leave(job)
                 continue
@@ -174,7 +174,7 @@ class Prefetch:
 
     def _order(self, job: Job) -> Order | None:
         """Return what to tell the process; None where only this one can find the bytes."""
-        version, entry = job.origin.version, job.origin.entry
+        version, entry = job.wanted.version, job.wanted.entry
         location = self._resources.sources.location(version, entry)
         if location is None and (entry.reference is None or entry.reference.is_of_artifact):
             return None
@@ -182,7 +182,7 @@ class Prefetch:
         self._ordered[self._numbers] = job
         return Order(
             number=self._numbers,
-            path=job.origin.path,
+            path=job.wanted.path,
             entry=entry,
             location=location,
             is_unread=job.is_unread,
@@ -195,10 +195,10 @@ class Prefetch:
             await resources.offload.run(
                 Kind.AHEAD,
                 lambda: fetch_whole(
-                    resources.opener(job.origin),
+                    resources.opener(job.wanted),
                     resources.partial.small,
-                    job.origin.entry,
-                    path=job.origin.path,
+                    job.wanted.entry,
+                    path=job.wanted.path,
                     deadline=Deadline.after(stretched(resources.timeout_s, job.size)),
                     is_unread=job.is_unread,
                 ),
@@ -206,7 +206,7 @@ class Prefetch:
         except WbfsError as raised:
             error = raised
         except Exception as defect:
-            log.exception("defect in the prefetch of %s", job.origin.path)
+            log.exception("defect in the prefetch of %s", job.wanted.path)
             error = RemoteError(f"a defect: {type(defect).__name__}")
         self._note(job, error)
         self._go_on()
@@ -221,7 +221,7 @@ class Prefetch:
         del self._running[job.key]
         self._running_bytes -= job.size
         if error is None:
-            resources.blobs.trust(job.origin.entry.blob)
+            resources.blobs.trust(job.wanted.entry.blob)
             counters.fetched_files += 1
             counters.fetched_bytes += job.size
             counters.prefetched_files += 1
@@ -230,9 +230,9 @@ class Prefetch:
             resources.writeback.due()
         else:
             if isinstance(error, UrlExpired):
-                resources.sources.forget_url(job.origin.version, job.origin.entry)
+                resources.sources.forget_url(job.wanted.version, job.wanted.entry)
             counters.failed_prefetches += 1
-            log.info("%s is not prefetched: %s", job.origin.path, error)
+            log.info("%s is not prefetched: %s", job.wanted.path, error)
         self._settle(job, Outcome.FETCHED if error is None else Outcome.FAILED, error)
 
     def _leave(self, job: Job) -> None:

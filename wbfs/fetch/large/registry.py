@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from wbfs.fetch.large import LargeFile, Opening
+from wbfs.fetch.large.file import LargeFile, Opening
+from wbfs.fetch.large.pages import UncheckedPages
+from wbfs.fetch.large.planner import Plan
 from wbfs.fetch.offload import THREADS, Kind
-from wbfs.fetch.origin import Origin
-from wbfs.fetch.pages import UncheckedPages
-from wbfs.fetch.readahead import Plan
 from wbfs.fetch.resources import Resources
+from wbfs.fetch.wanted import Wanted
 
 MOST_QUEUED = 4096
 """Extents that wait to be read ahead of readers; the oldest are dropped."""
@@ -41,21 +41,21 @@ class LargeFiles:
         """How many requests are under way."""
         return sum(self._flights(ahead=ahead) for ahead in (False, True))
 
-    def use(self, origin: Origin) -> LargeFile:
+    def use(self, wanted: Wanted) -> LargeFile:
         """Return the file with the entry's content, in use until `release`. Raises StoreError."""
-        key = origin.entry.blob.key
-        file = self._files.get((key, origin.entry.size or 0))
+        key = wanted.entry.blob.key
+        file = self._files.get((key, wanted.entry.size or 0))
         if file is None:
-            file = self._files[key, origin.entry.size or 0] = LargeFile(
+            file = self._files[key, wanted.entry.size or 0] = LargeFile(
                 self._resources,
                 self._pages,
-                origin,
+                wanted,
                 verify=self._verify_always or key in self._mismatches,
                 mismatches=min(self._mismatches.get(key, 0), 1),
                 on_landed=self._on_landed,
             )
             # An earlier daemon may have been killed before it was sealed.
-            file.seal_if_whole(origin)
+            file.seal_if_whole(wanted)
         file.users += 1
         return file
 
@@ -65,9 +65,9 @@ class LargeFiles:
         if file.is_idle:
             self._on_landed(file)
 
-    def open(self, origin: Origin, inode: int) -> OpenLargeFile:
+    def open(self, wanted: Wanted, inode: int) -> OpenLargeFile:
         """Return what a handle reads with. Raises StoreError."""
-        return OpenLargeFile(self, self.use(origin), Opening(origin, inode))
+        return OpenLargeFile(self, self.use(wanted), Opening(wanted, inode))
 
     def read_ahead(self, file: LargeFile, opening: Opening, plan: Plan) -> None:
         """Have the plan's extents fetched as soon as there is a connection for it."""
