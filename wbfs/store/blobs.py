@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import logging
 import os
@@ -27,7 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wbfs.model.entries import Blob
-from wbfs.model.errors import StoreError, StoreFull
+from wbfs.model.errors import StoreError
+from wbfs.store.folder import (
+    make_folder,
+    store_error,
+)
 from wbfs.store.hashing import digest_of
 from wbfs.store.sdk_cache import SdkCache
 
@@ -376,18 +379,3 @@ def mark_used(fd: int) -> bool:
         with contextlib.suppress(OSError):
             os.utime(fd, ns=(now_ns, found.st_mtime_ns))
     return True
-
-
-def make_folder(path: Path) -> None:
-    """Make `path` a folder of its user only, where it isn't one. Raises StoreError."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise store_error(f"make the cache folder {path}", error) from error
-
-
-def store_error(doing: str, error: OSError) -> StoreError:
-    """Return the StoreError that says what was being done and why it failed."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(f"can't {doing}: the disk is full; free space or use --cache-dir")
-    return StoreError(f"can't {doing}: {error.strerror}")

@@ -29,7 +29,8 @@ from urllib.parse import quote
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference
 from wbfs.model.errors import StoreError
-from wbfs.store.blobs import make_folder, mark_used, store_error
+from wbfs.store.blobs import mark_used
+from wbfs.store.folder import make_folder, store_error
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError
 from wbfs.model.extents import Extents
-from wbfs.store.blobs import BLOCK_BYTES, Blobs, SealedBlob, make_folder, store_error
+from wbfs.store.blobs import BLOCK_BYTES, Blobs, SealedBlob
+from wbfs.store.folder import make_folder, store_error
 from wbfs.store.hashing import RunningDigest
 
 log = logging.getLogger(__name__)

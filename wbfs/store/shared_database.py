@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from wbfs.model.errors import StoreError, StoreFull
-from wbfs.store.blobs import make_folder, store_error
+from wbfs.store.folder import make_folder, store_error
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from wbfs.model.entries import Version
 from wbfs.model.errors import NotFound, RemoteProtocolError, StoreError
 from wbfs.remote.artifacts import MANIFEST_ATTEMPTS, WandbApi
 from wbfs.remote.transport import Deadline
-from wbfs.store.blobs import store_error
+from wbfs.store.folder import store_error
 from wbfs.store.manifests import Manifests, ManifestTable
 
 log = logging.getLogger(__name__)
