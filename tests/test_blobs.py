@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fetching import unbounded
 
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Blob
@@ -29,7 +30,8 @@ BLOB = blob_of(CONTENT)
 
 def open_blobs(cache_dir: Path) -> Blobs:
     """Open a cache as a daemon does that has just been started."""
-    return Blobs(cache_dir, SdkCache(cache_dir.parent / "sdk"), file_mode=0o640)
+    sdk_cache = SdkCache(cache_dir.parent / "sdk")
+    return Blobs(cache_dir, sdk_cache, room=unbounded(cache_dir, sdk_cache), file_mode=0o640)
 
 
 @pytest.fixture

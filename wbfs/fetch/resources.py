@@ -10,13 +10,13 @@ import trio
 from wbfs.fetch.apart.carrying import Setup
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Kind, Offload
-from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.transfer import Opener
 from wbfs.fetch.wanted import Wanted
 from wbfs.fetch.writeback import Writeback
 from wbfs.store.blobs import Blobs, read_fully, read_in_memory
 from wbfs.store.partial import PartialBlobs
+from wbfs.store.room import Room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

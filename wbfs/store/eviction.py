@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wbfs.store.blobs import BLOCK_BYTES, UNREAD_NS, is_the_sdks
 from wbfs.store.folder import disk_of, store_error
-from wbfs.store.partial import MAP_SUFFIX
+from wbfs.store.marks import BLOCK_BYTES, MAP_SUFFIX, UNREAD_NS, is_the_sdks
 from wbfs.store.sdk_cache import SdkCache
 
 log = logging.getLogger(__name__)
@@ -103,15 +102,6 @@ def excess(cache_dir: Path, used: int, bounds: Bounds, need: int = 0) -> int:
     return max(0, over)
 
 
-def _has_no_inodes(cache_dir: Path) -> bool:
-    try:
-        disk = disk_of(cache_dir)
-    except OSError as error:
-        raise store_error(f"look how much room the cache {cache_dir} has", error) from error
-    # Some filesystems count none.
-    return disk.f_files > 0 and disk.f_favail == 0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
     """What a pruning found and did; sizes in bytes; `unread` was prefetched and never opened."""
@@ -142,7 +132,7 @@ def prune(
     used = sum(file.size for file in files)
     to_free = excess(cache_dir, used, bounds, need)
     files_to_free = 0
-    if is_full or _has_no_inodes(cache_dir):
+    if is_full:
         to_free = max(to_free, need)
         files_to_free = FILES_AT_ONCE
     if to_free and spare:

@@ -14,7 +14,6 @@ import fcntl
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -23,13 +22,13 @@ from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError
 from wbfs.model.extents import Extents
-from wbfs.store.blobs import BLOCK_BYTES, Blobs, SealedBlob
-from wbfs.store.folder import make_folder, store_error
+from wbfs.store.blobs import Blobs, SealedBlob
+from wbfs.store.folder import create_file, open_file, store_error, temporary_file
 from wbfs.store.hashing import RunningDigest
+from wbfs.store.marks import BLOCK_BYTES, MAP_SUFFIX
 
 log = logging.getLogger(__name__)
 
-MAP_SUFFIX = ".map"
 TEMPORARY_TRIES = 3
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -40,11 +39,11 @@ class PartialBlobs:
     def __init__(
         self, cache_dir: Path, blobs: Blobs, *, checkpoint: Callable[[], None] = lambda: None
     ) -> None:
-        """Open, or make, the folder below `cache_dir`. Raises StoreError."""
+        """Take the folder below `cache_dir`, which is made when it is needed."""
         self._folder = cache_dir / "partial"
         self._blobs = blobs
+        self._room = blobs.room
         self._checkpoint = checkpoint
-        make_folder(self._folder)
 
     def small(self, blob: Blob) -> SmallBlob:
         """Start to write a blob from its first byte to its last. Raises StoreError, StoreFull."""
@@ -59,10 +58,7 @@ class PartialBlobs:
         """Start or go on to write a blob of known size in any order. Raises StoreError."""
         assert blob.size is not None
         path = self._folder / blob.key
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise store_error(f"open {path}", error) from error
+        fd = self._room.run(lambda: create_file(path), doing=f"open {path}")
         map_path: Path | None = path.with_name(path.name + MAP_SUFFIX)
         if not _lock(fd) or not _is_at(fd, path):
             # Another daemon fetches it, or has just sealed it: this one does without its bytes.
@@ -96,26 +92,35 @@ class PartialBlobs:
     def size_of(self, blob: Blob) -> int:
         """Return how many bytes of the disk a large blob takes so far."""
         try:
-            return (self._folder / blob.key).stat().st_blocks * BLOCK_BYTES
-        except FileNotFoundError:
+            return (self._folder / blob.key).lstat().st_blocks * BLOCK_BYTES
+        except OSError:
             return 0
 
     def _temporary(self, blob: Blob) -> tuple[int, Path]:
         for _ in range(TEMPORARY_TRIES):
-            try:
-                fd, name = tempfile.mkstemp(prefix=f"{blob.key}.", dir=self._folder)
-            except OSError as error:
-                raise store_error(f"create a file in {self._folder}", error) from error
+            fd, path = self._room.run(
+                lambda: temporary_file(self._folder, prefix=f"{blob.key}."),
+                doing=f"create a file in {self._folder}",
+            )
             # A daemon that tidies up may have taken it for abandoned before it was locked.
-            if _lock(fd) and _is_at(fd, Path(name)):
-                return fd, Path(name)
+            if _lock(fd) and _is_at(fd, path):
+                return fd, path
             os.close(fd)
         raise StoreError(f"can't create a file in {self._folder}: others remove it; try again")
 
     def remove_abandoned(self) -> int:
-        """Remove what nobody can go on with, its writer being gone; return how many files."""
+        """Remove what nobody can go on with, its writer being gone; return how many files.
+
+        Raises StoreError.
+        """
+        try:
+            return self._remove_abandoned()
+        except OSError as error:
+            raise store_error(f"tidy up {self._folder}", error) from error
+
+    def _remove_abandoned(self) -> int:
         removed = 0
-        for path in self._folder.iterdir():
+        for path in self._folder.iterdir() if self._folder.exists() else ():
             if "." not in path.name:
                 continue
             if path.suffix == MAP_SUFFIX:
@@ -123,7 +128,7 @@ class PartialBlobs:
                     path.unlink(missing_ok=True)
                 continue
             # A writer in another daemon may finish, and its name go, at any moment.
-            with contextlib.suppress(OSError), path.open("r+b") as file:
+            with contextlib.suppress(OSError), os.fdopen(open_file(path), "rb") as file:
                 if _lock(file.fileno()):
                     path.unlink()
                     removed += 1
@@ -141,6 +146,7 @@ class SmallBlob:
         self._path = path
         self._blob = blob
         self._blobs = blobs
+        self._room = blobs.room
         self._hasher = new_hasher(blob.digest.algorithm) if blob.digest else None
         self._sealed = False
         self.written = 0
@@ -150,17 +156,23 @@ class SmallBlob:
 
     def __exit__(self, *_: object) -> None:
         if self._path is not None and not self._sealed:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            self._room.give_back(self.written)
         os.close(self._fd)
 
     def write(self, offset: int, piece: bytes) -> None:
         """Add the next bytes, those at `offset`. Raises StoreError, StoreFull."""
         if self._hasher:
             self._hasher.update(piece)
-        try:
+        if self._path is None:
             _write(self._fd, piece, offset)
-        except OSError as error:
-            raise store_error(f"write {self._path}", error) from error
+        else:
+            self._room.add(
+                len(piece),
+                lambda: _write(self._fd, piece, offset),
+                doing=f"write {self._path}",
+            )
         self.written = offset + len(piece)
 
     def seal(self, *, is_unread: bool = False) -> SealedBlob:
@@ -172,6 +184,8 @@ class SmallBlob:
         _check(self._blob, self.written, self._hasher.hexdigest() if self._hasher else None)
         if self._path is None:
             return SealedBlob(os.dup(self._fd), in_memory=True)
+        # Its last block is there as a whole.
+        self._room.take(self._blobs.rounded(self.written) - self.written)
         sealed = self._blobs.seal(self._path, self._fd, self._blob, is_unread=is_unread)
         self._sealed = True
         return sealed
@@ -203,6 +217,7 @@ class LargeBlob:
         self._map_path = map_path
         self._blob = blob
         self._blobs = blobs
+        self._room = blobs.room
         self._checkpoint = checkpoint
         # What a power cut can't take.
         self._safe: list[tuple[int, int]] = list(safe)
@@ -219,15 +234,16 @@ class LargeBlob:
             return
         self._closed = True
         if self._map_path is None and not self._sealed:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            self._room.give_back(os.fstat(self.fd).st_blocks * BLOCK_BYTES)
         os.close(self.fd)
 
     def write(self, offset: int, piece: bytes) -> None:
         """Put bytes in their place. Raises StoreError, StoreFull."""
-        try:
-            _write(self.fd, piece, offset)
-        except OSError as error:
-            raise store_error(f"write {self._path}", error) from error
+        self._room.add(
+            len(piece), lambda: _write(self.fd, piece, offset), doing=f"write {self._path}"
+        )
 
     def save(self, held: list[tuple[int, int]]) -> None:
         """Note what it holds, for a later mount while the machine is up. Raises StoreError."""
@@ -247,16 +263,16 @@ class LargeBlob:
             return
         contents = {"boot": _boot_id(), "held": held, "safe": self._safe}
         try:
-            fd, name = tempfile.mkstemp(prefix=f"{self._map_path.name}.", dir=self._path.parent)
+            fd, name = temporary_file(self._path.parent, prefix=f"{self._map_path.name}.")
             try:
                 with os.fdopen(fd, "w") as file:
                     json.dump(contents, file)
                     file.flush()
                     if sync:
                         os.fsync(fd)
-                Path(name).rename(self._map_path)
+                name.rename(self._map_path)
             finally:
-                Path(name).unlink(missing_ok=True)
+                name.unlink(missing_ok=True)
         except OSError as error:
             raise store_error(f"write {self._map_path}", error) from error
 
@@ -296,11 +312,13 @@ class LargeBlob:
         self._unlink_map()
         self._safe = []
         self._digest = self._new_digest()
+        held = os.fstat(self.fd).st_blocks * BLOCK_BYTES
         try:
             os.ftruncate(self.fd, 0)
             os.ftruncate(self.fd, self._blob.size or 0)
         except OSError as error:
             raise store_error(f"empty {self._path}", error) from error
+        self._room.give_back(held)
 
     def _unlink_map(self) -> None:
         if self._map_path is not None:
@@ -318,7 +336,7 @@ def _lock(fd: int) -> bool:
 
 def _is_at(fd: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(fd), path.stat())
+        return os.path.samestat(os.fstat(fd), path.lstat())
     except FileNotFoundError:
         return False
 
@@ -347,7 +365,8 @@ def _boot_id() -> str:
 def _read_map(path: Path) -> tuple[Extents, Extents]:
     """Return what a partial blob holds as far as that can be trusted now, and after a power cut."""
     try:
-        found = json.loads(path.read_bytes())
+        with os.fdopen(open_file(path), "rb") as file:
+            found = json.load(file)
         safe = Extents((int(start), int(stop)) for start, stop in found["safe"])
         if found["boot"] != _boot_id():
             return Extents(safe), safe

@@ -78,12 +78,13 @@ class Room:
         sdk_cache: SdkCache,
         bounds: Bounds,
         *,
-        on_pruned: Callable[[Pruned], None] = lambda pruned: None,
+        on_wasted: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """Nothing is counted yet. `on_pruned` is called in the thread that has pruned."""
+        """Nothing is counted yet. `on_wasted` is told, in the thread that has
+        pruned, how many bytes went that were prefetched and never used."""
         self._cache_dir = cache_dir
         self._sdk_cache = sdk_cache
-        self._on_pruned = on_pruned
+        self._on_wasted = on_wasted
         self._tally = Tally(cache_dir)
         self._turn = threading.Lock()
         self._lock = threading.Lock()
@@ -118,12 +119,21 @@ class Room:
         return time.monotonic() < max(self._full_until, self._failed_until)
 
     def add(self, size: int, work: Callable[[], T], *, doing: str) -> T:
-        """Do what adds `size` bytes to the cache, and return what it returns.
-
-        `work` may be called twice, and raises OSError; `doing` says what it does, for the error.
-        Raises StoreError, StoreFull: the bytes are not in the cache then.
-        """
+        """Do what adds `size` bytes to the cache, and return what it returns; see `run`."""
         self.take(size)
+        try:
+            return self.run(work, doing=doing, size=size)
+        except StoreError:
+            self.give_back(size)
+            raise
+
+    def run(self, work: Callable[[], T], *, doing: str, size: int = 0) -> T:
+        """Do something to the cache's disk, and return what it returns.
+
+        `work` raises OSError, and is called again where the disk was full and something could be
+        removed for `size` bytes; `doing` says what it does. Raises StoreError, StoreFull.
+        """
+        self._refuse_failing()
         try:
             try:
                 result = work()
@@ -132,8 +142,7 @@ class Room:
                     raise
                 result = work()
         except OSError as error:
-            self.give_back(size)
-            raise self._failure(doing, error) from error
+            raise self.note_failure(doing, error) from error
         self._note_success()
         return result
 
@@ -150,6 +159,17 @@ class Room:
         with self._tally.locked() as numbers:
             if numbers.used is not None:
                 numbers.used -= size
+
+    def note_failure(self, doing: str, error: OSError) -> StoreError:
+        """Take note of an error of the cache's disk; return it in words."""
+        failure = store_error(doing, error)
+        number = error.errno or 0
+        if number not in _NOT_THE_DISKS:
+            state = _STATES.get(number, State.FAILING)
+            if state is State.FAILING:
+                self._failed_until = time.monotonic() + FAILED_S
+            self._note_trouble(state, str(failure))
+        return failure
 
     def count(self) -> None:
         """Count what the cache has, and remove what is too much. It may take a while."""
@@ -181,8 +201,7 @@ class Room:
 
     def _fits(self, size: int) -> bool:
         """Take `size` bytes if they are within the bounds. Raises StoreError where none are."""
-        if time.monotonic() < self._failed_until:
-            raise StoreError(f"nothing is cached for now: {self.trouble}")
+        self._refuse_failing()
         disk = self._disk()
         with self._tally.locked() as numbers:
             limit = self.bounds.limit
@@ -190,12 +209,14 @@ class Room:
                 return False
             if disk.f_bavail * disk.f_frsize - (self.bounds.min_free or 0) < size:
                 return False
-            if disk.f_files and not disk.f_favail:
-                return False
             numbers.taken += size
             if numbers.used is not None:
                 numbers.used += size
         return True
+
+    def _refuse_failing(self) -> None:
+        if time.monotonic() < self._failed_until:
+            raise StoreError(f"nothing is cached for now: {self.trouble}")
 
     def _disk(self) -> os.statvfs_result:
         """Look at the cache's disk, and make the directory where it was removed."""
@@ -208,7 +229,7 @@ class Room:
             if disk.f_flag & os.ST_RDONLY:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         except OSError as error:
-            raise self._failure(f"add to the cache {self._cache_dir}", error) from error
+            raise self.note_failure(f"add to the cache {self._cache_dir}", error) from error
         except StoreError as error:
             self._note_trouble(State.FAILING, str(error))
             raise
@@ -261,7 +282,7 @@ class Room:
             log.info(
                 "removed %d files, %d bytes from the cache", pruned.removed_files, pruned.removed
             )
-        self._on_pruned(pruned)
+        self._on_wasted(pruned.unread)
         return pruned
 
     def _count(self) -> int:
@@ -278,17 +299,6 @@ class Room:
         """Note what a scan has counted; what was taken since it began it may not have seen."""
         with self._tally.locked() as numbers:
             numbers.used = counted + max(0, numbers.taken - taken)
-
-    def _failure(self, doing: str, error: OSError) -> StoreError:
-        """Take note of an error of the cache's disk; return it in words."""
-        failure = store_error(doing, error)
-        number = error.errno or 0
-        if number not in _NOT_THE_DISKS:
-            state = _STATES.get(number, State.FAILING)
-            if state is State.FAILING:
-                self._failed_until = time.monotonic() + FAILED_S
-            self._note_trouble(state, str(failure))
-        return failure
 
     def _note_trouble(self, state: State, text: str) -> None:
         with self._lock:

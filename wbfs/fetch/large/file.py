@@ -308,7 +308,6 @@ class LargeFile:
         if position > flight.noted:
             self._held.add(flight.noted, position)
             self._resources.counters.fetched_bytes += position - flight.noted
-            self._resources.room.added(position - flight.noted)
             flight.noted = position
         waiting = []
         for stop, arrived in flight.waiters:
@@ -325,7 +324,6 @@ class LargeFile:
         if isinstance(flight.error, StoreFull):
             log.warning("%s is read past the cache: %s", wanted.path, flight.error)
             self._past_store_until = trio.current_time() + PAST_STORE_S
-            self._resources.room.make_soon(flight.stop - flight.start)
         elif flight.error is not None:
             self._resources.counters.failed_fetches += 1
             if flight.ahead_for is not None:

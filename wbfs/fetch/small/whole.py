@@ -16,7 +16,7 @@ from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import fetch_whole, stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Blob, Entry
-from wbfs.model.errors import StoreFull, WbfsError
+from wbfs.model.errors import StoreError, WbfsError
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.partial import SmallBlob
@@ -75,14 +75,10 @@ class WholeFiles:
         try:
             try:
                 return await self._fetch_to_store(wanted, deadline)
-            except StoreFull:
-                await self._resources.room.make(size or 0)
-            try:
-                return await self._fetch_to_store(wanted, deadline)
-            except StoreFull as error:
+            except StoreError as error:
                 if size is None or size > LARGEST_IN_MEMORY:
                     raise
-                log.warning("%s is read past the cache: %s", wanted.path, error)
+                log.info("%s is read past the cache: %s", wanted.path, error)
             return await self._fetch_to_memory(wanted, deadline)
         except WbfsError:
             self._resources.counters.failed_fetches += 1
@@ -90,8 +86,7 @@ class WholeFiles:
 
     async def _fetch_to_store(self, wanted: Wanted, deadline: Deadline) -> SealedBlob:
         partial = self._resources.partial
-        sealed, size = await self._fetch_checked(wanted, deadline, partial.small)
-        self._resources.room.added(self._resources.blobs.rounded(size))
+        sealed, _ = await self._fetch_checked(wanted, deadline, partial.small)
         self._resources.writeback.due()
         return sealed
 
