@@ -49,6 +49,7 @@ class GatedSources:
         self.sent = 0
         self.gate = len(CONTENT)
         self.opened = threading.Event()
+        self.is_closed = threading.Event()
         self.content = CONTENT
 
     @contextmanager
@@ -62,6 +63,7 @@ class GatedSources:
         end = len(CONTENT) if stop is None else stop
         while start < end:
             if start >= self.gate:
+                self.is_closed.set()
                 self.opened.wait(WAIT_S)
             piece = self.content[start : min(start + PIECE, end)]
             self.sent += len(piece)
@@ -249,6 +251,7 @@ async def test_a_whole_file_waits_for_a_request_that_stalls(
     reader = setting.open()
     setting.sources.gate = PIECE
     await read(reader, 0, 4096)
+    await _until(setting.sources.is_closed.is_set)
     setting.sources.gate = len(CONTENT)
     # The first request hangs at the gate; others bring what it was to bring.
     for offset in range(0, len(CONTENT), MIB):
