@@ -13,7 +13,7 @@ from wbfs.fetch.writeback import Writeback
 from wbfs.model.entries import Entry
 from wbfs.store.blobs import Blobs
 from wbfs.store.eviction import Bounds
-from wbfs.store.manifests import File
+from wbfs.store.manifests import File, Manifests
 from wbfs.store.partial import PartialBlobs
 from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
@@ -22,6 +22,11 @@ from wbfs.store.sdk_cache import SdkCache
 def unbounded(cache_dir: Path, sdk_cache: SdkCache) -> Room:
     """Return the room of a cache without bounds."""
     return Room(cache_dir, sdk_cache, Bounds(limit=None, min_free=None))
+
+
+def new_manifests(cache_dir: Path, server: str) -> Manifests:
+    """Return the manifests of a cache without bounds."""
+    return Manifests(cache_dir, server, unbounded(cache_dir, SdkCache(cache_dir / "sdk")))
 
 
 def resources(

@@ -172,7 +172,7 @@ async def open_session(
             reach=reach,
             transport=transport,
             references=References(transport),
-            manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
+            manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc, room),
         )
         resources = Resources(
             background=background,

@@ -39,7 +39,8 @@ def prepare_cache(cache_dir: Path) -> None:
     """
     check_cache(cache_dir)
     try:
-        make_folder(cache_dir)
+        for name in FOLDERS:
+            make_folder(cache_dir / name)
     except StoreError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in (errno.EROFS, errno.ENOSPC):
