@@ -28,7 +28,7 @@ from pathlib import Path
 
 from wbfs.model.entries import Blob
 from wbfs.model.errors import StoreError
-from wbfs.store.folder import disk_of, is_ours, open_file, remove_foreign, store_error
+from wbfs.store.folder import disk_of, is_ours, make_folders, open_file, remove_foreign, store_error
 from wbfs.store.hashing import digest_of
 from wbfs.store.marks import (
     BLOCK_BYTES,
@@ -189,7 +189,7 @@ class Blobs:
             # Another user's: whoever owns a file may change it.
             return sealed
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(path.parent)
             # By descriptor: the SDK may have cleaned up, and another file have the name by now.
             # Only with a folder's descriptor, which stands for nothing here, are links followed.
             os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
@@ -233,7 +233,7 @@ class Blobs:
             try:
                 written.rename(path)
             except (FileNotFoundError, IsADirectoryError):
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folders(path.parent)
                 remove_foreign(path)
                 written.rename(path)
             # The writer's lock goes, the reader's comes. Not before it has its name: another daemon

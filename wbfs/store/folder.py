@@ -113,9 +113,18 @@ def _refuse_others(folder: Path, found: os.stat_result) -> None:
 def make_folder(path: Path) -> None:
     """Make `path` a folder of its user only, where it isn't one. Raises StoreError."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(path)
     except OSError as error:
         raise store_error(f"make the cache folder {path}", error) from error
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder, and those above it, for its user only. Raises OSError."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        make_folders(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def disk_of(path: Path) -> os.statvfs_result:
@@ -150,7 +159,7 @@ def create_file(path: Path) -> int:
         except FileNotFoundError:
             if is_last:
                 raise
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(path.parent)
             remove_foreign(path)
     raise AssertionError
 
@@ -168,7 +177,7 @@ def temporary_file(folder: Path, *, prefix: str, suffix: str = "") -> tuple[int,
         except FileExistsError:
             continue
         except FileNotFoundError:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(folder)
     raise FileNotFoundError(errno.ENOENT, "others remove the folder", str(folder))
 
 
