@@ -31,14 +31,14 @@ def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     # Fixtures have ended what they started; what ends with it may take a moment.
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not processes.descendants(), what="all processes have ended")
+        wait_until(lambda: not processes.descendants(), timeout_s=5, what="all have ended")
     running = processes.descendants()
     processes.end(running)
     mounted = processes.mounts_below(tmp_path_factory.getbasetemp())
     for path in mounted:
         run("umount", "-l", path)
-    assert not running, "\n".join(map(str, running))
-    assert not mounted, mounted
+    left = [*map(str, running), *(f"a mount on {path}" for path in mounted)]
+    assert not left, f"left by the tests: {', '.join(left)}"
 
 
 @pytest.hookimpl(wrapper=True)
