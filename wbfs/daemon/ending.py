@@ -52,13 +52,10 @@ class Ending:
         self.told = trio.Event()
         self.serving = False
 
-    async def listen(
-        self, noted: list[int], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def listen(self, noted: list[int]) -> None:
         """Wait for signals, beginning with those that were noted, until cancelled."""
         numbers = [number for number in SIGNALS if not _is_nohup(number)]
         with trio.open_signal_receiver(*numbers) as signals:
-            task_status.started()
             for number in noted:
                 self._tell(number)
             async for number in signals:
