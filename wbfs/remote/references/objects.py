@@ -27,8 +27,9 @@ from wbfs.model.errors import (
     RemoteTimeout,
     WbfsError,
 )
-from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, check_range, length
+from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, stream_of
 from wbfs.remote.failures import host_of
+from wbfs.remote.redirects import Peer
 from wbfs.remote.transport import Deadline, Transport
 
 LOOK_AGAIN_S = 60.0
@@ -161,21 +162,15 @@ def _get(
     transport: Transport, request: ObjectRequest, start: int, stop: int | None, deadline: Deadline
 ) -> Iterator[ByteStream]:
     headers = dict(request.headers)
-    ranged = start > 0 or stop is not None
-    if ranged:
+    if start > 0 or stop is not None:
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-    # The proxies are the environment's: W&B's settings are for W&B.
     with transport.request(
-        "GET", request.url, headers=headers, proxies={}, deadline=deadline
+        "GET", request.url, peer=Peer.OBJECT_STORE, headers=headers, deadline=deadline
     ) as response:
         if response.status_code not in (200, 206):
             raise _refused(transport, request, response, deadline)
         # Whatever its Content-Encoding: that is how it was stored, and its size is of that.
-        yield ByteStream(
-            size=check_range(response, start, stop) if ranged else length(response),
-            etag=response.headers.get("ETag", ""),
-            pieces=transport.pieces(response, deadline),
-        )
+        yield stream_of(transport, response, start, stop, deadline)
 
 
 def _refused(
