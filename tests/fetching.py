@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import trio
-
 from wbfs.fetch.apart.carrying import Setup
+from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Offload
 from wbfs.fetch.resources import Resources
@@ -21,7 +20,7 @@ from wbfs.store.sdk_cache import SdkCache
 
 
 def resources(
-    nursery: trio.Nursery, cache_dir: Path, sources: object, *, timeout_s: float
+    background: Background, cache_dir: Path, sources: object, *, timeout_s: float
 ) -> Resources:
     """Return resources whose bytes come from `sources`, which has `open` as `Sources` has."""
     offload = Offload()
@@ -29,20 +28,20 @@ def resources(
     sdk_cache = SdkCache(cache_dir / "sdk")
     blobs = Blobs(cache_dir, sdk_cache, file_mode=0o600)
     return Resources(
-        nursery=nursery,
+        background=background,
         offload=offload,
         sources=sources,  # type: ignore[arg-type]
         blobs=blobs,
         partial=PartialBlobs(cache_dir, blobs),
         room=Room(
-            nursery=nursery,
+            background=background,
             offload=offload,
             cache_dir=cache_dir,
             sdk_cache=sdk_cache,
             bounds=Bounds(limit=None, min_free=None),
             counters=counters,
         ),
-        writeback=Writeback(nursery=nursery, offload=offload, blobs=blobs),
+        writeback=Writeback(background=background, offload=offload, blobs=blobs),
         timeout_s=timeout_s,
         setup=Setup(
             cache_dir=str(cache_dir),

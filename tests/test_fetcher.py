@@ -14,6 +14,7 @@ import trio
 from fetching import file_of, resources
 from tables import digest_of
 
+from wbfs.fetch.background import Background
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.transfer import FUTILE_ATTEMPTS
 from wbfs.model.digests import Algorithm, Digest
@@ -85,7 +86,9 @@ class Fixture:
 
     async def fetch(self, sources: FakeSources, entry: Entry = ENTRY) -> bytes:
         """Read the entry's file through a handle."""
-        self.resources = resources(self._nursery, self._cache_dir, sources, timeout_s=10)
+        self.resources = resources(
+            Background(self._nursery), self._cache_dir, sources, timeout_s=10
+        )
         self.fetcher = Fetcher(
             self.resources, verify_always=False, path_prefix="", drop_pages=lambda inodes: None
         )

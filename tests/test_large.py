@@ -19,6 +19,7 @@ import trio
 import trio.testing
 from fetching import file_of, resources
 
+from wbfs.fetch.background import Background
 from wbfs.fetch.fetcher import Fetcher, Reader
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Version
@@ -90,7 +91,7 @@ class Setting:
     ) -> None:
         self.sources = sources or GatedSources()
         self.dropped: list[frozenset[int]] = []
-        self.resources = resources(nursery, cache_dir, self.sources, timeout_s=1)
+        self.resources = resources(Background(nursery), cache_dir, self.sources, timeout_s=1)
         self.fetcher = Fetcher(
             self.resources,
             verify_always=options.get("verify_always", False),

@@ -21,6 +21,7 @@ from wbfs.devserver.signing import SIGNATURE
 from wbfs.fetch.apart import carrying
 from wbfs.fetch.apart.carrier import Carrier
 from wbfs.fetch.apart.carrying import Order
+from wbfs.fetch.background import Background
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference
 from wbfs.model.errors import WbfsError
@@ -172,13 +173,13 @@ async def test_it_is_ended_when_idle(
     content = b"some bytes"
     (tmp_path / "file").write_bytes(content)
     (tmp_path / "cache").mkdir()
-    used = resources(nursery, tmp_path / "cache", None, timeout_s=5)
+    used = resources(Background(nursery), tmp_path / "cache", None, timeout_s=5)
     uri = (tmp_path / "file").as_uri()
     digest = Digest(Algorithm.MD5, hashlib.md5(content).hexdigest())
     reference = Reference(uri=uri, token=uri)
     entry = Entry(path="file", size=len(content), digest=digest, reference=reference)
     carried: list[tuple[int, WbfsError | None]] = []
-    carrier = Carrier(nursery=nursery, setup=used.setup, on_carried=carried.extend)
+    carrier = Carrier(background=used.background, setup=used.setup, on_carried=carried.extend)
     # The second order finds it ended.
     for number in (1, 2):
         order = Order(number=number, path="file", entry=entry, location=None, is_unread=False)

@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import pyfuse3
 import trio
@@ -18,12 +19,13 @@ from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mountpoint import prepare_mountpoint, refuse_inside
 from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status
+from wbfs.fetch.background import Background, in_background
 from wbfs.fetch.offload import Kind
 from wbfs.fs.control import Control, ErrorLog
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
-from wbfs.model.errors import UsageError, WbfsError
+from wbfs.model.errors import UsageError
 from wbfs.model.settings import MountSettings
 
 log = logging.getLogger(__name__)
@@ -47,27 +49,19 @@ def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
 
 
 async def _run(settings: MountSettings, on_ready: Callable[[], None]) -> None:
-    failure: WbfsError | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            kernel = Kernel(nursery)
-            async with open_session(
-                settings,
-                nursery,
-                path_prefix=settings.path_prefix,
-                drop_pages=kernel.drop_pages,
-            ) as session:
-                await _mount(nursery, settings, session, kernel, on_ready)
-        except WbfsError as error:
-            # Past the nursery's end, which would wrap it in a group.
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    async with in_background() as background:
+        kernel = Kernel(background)
+        async with open_session(
+            settings,
+            background,
+            path_prefix=settings.path_prefix,
+            drop_pages=kernel.drop_pages,
+        ) as session:
+            await _mount(background, settings, session, kernel, on_ready)
 
 
 async def _mount(
-    nursery: trio.Nursery,
+    background: Background,
     settings: MountSettings,
     session: Session,
     kernel: Kernel,
@@ -85,7 +79,7 @@ async def _mount(
     await tree.root()
     operations = _operations(settings, session, kernel, tree)
     try:
-        await _serve(nursery, settings, operations, session, kernel, on_ready)
+        await _serve(background, settings, operations, session, kernel, on_ready)
     finally:
         operations.close()
 
@@ -112,13 +106,14 @@ def _operations(
         control=control,
         errors=errors,
         requests=requests,
+        background=session.resources.background,
         ownership=Ownership(uid=settings.uid, gid=settings.gid, umask=settings.umask),
         cache_dir=settings.cache_dir,
     )
 
 
 async def _serve(
-    nursery: trio.Nursery,
+    background: Background,
     settings: MountSettings,
     operations: Operations,
     session: Session,
@@ -136,8 +131,10 @@ async def _serve(
         raise UsageError(f"can't mount on {mountpoint}: {error}{hint}") from error
     try:
         serving = trio.CancelScope()
-        nursery.start_soon(_stop_on_signal, serving, name="signals")
-        nursery.start_soon(_announce, settings, session, kernel, on_ready, name="announce")
+        background.spawn(partial(_stop_on_signal, serving), name="signals")
+        background.spawn(
+            partial(_announce, settings, session, kernel, on_ready), name="announce the mount"
+        )
         with serving:
             await pyfuse3.main(max_tasks=MAX_TASKS)
         log.info("%s is unmounted", mountpoint)

@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-import trio
-
 from wbfs.fetch.apart.carrying import Setup
+from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Kind, Offload, checkpoint
@@ -117,12 +116,12 @@ async def _log_in(
 @asynccontextmanager
 async def open_session(
     settings: SessionSettings,
-    nursery: trio.Nursery,
+    background: Background,
     *,
     path_prefix: str = "",
     drop_pages: Callable[[frozenset[int]], None] = lambda inodes: None,
 ) -> AsyncIterator[Session]:
-    """Log in and wire everything up; what is started runs in `nursery`. Raises WbfsError.
+    """Log in and wire everything up; what is started runs in `background`. Raises WbfsError.
 
     Nothing is prefetched but files whose path starts with `path_prefix`. `drop_pages` has the
     kernel forget the pages of inodes whose bytes were wrong. What is written
@@ -150,7 +149,7 @@ async def open_session(
         partial = PartialBlobs(settings.cache_dir, blobs, checkpoint=checkpoint)
         counters = Counters()
         room = Room(
-            nursery=nursery,
+            background=background,
             offload=offload,
             cache_dir=settings.cache_dir,
             sdk_cache=sdk_cache,
@@ -161,7 +160,7 @@ async def open_session(
             probe=lambda: offload.run(
                 Kind.METADATA, lambda: api.viewer(deadline=Deadline.after(PROBE_TIMEOUT_S))
             ),
-            nursery=nursery,
+            background=background,
             timeout_s=settings.timeout_s,
         )
         sources = Sources(
@@ -172,13 +171,13 @@ async def open_session(
             manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
         )
         resources = Resources(
-            nursery=nursery,
+            background=background,
             offload=offload,
             sources=sources,
             blobs=blobs,
             partial=partial,
             room=room,
-            writeback=Writeback(nursery=nursery, offload=offload, blobs=blobs),
+            writeback=Writeback(background=background, offload=offload, blobs=blobs),
             timeout_s=settings.timeout_s,
             setup=Setup(
                 cache_dir=str(settings.cache_dir),
@@ -202,7 +201,7 @@ async def open_session(
             catalog=catalog,
             reach=reach,
             offload=offload,
-            nursery=nursery,
+            background=background,
             ttl_s=settings.alias_ttl_s,
             timeout_s=settings.timeout_s,
             pin=settings.pin,

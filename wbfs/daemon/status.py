@@ -54,6 +54,7 @@ class Status:
                 "max_background": self.kernel.max_background,
             },
             "requests": dict(self.requests),
+            "defects": session.resources.background.defects,
             "fetched": asdict(session.fetcher.counters) | {"in_progress": session.fetcher.fetching},
             "prefetch": session.fetcher.loaders.report(),
             "busy_threads": session.offload.busy(),

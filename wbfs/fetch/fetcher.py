@@ -57,8 +57,8 @@ class Fetcher:
         """
         self._resources = resources
         self._manifests: OrderedDict[str, ManifestTable] = OrderedDict()
-        self._manifest_flights: Flights[None] = Flights(resources.nursery)
-        self._checks: Flights[SealedBlob | None] = Flights(resources.nursery)
+        self._manifest_flights: Flights[None] = Flights(resources.background)
+        self._checks: Flights[SealedBlob | None] = Flights(resources.background)
         self.prefetch = Prefetch(resources)
         self._whole = WholeFiles(resources, self.prefetch)
         self.loaders = Loaders(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import trio
-
 from wbfs.fetch.apart.carrying import Setup
+from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Kind, Offload
 from wbfs.fetch.room import Room
@@ -23,7 +22,7 @@ from wbfs.store.partial import PartialBlobs
 class Resources:
     """`timeout_s` is how long a reader waits for a server that sends nothing."""
 
-    nursery: trio.Nursery
+    background: Background
     offload: Offload
     sources: Sources
     blobs: Blobs

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Kind, Offload
 from wbfs.model.errors import StoreError
@@ -53,14 +54,14 @@ class Room:
     def __init__(
         self,
         *,
-        nursery: trio.Nursery,
+        background: Background,
         offload: Offload,
         cache_dir: Path,
         sdk_cache: SdkCache,
         bounds: Bounds,
         counters: Counters,
     ) -> None:
-        self._nursery = nursery
+        self._background = background
         self._offload = offload
         self._counters = counters
         self._cache_dir = cache_dir
@@ -156,7 +157,7 @@ class Room:
 
     def _prune_soon(self, bounds: Bounds) -> None:
         self._prunings += 1
-        self._nursery.start_soon(self._prune, bounds, name="prune the cache")
+        self._background.spawn(lambda: self._prune(bounds), name="prune the cache")
 
     async def _prune(self, bounds: Bounds) -> None:
         try:

@@ -22,6 +22,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
+from wbfs.fetch.background import Background
 from wbfs.fetch.fetcher import Fetcher, Reader
 from wbfs.fs.control import CONTROL_NAME, Control, ControlFile, ErrorLog
 from wbfs.fs.errno_map import errno_for
@@ -82,8 +83,8 @@ def _operation(
             self._report(name, number, error)
             raise pyfuse3.FUSEError(number) from error
         except Exception as error:
-            log.exception("defect in %s%r", name, args[:1])
             self._errors.add(operation=name, errno_name="EIO", error=error)
+            self._background.defect(f"{name}{args[:1]!r}", error)
             raise pyfuse3.FUSEError(errno.EIO) from error
 
     return bounded
@@ -104,6 +105,7 @@ class Operations(pyfuse3.Operations):
         control: Control,
         errors: ErrorLog,
         requests: Counter[str],
+        background: Background,
         ownership: Ownership,
         cache_dir: Path,
     ) -> None:
@@ -118,6 +120,7 @@ class Operations(pyfuse3.Operations):
         self._logged: dict[tuple[str, str], float] = {}
         self._errors = errors
         self._requests = requests
+        self._background = background
 
     def _report(self, operation: str, number: int, error: WbfsError) -> None:
         """Say why a program gets an errno: in errors.jsonl, and now and then in the log."""

@@ -111,8 +111,8 @@ class LargeFile:
         self._partial = resources.partial.large(blob)
         self._held = self._partial.held
         self._flights: list[_Flight] = []
-        self._whole: Flights[SealedBlob] = Flights(resources.nursery)
-        self._past_store: Flights[memoryview] = Flights(resources.nursery)
+        self._whole: Flights[SealedBlob] = Flights(resources.background)
+        self._past_store: Flights[memoryview] = Flights(resources.background)
         self._past_store_until = -math.inf
         self._failure: WbfsError | None = None
         self._checking = False
@@ -206,14 +206,16 @@ class LargeFile:
         if is_whole and not (self._checking or self._sealing or self.sealed or self._seal_error):
             self._sealing = True
             self._seal_ended = trio.Event()
-            self._resources.nursery.start_soon(self._seal, wanted, name=f"seal {wanted.path}")
+            self._resources.background.spawn(lambda: self._seal(wanted), name=f"seal {wanted.path}")
 
     def _check_soon(self, wanted: Wanted) -> None:
         """Take what is there into the digest while the rest comes: somebody waits for all of it."""
         if not (self._checking or self._sealing or self.sealed):
             self._checking = True
             self._check_ended = trio.Event()
-            self._resources.nursery.start_soon(self._check, wanted, name=f"check {wanted.path}")
+            self._resources.background.spawn(
+                lambda: self._check(wanted), name=f"check {wanted.path}"
+            )
 
     async def _check(self, wanted: Wanted) -> None:
         # A request that was parted may still write up to a piece past its new end.
@@ -268,7 +270,9 @@ class LargeFile:
     ) -> _Flight:
         flight = _Flight(start, stop, start, start, ahead_for)
         self._flights.append(flight)
-        self._resources.nursery.start_soon(self._fly, wanted, flight, name=f"fetch {wanted.path}")
+        self._resources.background.spawn(
+            lambda: self._fly(wanted, flight), name=f"fetch {wanted.path}"
+        )
         return flight
 
     async def _fly(self, wanted: Wanted, flight: _Flight) -> None:
@@ -333,7 +337,7 @@ class LargeFile:
         self.seal_if_whole(wanted)
         if not self._save_is_due and not self._sealing:
             self._save_is_due = True
-            self._resources.nursery.start_soon(self._save_soon, name=f"save {wanted.path}")
+            self._resources.background.spawn(self._save_soon, name=f"save {wanted.path}")
         self._on_landed(self)
 
     async def _wait(self, flight: _Flight, stop: int, wanted: Wanted) -> None:

@@ -94,7 +94,7 @@ class LargeFiles:
             self._mismatches[file.key] = file.mismatches
         if file.is_idle and file not in self._flushing:
             self._flushing.add(file)
-            self._resources.nursery.start_soon(self._flush, file, name=f"flush {file.key}")
+            self._resources.background.spawn(lambda: self._flush(file), name=f"flush {file.key}")
 
     async def _flush(self, file: LargeFile) -> None:
         try:

@@ -38,7 +38,7 @@ class WholeFiles:
         """What `prefetch` has under way is not fetched twice."""
         self._resources = resources
         self._prefetch = prefetch
-        self._flights: Flights[SealedBlob] = Flights(resources.nursery)
+        self._flights: Flights[SealedBlob] = Flights(resources.background)
         self._in_memory: OrderedDict[str, tuple[SealedBlob, int]] = OrderedDict()
 
     def __len__(self) -> int:
