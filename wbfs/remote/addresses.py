@@ -40,10 +40,10 @@ _METADATA = frozenset(
     )
 )
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data"})
-# Networks that carry an IPv4 address in their last four bytes: NAT64's, and an old form of IPv4's.
-_CARRIERS = tuple(
-    ipaddress.IPv6Network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/96", "::/96")
-)
+# By it IPv6-only networks reach all of IPv4.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Networks in which an IPv4 address is in the last four bytes too.
+_CARRIERS = (ipaddress.IPv6Network("64:ff9b:1::/96"), ipaddress.IPv6Network("::/96"))
 
 
 def refusal(text: str, *, private_allowed: bool) -> str:
@@ -61,13 +61,15 @@ def refusal(text: str, *, private_allowed: bool) -> str:
 
 def _meant(address: Address) -> list[Address]:
     """Return an address, and the IPv4 addresses to which packets for it may be handed on."""
-    meant: list[Address] = [address]
-    if isinstance(address, ipaddress.IPv6Address):
-        carried = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if any(address in network for network in _CARRIERS):
-            carried.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        meant += [one for one in carried if one is not None]
-    return meant
+    if isinstance(address, ipaddress.IPv4Address):
+        return [address]
+    last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.ipv4_mapped or address in _NAT64:
+        return [last]
+    carried = [address.sixtofour, *(address.teredo or ())]
+    if any(address in network for network in _CARRIERS):
+        carried.append(last)
+    return [address, *(one for one in carried if one is not None)]
 
 
 def _is_private(address: Address) -> bool:
