@@ -102,18 +102,19 @@ def stream_of(
 
     Raises RemoteProtocolError where it is of others.
     """
-    raw = response.raw
-    framed = raw.chunked or raw.length_remaining is not None
     pieces = transport.pieces(response, deadline)
-    if start == 0 and stop is None:
-        size = _number(response.headers.get("Content-Length", ""))
-    else:
-        count, size = _check_range(response, start, stop)
-        # The range's own length tells where it ends, if nothing else does.
-        pieces = pieces if framed else _all_of(pieces, count, host_of(response.url))
-        framed = True
     etag = response.headers.get("ETag", "")
-    return ByteStream(size=size, etag=etag, pieces=pieces, end_is_certain=framed)
+    if start > 0 or stop is not None:
+        # The range's own length tells where it ends, however the answer is framed.
+        count, size = _check_range(response, start, stop)
+        return ByteStream(size=size, etag=etag, pieces=_all_of(pieces, count, response.url))
+    raw = response.raw
+    return ByteStream(
+        size=_number(response.headers.get("Content-Length", "")),
+        etag=etag,
+        pieces=pieces,
+        end_is_certain=raw.chunked or raw.length_remaining is not None,
+    )
 
 
 def _check_status(
@@ -152,13 +153,13 @@ def _check_range(
     return last + 1 - first, size
 
 
-def _all_of(pieces: Iterator[bytes], count: int, host: str) -> Iterator[bytes]:
+def _all_of(pieces: Iterator[bytes], count: int, url: str) -> Iterator[bytes]:
     """Yield the pieces. Raises RemoteError where they are fewer than so many bytes."""
     for piece in pieces:
         yield piece
         count -= len(piece)
     if count > 0:
-        raise RemoteError(f"{host} ended its answer {count} bytes early")
+        raise RemoteError(f"{host_of(url)} ended its answer {count} bytes early")
 
 
 def _number(text: str) -> int | None:
