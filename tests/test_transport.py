@@ -296,6 +296,43 @@ def test_a_federated_identity(server: Server, transport: Transport, tmp_path: Pa
     assert server.seen[1][1]["Authorization"] == "Bearer short"
 
 
+@pytest.mark.parametrize("silent", ["/oidc/token", "serverInfo"])
+def test_who_waits_for_another_s_question_waits_to_the_own_deadline(
+    server: Server, transport: Transport, tmp_path: Path, silent: str
+) -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if silent in (handler.path, *server.bodies[-1].split()):
+            asked.set()
+            ended.wait(20)
+        reply(200, b'{"access_token": "short", "expires_in": 3600, "data": {}}')(handler)
+
+    server.answers = [answer]
+    (tmp_path / "token").write_text("a.b.c")
+    environ = {
+        "HOME": str(tmp_path),
+        "WANDB_BASE_URL": server.url,
+        "WANDB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"),
+    }
+    api = WandbApi(transport=transport, credentials=load_credentials(environ, tmp_path))
+
+    def ask(seconds: float) -> None:
+        with suppress(WbfsError):
+            api.version("e", "p", "c", "v0", deadline=Deadline.after(seconds))
+
+    first = threading.Thread(target=ask, args=(10,))
+    first.start()
+    try:
+        assert asked.wait(10)
+        with pytest.raises(RemoteTimeout, match="takes too long"):
+            api.version("e", "p", "c", "v0", deadline=Deadline.after(0.3))
+        assert first.is_alive()
+    finally:
+        ended.set()
+        first.join(20)
+
+
 def test_checkpoint_ends_the_waiting(server: Server) -> None:
     class Cancelled(BaseException):
         pass

@@ -10,6 +10,7 @@ import math
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from wbfs.remote.transport import Deadline, Transport
 
 LOOK_AGAIN_S = 60.0
 """Seconds after which credentials that were not found, or were refused, are looked for again."""
+MOST_LEARNT = 10_000
+"""Buckets and objects of which is kept what their stores told."""
 
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 _REGION = re.compile(rb"<Region>([a-z0-9-]{1,32})</Region>")
@@ -43,6 +46,8 @@ _DENIED = frozenset({"ExpiredToken", "InvalidToken", "PublicAccessNotPermitted"}
 _HIDDEN = "ResourceNotFound"
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,30 @@ class Refused(RemoteError):
         )
 
 
+class Lately(Generic[K, V]):
+    """What was learnt lately: no more than fits, so that no manifest makes it grow without end."""
+
+    def __init__(self, most: int = MOST_LEARNT) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._found: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        """Return what was learnt, if it is still known."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: K, value: V) -> None:
+        """Remember it, and forget what was asked for least recently."""
+        with self._lock:
+            self._found[key] = value
+            self._found.move_to_end(key)
+            if len(self._found) > self._most:
+                self._found.popitem(last=False)
+
+
 class Kept(Generic[T]):
     """What a slow look-up found, kept while it is good; threads wait for the one that looks."""
 
@@ -84,9 +113,7 @@ class Kept(Generic[T]):
 
         Raises RemoteTimeout where the deadline passes meanwhile, and what the look-up raises.
         """
-        if not self._lock.acquire(timeout=deadline.remaining_s):
-            raise timed_out("looking for credentials")
-        try:
+        with deadline.hold(self._lock, "looking for credentials"):
             now_s = time.monotonic()
             stale = refused is self._found and now_s > self._found_at_s + LOOK_AGAIN_S
             if now_s >= self._good_until_s or (refused is not None and stale):
@@ -94,8 +121,6 @@ class Kept(Generic[T]):
                 self._found_at_s = time.monotonic()
                 self._good_until_s = self._found_at_s + good_s
             return self._found
-        finally:
-            self._lock.release()
 
 
 def requests_by(
