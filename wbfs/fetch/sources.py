@@ -121,7 +121,7 @@ class Sources:
         Nothing else decides that: a cache that a fleet of machines shares would be asked from here,
         by the blob's content and the range, at a URL, with headers and through a proxy of its own.
         """
-        return Location(url=url, headers=self._transport.extra_headers)
+        return Location(url=url)
 
     def _follow(self, uri: str, deadline: Deadline) -> tuple[Version, Entry]:
         artifact_id, path = split_artifact_uri(uri)
