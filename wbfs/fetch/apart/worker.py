@@ -139,7 +139,7 @@ class _Worker:
 def _portable(error: BaseException) -> BaseException:
     """Return an error that is the same when it arrives; in words where it can't be sent."""
     if not isinstance(error, Exception):
-        return RemoteError(f"the process apart was to end: {type(error).__name__}")
+        return RemoteError(f"a process apart was to end: {type(error).__name__}")
     # What a traceback says but for its values.
     error.add_note("in a process apart:\n" + "".join(traceback.format_tb(error.__traceback__)))
     try:
