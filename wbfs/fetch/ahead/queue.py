@@ -117,7 +117,7 @@ class Prefetch:
         """Put files into the queue; one whose content is under way already is LEFT."""
         for job in jobs:
             if job.key in self._waiting or job.key in self._running or job.key in self._demanded:
-                job.done(Outcome.LEFT, None)
+                self._tell(job, Outcome.LEFT, None)
             else:
                 self._waiting[job.key] = job
         self._go_on()
@@ -184,15 +184,20 @@ class Prefetch:
             if self._running and self._running_bytes + job.size > BYTES_AT_ONCE:
                 break
             del self._waiting[key]
-            if self._resources.blobs.has(job.wanted.entry.blob):
-                # A program has read it since it was planned.
-                self._settle(job, Outcome.LEFT, None)
-                continue
             self._running[key] = job
             self._running_bytes += job.size
-            self._begin(job)
+            try:
+                self._begin(job)
+            except WbfsError as error:
+                self._note(job, error)
+            except Exception as defect:  # noqa: BLE001 - the others go on
+                self._note(job, self._defect(job, defect))
 
     def _begin(self, job: Job) -> None:
+        if self._resources.blobs.has(job.wanted.entry.blob):
+            # A program has read it since it was planned.
+            self._end(job, Outcome.LEFT, None)
+            return
         timeout_s = self._resources.timeout_s
         order = self._order(job)
         if order is not None:
@@ -222,8 +227,9 @@ class Prefetch:
             self._end(job, Outcome.LEFT, None)
         else:
             if not isinstance(error, Lost):
-                self._resources.background.defect(f"prefetch {job.wanted.path} apart", error)
+                self._defect(job, error)
             self._fetch_here_soon(job)
+        self._go_on()
 
     def _fetch_here_soon(self, job: Job) -> None:
         self._resources.background.spawn(partial(self._fetch_here, job), name="prefetch a file")
@@ -246,8 +252,9 @@ class Prefetch:
         except WbfsError as raised:
             error = raised
         except Exception as defect:  # noqa: BLE001 - it is noted
-            error = resources.background.defect(f"prefetch {job.wanted.path}", defect)
+            error = self._defect(job, defect)
         self._note(job, error)
+        self._go_on()
 
     def _note(self, job: Job, error: WbfsError | None) -> None:
         resources, counters = self._resources, self._resources.counters
@@ -257,7 +264,7 @@ class Prefetch:
             elif isinstance(error, UrlExpired):
                 resources.sources.forget_url(job.wanted.version, job.wanted.entry)
         except Exception as defect:  # noqa: BLE001 - whoever waits is told
-            error = resources.background.defect(f"note that {job.wanted.path} has come", defect)
+            error = self._defect(job, defect)
         if error is not None:
             counters.failed_prefetches += 1
             log.info("%s is not prefetched: %s", job.wanted.path, error)
@@ -281,13 +288,18 @@ class Prefetch:
         del self._running[job.key]
         self._running_bytes -= job.size
         self._settle(job, outcome, error)
-        self._go_on()
+
+    def _defect(self, job: Job, error: Exception) -> WbfsError:
+        return self._resources.background.defect(f"prefetch {job.wanted.path}", error)
 
     def _settle(self, job: Job, outcome: Outcome, error: WbfsError | None) -> None:
-        try:
-            job.done(outcome, error)
-        except Exception as defect:  # noqa: BLE001 - the others go on
-            self._resources.background.defect(f"note what became of {job.wanted.path}", defect)
+        self._tell(job, outcome, error)
         arrived = self._arrivals.pop(job.key, None)
         if arrived is not None:
             arrived.set()
+
+    def _tell(self, job: Job, outcome: Outcome, error: WbfsError | None) -> None:
+        try:
+            job.done(outcome, error)
+        except Exception as defect:  # noqa: BLE001 - the others go on
+            self._defect(job, defect)
