@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 import trio
 from conftest import Mounter
 from fetching import resources
-from mounts import Mount, check, run, wait_until
+from mounts import WBFS, Mount, check, run, wait_until
 from stand_in import StandIn
 
 from wbfs.devserver.signing import SIGNATURE
@@ -115,6 +115,8 @@ def test_it_is_told_no_key_and_shows_no_signature(
     with busy(mount, logged, stand_in) as pid:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         environment = Path(f"/proc/{pid}/environ").read_bytes()
+        # Ctrl-C at the terminal is not for it.
+        assert os.getpgid(pid) == pid
     assert worker.__name__.encode() in command
     assert b"HOME=" in environment
     for shown in (command, environment):
@@ -136,6 +138,40 @@ def test_it_is_killed(mounter: Mounter, logged: Logged, stand_in: StandIn) -> No
     warnings = [line for line in mount.log().splitlines() if "WARNING" in line and text in line]
     assert len(warnings) == 1
     assert mount.errors() == []
+
+
+def test_it_hangs(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
+    mount = mounter(options=["--timeout", "20"])
+    with busy(mount, logged, stand_in) as pid:
+        os.kill(pid, signal.SIGSTOP)
+        assert mount.status()["fetched"]["in_progress"] > 0
+    # Those too that it has.
+    read(mount, logged, list(logged.digests))
+    wait_until(lambda: is_gone(pid), timeout_s=30, what="the process that hangs is ended")
+    assert "the process for small files was silent for" in mount.log()
+    assert mount.errors() == []
+    assert mount.status()["defects"] == 0
+
+
+@pytest.mark.parametrize("descriptors", [64, 100, 160])
+def test_there_are_no_descriptors_left(mounter: Mounter, logged: Logged, descriptors: int) -> None:
+    limited = ("prlimit", f"--nofile={descriptors}:{descriptors}", *WBFS)
+    mount = mounter(program=limited)
+    folder = mount.path / logged.path
+    failed = 0
+    with ExitStack() as held:
+        for name, digest in logged.digests.items():
+            try:
+                file = held.enter_context((folder / name).open("rb"))
+                content = file.read()
+            except OSError:
+                failed += 1
+            else:
+                assert hashlib.md5(content).hexdigest() == digest
+    # More than it can hold open; what could be read was right.
+    assert 0 < failed < COUNT
+    read(mount, logged, list(logged.digests))
+    assert mount.status()["defects"] == 0
 
 
 def test_it_ends_with_its_mount(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
