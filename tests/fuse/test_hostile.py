@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import Mounter
 from mounts import check, run
 from stand_in import StandIn
@@ -74,3 +76,29 @@ def test_attack(mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path) -> No
     assert reasons["both"] == "its name is also a folder's"
     assert f"{len(BAD) + 3} entries are left out" in mount.log()
     assert "does not match" in mount.log()
+
+
+def test_a_name_forges_no_line_of_the_log(
+    mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path
+) -> None:
+    server = fresh_stand_in
+    entity = server.run_sdk(LOG, tmp_path / "home")
+    [path] = [
+        path for path in server.data_dir.rglob("*.json") if b'"good.txt"' in path.read_bytes()
+    ]
+    manifest = json.loads(path.read_text())
+    name = "a\n2026-11-25 10:00:00,000 ERROR forged: \x1b[2J\u202e"
+    # The server knows no file of that name, so that reading it fails.
+    manifest["contents"][name] = manifest["contents"].pop("good.txt")
+    manifest["contents"][name]["digest"] = "1B2M2Y8AsgTpgAmY7PhCfg=="
+    path.write_text(json.dumps(manifest))
+    mount = mounter(server=server, options=["--timeout", "2"])
+    with pytest.raises(OSError, match="error|timed out") as caught:
+        (mount.path / entity / "hostile/attack/v0" / name).read_bytes()
+    assert caught.value.errno in (errno.EIO, errno.ETIMEDOUT)
+    log = mount.log()
+    assert r"a\n2026-11-25 10:00:00,000 ERROR forged: \x1b[2J\u202e" in log
+    assert not [line for line in log.split("\n") if line.startswith("2026-11-25 10:00:00,000")]
+    assert all(line.isprintable() for line in log.split("\n"))
+    # JSON is its readers' to show, and has it escaped.
+    assert "\x1b" not in (mount.path / ".wbfs/errors.jsonl").read_text()

@@ -9,6 +9,7 @@ import click
 from wbfs import __version__
 from wbfs.cli.cache import cache
 from wbfs.cli.devserver import devserver
+from wbfs.cli.echo import echo
 from wbfs.cli.get import get
 from wbfs.cli.mount import mount
 from wbfs.cli.prefetch import prefetch
@@ -45,7 +46,7 @@ def main() -> None:
     try:
         commands()
     except WbfsError as error:
-        click.echo(f"wbfs: {error}", err=True)
+        echo(f"wbfs: {error}", err=True)
         sys.exit(1)
 
 

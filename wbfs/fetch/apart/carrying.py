@@ -22,6 +22,7 @@ from typing import NoReturn
 
 import msgspec
 
+from wbfs.fetch.apart.processes import log_to_stderr
 from wbfs.fetch.transfer import fetch_whole, stretched
 from wbfs.model.entries import Entry
 from wbfs.model.errors import RemoteError, WbfsError
@@ -144,6 +145,7 @@ class _Carrying:
 def main() -> None:
     """Carry out orders for as long as there may be any."""
     os.umask(0o077)
+    log_to_stderr()
     setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Setup)
     decoder = msgspec.json.Decoder(list[Order])
     carrying = _Carrying(setup)

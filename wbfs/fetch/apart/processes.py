@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import wbfs
 from wbfs.model import errors
 from wbfs.model.errors import WbfsError
+from wbfs.model.text import LineFormatter
 from wbfs.remote.bytes import ObjectMissing
 
 
@@ -28,6 +30,13 @@ def surroundings() -> dict[str, Any]:
         # Ctrl-C at the terminal is for the mount, which ends it.
         "process_group": 0,
     }
+
+
+def log_to_stderr() -> None:
+    """Have such a program log what goes wrong to where its mount does, a line an event."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
 def error_of(kind: str, text: str) -> WbfsError:
