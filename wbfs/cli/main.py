@@ -12,6 +12,7 @@ from wbfs.cli.devserver import devserver
 from wbfs.cli.echo import echo
 from wbfs.cli.get import get
 from wbfs.cli.mount import mount
+from wbfs.cli.places import keep_paths
 from wbfs.cli.prefetch import prefetch
 from wbfs.cli.umount import umount
 from wbfs.model.errors import WbfsError
@@ -44,6 +45,7 @@ commands.add_command(devserver)
 def main() -> None:
     """Run the command line; errors are one line, without a traceback."""
     try:
+        keep_paths()
         commands()
     except WbfsError as error:
         echo(f"wbfs: {error}", err=True)
