@@ -15,7 +15,7 @@ import pyfuse3
 import trio
 
 from wbfs.daemon.ending import Ending, signals_noted
-from wbfs.daemon.kernel import Kernel
+from wbfs.daemon.kernel import MAX_BACKGROUND, Kernel
 from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mountpoint import prepare_mountpoint, refuse_inside
 from wbfs.daemon.session import Session, open_session
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 1.0
 """Seconds that requests have to end after a signal."""
-MAX_TASKS = 512
-"""Requests that are answered at once; most of them only wait."""
+MAX_TASKS = MAX_BACKGROUND + 512
+"""Requests that are answered at once, more than reads alone can be; most of them only wait."""
 
 
 def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
