@@ -68,6 +68,7 @@ class Mount:
     ) -> None:
         """Run `wbfs mount` and return once it does; raises AssertionError with what it says."""
         self.path = path
+        self.env = env
         self.cache_dir = cache_dir
         self.log_file = log_file
         path.mkdir(exist_ok=True)
@@ -96,7 +97,7 @@ class Mount:
 
     def umount(self) -> None:
         """Run `wbfs umount`, which must succeed."""
-        check(*WBFS, "umount", self.path)
+        check(*WBFS, "umount", self.path, env=self.env)
 
     def is_alive(self) -> bool:
         """Whether the daemon's process is still there."""

@@ -13,6 +13,7 @@ from wbfs.cli.get import get
 from wbfs.cli.mount import mount
 from wbfs.cli.prefetch import prefetch
 from wbfs.cli.umount import umount
+from wbfs.daemon.exit_codes import exit_code_of
 from wbfs.model.errors import WbfsError
 
 
@@ -46,7 +47,7 @@ def main() -> None:
         commands()
     except WbfsError as error:
         click.echo(f"wbfs: {error}", err=True)
-        sys.exit(1)
+        sys.exit(exit_code_of(error))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 from pathlib import Path
 
 import pyfuse3
 import trio
 
+from wbfs.daemon.connection import CONTROL, set_connection
 from wbfs.fetch.background import Background
 
 log = logging.getLogger(__name__)
@@ -24,16 +24,7 @@ READ_AHEAD_KB = 4096
 time."""
 NOTICES_AT_ONCE = 2
 
-_CONTROL = Path("/sys/fs/fuse/connections")
-_COMMAND_TIMEOUT_S = 5.0
-_SETTINGS = ("max_background", "congestion_threshold")
-_SET_PRIVATELY = f"""
-set -e
-mount --make-private /sys
-mount -t fusectl none {_CONTROL}
-cd "{_CONTROL}/$1"
-for setting in {" ".join(_SETTINGS)}; do echo {MAX_BACKGROUND} > $setting; done
-"""
+_SETTINGS = {"max_background": MAX_BACKGROUND, "congestion_threshold": MAX_BACKGROUND}
 
 
 class Kernel:
@@ -48,9 +39,9 @@ class Kernel:
         self.read_ahead_kb: int | None = None
         self.max_background: int | None = None
 
-    async def set_up(self, mountpoint: Path) -> None:
-        """Set what may be set for the mount, which must answer already."""
-        self.read_ahead_kb, self.max_background = await trio.to_thread.run_sync(_set_up, mountpoint)
+    async def set_up(self, device: str) -> None:
+        """Set what may be set for the mount on `device` ("0:45"), which must answer already."""
+        self.read_ahead_kb, self.max_background = await trio.to_thread.run_sync(_set_up, device)
 
     def drop_pages(self, inodes: frozenset[int]) -> None:
         """Have the kernel forget all bytes of files.
@@ -65,10 +56,8 @@ class Kernel:
         )
 
 
-def _set_up(mountpoint: Path) -> tuple[int | None, int | None]:
-    device = os.stat(mountpoint).st_dev
-    minor = str(os.minor(device))
-    return _read_ahead(f"{os.major(device)}:{minor}"), _allow_many_reads(minor)
+def _set_up(device: str) -> tuple[int | None, int | None]:
+    return _read_ahead(device), _allow_many_reads(device)
 
 
 def _read_ahead(device: str) -> int | None:
@@ -85,32 +74,15 @@ def _read_ahead(device: str) -> int | None:
         return None
 
 
-def _allow_many_reads(connection: str) -> int | None:
-    """Raise the number of reads in flight; return it, or None where it was not permitted.
-
-    The control filesystem is mounted in most systems; where it isn't, root mounts it for a moment
-    where nobody else sees it.
-    """
-    folder = _CONTROL / connection
-    command = ["unshare", "--mount", "--propagation", "unchanged"]
-    command += ["sh", "-c", _SET_PRIVATELY, "sh", connection]
+def _allow_many_reads(device: str) -> int | None:
+    """Raise the number of reads in flight; return it, or None where it was not permitted."""
     try:
-        if folder.exists():
-            for setting in _SETTINGS:
-                (folder / setting).write_text(str(MAX_BACKGROUND))
-        else:
-            subprocess.run(
-                command,
-                check=True,
-                capture_output=True,
-                timeout=_COMMAND_TIMEOUT_S,
-                stdin=subprocess.DEVNULL,
-            )
+        set_connection(device, _SETTINGS)
     except (OSError, subprocess.SubprocessError) as error:
         log.info(
             "the kernel will send 12 reads at once at most: root, or who finds %s mounted, may set"
             " more (%s)",
-            _CONTROL,
+            CONTROL,
             type(error).__name__,
         )
         return None
