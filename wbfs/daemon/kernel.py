@@ -23,6 +23,8 @@ READ_AHEAD_KB = 4096
 """KiB that the kernel asks for ahead of a reader. Its default of 128 makes small requests, two at a
 time."""
 NOTICES_AT_ONCE = 2
+NOTICES_END_TIMEOUT_S = 5.0
+"""Seconds that notices have at the mount's end, when what they wait for was answered."""
 
 _SETTINGS = {"max_background": MAX_BACKGROUND, "congestion_threshold": MAX_BACKGROUND}
 
@@ -36,6 +38,7 @@ class Kernel:
     def __init__(self, background: Background) -> None:
         self._background = background
         self._notices = trio.CapacityLimiter(NOTICES_AT_ONCE)
+        self._takes_notices = True
         self.read_ahead_kb: int | None = None
         self.max_background: int | None = None
 
@@ -48,7 +51,15 @@ class Kernel:
 
         It waits for reads of those files that are under way, and no read may wait for it.
         """
-        self._background.spawn(lambda: self._drop_pages(inodes), name="drop pages")
+        if self._takes_notices:
+            self._background.spawn(lambda: self._drop_pages(inodes), name="drop pages")
+
+    async def end_notices(self) -> None:
+        """Send none any more, and wait for those under way: pyfuse3's session must not go first."""
+        self._takes_notices = False
+        with trio.move_on_after(NOTICES_END_TIMEOUT_S, shield=True):
+            while self._notices.borrowed_tokens:
+                await trio.sleep(0.01)
 
     async def _drop_pages(self, inodes: frozenset[int]) -> None:
         await trio.to_thread.run_sync(

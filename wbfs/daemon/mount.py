@@ -23,7 +23,7 @@ from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status
 from wbfs.fetch.background import Background, in_background
 from wbfs.fetch.offload import Kind
-from wbfs.fs.control import Control, ErrorLog
+from wbfs.fs.control import Control, ErrorLog, LeftOut
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
@@ -97,12 +97,14 @@ def _operations(
 ) -> Operations:
     requests: Counter[str] = Counter()
     errors = ErrorLog()
+    left_out = LeftOut()
     status = Status(
         settings=settings,
         session=session,
         kernel=kernel,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         requests=requests,
+        left_out=left_out,
     )
     metrics = Metrics(fetcher=session.fetcher, offload=session.offload, requests=requests)
     control = Control(
@@ -112,6 +114,7 @@ def _operations(
         tree=tree,
         fetcher=session.fetcher,
         control=control,
+        left_out=left_out,
         errors=errors,
         requests=requests,
         background=session.resources.background,
@@ -148,6 +151,7 @@ async def _serve(
         is_lost = own.is_there and not ending.told.is_set()
     finally:
         own.take_down()
+        await kernel.end_notices()
         # It is ours to unmount: pyfuse3 would unmount whatever is at that place by now.
         pyfuse3.close(unmount=False)
         own.forget()
