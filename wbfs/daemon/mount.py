@@ -204,4 +204,4 @@ async def _announce(
     removed = await offload.run(Kind.DISK, session.partial.remove_abandoned)
     if removed:
         log.info("removed %d abandoned downloads from the cache", removed)
-    await session.room.count()
+    await offload.run(Kind.DISK, session.room.count)

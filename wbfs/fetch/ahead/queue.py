@@ -228,7 +228,6 @@ class Prefetch:
             counters.fetched_bytes += job.size
             counters.prefetched_files += 1
             counters.prefetched_bytes += job.size
-            resources.room.added(resources.blobs.rounded(job.size))
             resources.writeback.due()
         else:
             if isinstance(error, UrlExpired):

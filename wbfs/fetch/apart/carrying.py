@@ -29,7 +29,9 @@ from wbfs.remote.bytes import ByteStream, Location, open_stream
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.blobs import Blobs
+from wbfs.store.eviction import Bounds
 from wbfs.store.partial import PartialBlobs
+from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
 
 THREADS = 32
@@ -37,9 +39,14 @@ THREADS = 32
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What all orders have in common; `file_mode` is that of new blobs."""
+    """What all orders have in common; `file_mode` is that of new blobs.
+
+    `cache_size` and `min_free` are the cache's bounds in bytes.
+    """
 
     cache_dir: str
+    cache_size: int | None
+    min_free: int | None
     sdk_cache_dir: str
     file_mode: int
     extra_headers: Mapping[str, str]
@@ -78,7 +85,9 @@ class _Carrying:
         self._references = References(self._transport)
         sdk_cache = SdkCache(Path(setup.sdk_cache_dir))
         cache_dir = Path(setup.cache_dir)
-        blobs = Blobs(cache_dir, sdk_cache, file_mode=setup.file_mode)
+        bounds = Bounds(limit=setup.cache_size, min_free=setup.min_free)
+        room = Room(cache_dir, sdk_cache, bounds)
+        blobs = Blobs(cache_dir, sdk_cache, room=room, file_mode=setup.file_mode)
         self._partial = PartialBlobs(cache_dir, blobs)
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._print_lock = threading.Lock()
