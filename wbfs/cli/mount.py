@@ -102,7 +102,9 @@ class _Octal(click.ParamType[int]):
 )
 @click.option(
     "--log-file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    # Not click's own type of paths, which looks at what is there: a mount may hang.
+    type=Path,
+    metavar="FILE",
     show_default="one a mountpoint, below ~/.local/state/wbfs",
     help="Where the daemon in the background logs.",
 )
@@ -146,12 +148,13 @@ def mount(
     # Imported late: `wbfs --help` needs none of it.
     from wbfs.daemon.background import run_in_background
     from wbfs.daemon.mount import run_mount
-    from wbfs.daemon.mountpoint import refuse_inside, resolve_mountpoint
+    from wbfs.daemon.mount_table import resolve
+    from wbfs.daemon.mountpoint import refuse_inside
 
     if len(source_and_mountpoint) > 2:
         raise click.UsageError("give one MOUNTPOINT, and at most one SOURCE before it")
     *sources, mountpoint = source_and_mountpoint
-    path = resolve_mountpoint(Path(mountpoint))
+    path = resolve(Path(mountpoint))
     if not foreground and log_file is None:
         log_file = default_log_file(str(path))
     settings = MountSettings(

@@ -20,7 +20,9 @@ def cache_dir_option(purpose: str) -> Callable[[F], F]:
     return click.option(
         "--cache-dir",
         envvar="WBFS_CACHE_DIR",
-        type=click.Path(path_type=Path),
+        # Not click's own type of paths, which looks at what is there: a mount may hang.
+        type=Path,
+        metavar="DIRECTORY",
         default=lambda: platformdirs.user_cache_path("wbfs"),
         show_default="WBFS_CACHE_DIR, or ~/.cache/wbfs",
         help=purpose,

@@ -26,6 +26,14 @@ class UsageError(WbfsError):
     """What the user asked for can't be done: bad arguments, settings or mountpoint."""
 
 
+class NoFuse(UsageError):
+    """Nothing can be mounted on this machine as it is."""
+
+
+class MountLost(WbfsError):
+    """The mount went without being told to: its connection was aborted."""
+
+
 class NotFound(WbfsError):
     """The server itself said that there is no such entity, project, artifact, alias or file."""
 
