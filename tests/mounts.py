@@ -68,6 +68,7 @@ class Mount:
     ) -> None:
         """Run `wbfs mount` and return once it does; raises AssertionError with what it says."""
         self.path = path
+        self.env = env
         self.cache_dir = cache_dir
         self.log_file = log_file
         path.mkdir(exist_ok=True)

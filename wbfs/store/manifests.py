@@ -346,7 +346,7 @@ class Manifests:
             yield draft
             try:
                 os.fsync(fd)
-                place.take(os.fstat(fd).st_blocks * BLOCK_BYTES, for_good=True)
+                place.take(os.fstat(fd).st_blocks * BLOCK_BYTES)
                 draft.rename(path)
             except OSError as error:
                 raise store_error(f"write the manifest {path}", error) from error

@@ -326,7 +326,7 @@ class LargeFile:
         self._flights.remove(flight)
         self._note(flight)
         if isinstance(flight.error, StoreFull):
-            log.warning("%s is read past the cache: %s", wanted.path, flight.error)
+            log.debug("%s is read past the cache: %s", wanted.path, flight.error)
             self._past_store_until = trio.current_time() + PAST_STORE_S
         elif flight.error is not None:
             self._resources.counters.failed_fetches += 1

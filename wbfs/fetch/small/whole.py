@@ -78,7 +78,7 @@ class WholeFiles:
             except StoreError as error:
                 if size is None or size > LARGEST_IN_MEMORY:
                     raise
-                log.info("%s is read past the cache: %s", wanted.path, error)
+                log.debug("%s is read past the cache: %s", wanted.path, error)
             return await self._fetch_to_memory(wanted, deadline)
         except WbfsError:
             self._resources.counters.failed_fetches += 1
