@@ -45,6 +45,9 @@ class FakeSources:
         self._answers = list(answers)
         self.starts: list[int] = []
 
+    def origin(self, version: Version, entry: Entry) -> str:
+        return "store.example"
+
     @contextmanager
     def open(
         self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline

@@ -39,7 +39,7 @@ class Writeback:
             # A slow disk keeps no more than one thread waiting.
             async with self._one_at_a_time:
                 self._is_due = False
-                await self._offload.run(Kind.CHECK, self._blobs.flush)
+                await self._offload.run(Kind.SYNC, self._blobs.flush)
         except StoreError as error:
             # They are checked again by the next mount, that is all.
             log.info("%s", error)

@@ -41,7 +41,8 @@ THREADS = 32
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """What all orders have in common; `file_mode` is that of new blobs.
 
-    `cache_size` and `min_free` are the cache's bounds in bytes.
+    `cache_size` and `min_free` are the cache's bounds in bytes, `private_references` and
+    `file_references` where references may lead.
     """
 
     cache_dir: str
@@ -49,9 +50,12 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     min_free: int | None
     sdk_cache_dir: str
     file_mode: int
+    server: str
     extra_headers: Mapping[str, str]
     proxies: Mapping[str, str]
     verify: bool | str
+    private_references: bool
+    file_references: bool
     timeout_s: float
 
 
@@ -80,9 +84,13 @@ class _Carrying:
     def __init__(self, setup: Setup) -> None:
         self._timeout_s = setup.timeout_s
         self._transport = Transport(
-            extra_headers=setup.extra_headers, proxies=setup.proxies, verify=setup.verify
+            server=setup.server,
+            extra_headers=setup.extra_headers,
+            proxies=setup.proxies,
+            verify=setup.verify,
+            private_references=setup.private_references,
         )
-        self._references = References(self._transport)
+        self._references = References(self._transport, files_allowed=setup.file_references)
         sdk_cache = SdkCache(Path(setup.sdk_cache_dir))
         cache_dir = Path(setup.cache_dir)
         bounds = Bounds(limit=setup.cache_size, min_free=setup.min_free)
