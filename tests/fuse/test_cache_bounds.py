@@ -152,16 +152,8 @@ def test_commands_keep_the_limit(
         if is_prefetch:
             check(*WBFS, "prefetch", *options, f"{name}/small", env=env)
         else:
-            check(
-                *WBFS,
-                "get",
-                *options,
-                name,
-                "--root",
-                str(tmp_path / "got"),
-                env=env,
-                timeout_s=120,
-            )
+            root = ["--root", str(tmp_path / "got")]
+            check(*WBFS, "get", *options, "--path-prefix", "small/", *root, name, env=env)
     assert 5 * MIB < watch.most <= limit + SLACK
 
 

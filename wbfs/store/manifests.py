@@ -309,7 +309,7 @@ class Manifests:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                log.warning("can't open a cached manifest: %s; it is fetched again", error)
+                self._room.note_failure("open a cached manifest", error)
             except StoreError as error:
                 log.warning("%s; it is fetched again", error)
         return None

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from wbfs.model.errors import StoreError, StoreFull
 from wbfs.store.eviction import ROOM_SHARE, Bounds, Pruned, cached_files, free_room, prune
-from wbfs.store.folder import make_folder, store_error
+from wbfs.store.folder import make_folders, store_error
 from wbfs.store.sdk_cache import SdkCache
 from wbfs.store.tally import Tally
 
@@ -249,15 +249,12 @@ class Room:
             try:
                 disk = os.statvfs(self._cache_dir)
             except FileNotFoundError:
-                make_folder(self._cache_dir)
+                make_folders(self._cache_dir)
                 disk = os.statvfs(self._cache_dir)
             if disk.f_flag & os.ST_RDONLY:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         except OSError as error:
             raise self.note_failure(f"add to the cache {self._cache_dir}", error) from error
-        except StoreError as error:
-            self._note_trouble(State.FAILING, str(error))
-            raise
         return disk
 
     def _make_room(self, size: int) -> None:
