@@ -309,7 +309,7 @@ class Manifests:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                log.warning("can't open a cached manifest: %s; it is fetched again", error)
+                self._room.note_failure("open a cached manifest", error)
             except StoreError as error:
                 log.warning("%s; it is fetched again", error)
         return None
@@ -346,7 +346,7 @@ class Manifests:
             yield draft
             try:
                 os.fsync(fd)
-                place.take(os.fstat(fd).st_blocks * BLOCK_BYTES, for_good=True)
+                place.take(os.fstat(fd).st_blocks * BLOCK_BYTES)
                 draft.rename(path)
             except OSError as error:
                 raise store_error(f"write the manifest {path}", error) from error
