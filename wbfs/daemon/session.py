@@ -169,6 +169,7 @@ async def open_session(
             transport=transport,
             references=References(transport),
             manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
+            manifest_limit=settings.manifest_limit,
         )
         resources = Resources(
             background=background,

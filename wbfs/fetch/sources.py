@@ -31,11 +31,15 @@ class Sources:
         transport: Transport,
         references: References,
         manifests: Manifests,
+        manifest_limit: int,
     ) -> None:
+        """Take no manifest of more than `manifest_limit` bytes."""
         self._api = api
         self._transport = transport
         self._references = references
-        self._loader = ManifestLoader(api=api, reach=reach, manifests=manifests)
+        self._loader = ManifestLoader(
+            api=api, reach=reach, manifests=manifests, limit=manifest_limit
+        )
         self._urls = SignedUrls(api=api, ask=reach.ask, manifests=manifests)
 
     def manifest(self, version: Version, *, deadline: Deadline) -> ManifestTable:

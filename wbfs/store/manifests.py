@@ -27,7 +27,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 from wbfs.model.digests import Algorithm, Digest
-from wbfs.model.entries import Entry, Reference
+from wbfs.model.entries import Entry, LeftOut, Reference
 from wbfs.model.errors import StoreError
 from wbfs.store.blobs import make_folder, mark_used, store_error
 
@@ -44,7 +44,7 @@ CACHE_KIB = 256
 
 DRAFT_SUFFIX = ".tmp"
 
-FORMAT = 3
+FORMAT = 4
 """What `about` says of a table as `wbfs.store.manifest_writer` writes it."""
 _FILES = (
     "SELECT id, folder, name, size, digest, kind, uri, token, etag, version_id"
@@ -83,16 +83,11 @@ class Found(NamedTuple):
     is_folder: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """The entries that a manifest has and the tree doesn't: how many, and some with the reason."""
-
-    count: int
-    report: tuple[tuple[str, str], ...]
-
-
 class ManifestTable:
-    """The tree of one version; `version_path` is the path that it was first resolved by."""
+    """The tree of one version; `version_path` is the path that it was first resolved by.
+
+    The numbers in two tables mean the same files and folders where their `fingerprint` is equal.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the table at `path`. Raises StoreError, FileNotFoundError."""
@@ -119,14 +114,29 @@ class ManifestTable:
             raise
         self._kind = lru_cache(KINDS)(self._find_kind)
         self._path_to = lru_cache(FOLDER_PATHS)(self._find_path_to)
-        _, self.version_path, left_out, report = about
-        reasons = tuple((name, reason) for name, reason in json.loads(report))
-        self.left_out = LeftOut(count=left_out, report=reasons)
+        self.fingerprint: bytes
+        _, self.version_path, self._artifact, self.fingerprint, left_out, report = about
+        self.left_out = LeftOut(left_out, map(tuple, json.loads(report)))
 
     def close(self) -> None:
         """Close the table's file."""
         self._db.close()
         os.close(self._pin)
+
+    def pending(self, limit: int) -> list[str]:
+        """Return ids, as references have them, of artifacts whose files' sizes aren't filled in.
+
+        Which of them, and in which order, is left to chance: no few are to keep others waiting.
+        """
+        rows = self._db.execute(
+            "SELECT artifact_id FROM pending ORDER BY random() LIMIT ?", (limit,)
+        )
+        return [artifact_id for (artifact_id,) in rows]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no sizes are pending."""
+        return self._db.execute("SELECT 1 FROM pending LIMIT 1").fetchone() is None
 
     def entries(self) -> Iterator[Entry]:
         """Yield every file's entry, without the folders of its path."""
@@ -251,6 +261,7 @@ class ManifestTable:
             digest=None if digest is None else Digest(algorithm, digest.hex()),
             reference=reference,
             birth_artifact_id=birth_artifact_id,
+            artifact=self._artifact if reference is not None and reference.unchecked else "",
         )
         return File(id=number, folder=folder, name=name, entry=entry)
 
@@ -286,8 +297,13 @@ class Manifests:
 
     def __init__(self, cache_dir: Path, server: str) -> None:
         """Open, or make, the folder; `server` is the W&B host, since ids are unique per server."""
+        self._server = server
         self._folder = cache_dir / "manifests" / quote(server, safe="")
         make_folder(self._folder)
+
+    def name(self, artifact_id: str) -> str:
+        """Return what names a version among those of all servers."""
+        return f"{self._server}/{artifact_id}"
 
     def _path(self, artifact_id: str) -> Path:
         return self._folder / f"{quote(artifact_id, safe='')}.sqlite"

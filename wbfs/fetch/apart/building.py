@@ -30,6 +30,7 @@ class Build(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     manifest_fd: int
     table: str
     version_path: str
+    artifact: str
     digest: str
     digest_algorithm: str
 
@@ -42,10 +43,9 @@ class FillIn(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct, tag=True, frozen=True, kw_only=True):
-    """`targets` are the ids of the artifacts whose files' sizes are to be filled in."""
+    """Whether the manifest hashes to the version's digest."""
 
     digest_matches: bool = True
-    targets: list[str] = []
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -67,10 +67,15 @@ def obey(order: Build | FillIn) -> Done:
         digest_algorithm=order.digest_algorithm,
         what=order.version_path,
     )
-    found = write_table(
-        Path(order.table), order.version_path, manifest.paths, manifest.row, manifest.unreadable
+    write_table(
+        Path(order.table),
+        order.version_path,
+        order.artifact,
+        manifest.paths,
+        manifest.row,
+        manifest.left_out,
     )
-    return Done(digest_matches=manifest.digest_matches, targets=sorted(found))
+    return Done(digest_matches=manifest.digest_matches)
 
 
 def _mapped(fd: int) -> bytes | mmap.mmap:
