@@ -21,11 +21,11 @@ from wbfs.daemon.session import Session
 from wbfs.fetch.background import Background
 from wbfs.fetch.bulk.filling import Filling, Selection
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.room import Shortage
 from wbfs.model.entries import Version
 from wbfs.model.errors import UsageError
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.credentials import load_credentials
+from wbfs.store.room import Shortage
 
 log = logging.getLogger(__name__)
 

@@ -81,7 +81,7 @@ def say_failures(run: ManyFiles, shown: Progress) -> None:
 async def tidy_up(session: Session) -> None:
     """Remove what others left in the cache, and count it, so that it is kept within its bounds."""
     await session.offload.run(Kind.DISK, session.partial.remove_abandoned)
-    await session.room.count()
+    await session.offload.run(Kind.DISK, session.room.count)
 
 
 def keep_bounds(settings: SessionSettings, session: Session, fetched_bytes: int) -> None:

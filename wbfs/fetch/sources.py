@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from wbfs.fetch.apart.manifests import MAX_HOPS, ManifestLoader
+from wbfs.fetch.background import Background
 from wbfs.fetch.outage import Reach
 from wbfs.fetch.small.urls import SignedUrls
-from wbfs.model.entries import Blob, Entry, Version, split_artifact_uri
+from wbfs.model.entries import ARTIFACT_SCHEME, Blob, Entry, Version, split_artifact_uri
 from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.bytes import ByteStream, Location, open_stream
+from wbfs.remote.failures import host_of
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.manifests import Manifests, ManifestTable
@@ -31,6 +33,7 @@ class Sources:
         transport: Transport,
         references: References,
         manifests: Manifests,
+        background: Background,
         manifest_limit: int,
     ) -> None:
         """Take no manifest of more than `manifest_limit` bytes."""
@@ -38,7 +41,11 @@ class Sources:
         self._transport = transport
         self._references = references
         self._loader = ManifestLoader(
-            api=api, reach=reach, manifests=manifests, limit=manifest_limit
+            api=api,
+            reach=reach,
+            manifests=manifests,
+            background=background,
+            limit=manifest_limit,
         )
         self._urls = SignedUrls(api=api, ask=reach.ask, manifests=manifests)
 
@@ -48,10 +55,6 @@ class Sources:
         Raises the errors of `WandbApi.manifest`, and StoreError.
         """
         return self._loader.load(version, deadline=deadline)
-
-    def close(self) -> None:
-        """End what runs in processes."""
-        self._loader.close()
 
     def open(
         self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
@@ -80,6 +83,19 @@ class Sources:
         """
         paths = [entry.path for entry in entries if entry.reference is None]
         self._urls.prepare(version, paths, deadline=deadline)
+
+    def origin(self, version: Version, entry: Entry) -> str | None:
+        """Return what names the server that an entry's bytes come from; asks nobody.
+
+        None where a file of W&B's has no URL yet, which says which it is.
+        """
+        if entry.reference is not None:
+            if entry.reference.is_of_artifact:
+                return ARTIFACT_SCHEME
+            # Not to be taken for W&B's own store, which may be at the same address.
+            return f"references at {host_of(entry.reference.uri)}"
+        url = self._urls.known(version, entry.path)
+        return host_of(url) if url else None
 
     def location(self, version: Version, entry: Entry) -> Location | None:
         """Return where all of a file of W&B's is, if its URL is known; asks nobody."""
@@ -111,7 +127,7 @@ class Sources:
         Nothing else decides that: a cache that a fleet of machines shares would be asked from here,
         by the blob's content and the range, at a URL, with headers and through a proxy of its own.
         """
-        return Location(url=url, headers=self._transport.extra_headers)
+        return Location(url=url)
 
     def _follow(self, uri: str, deadline: Deadline) -> tuple[Version, Entry]:
         artifact_id, path = split_artifact_uri(uri)

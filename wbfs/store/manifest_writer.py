@@ -22,7 +22,7 @@ import xxhash
 from wbfs.model.entries import ARTIFACT_SCHEME, LeftOut, Row, split_artifact_uri
 from wbfs.model.errors import StoreError, StoreFull, TooLarge
 from wbfs.model.names import is_safe_component
-from wbfs.store.blobs import store_error
+from wbfs.store.folder import store_error
 from wbfs.store.manifests import FORMAT, ROOT_FOLDER, ManifestTable
 
 MAX_ROWS = 1 << 24

@@ -11,6 +11,7 @@ Those that can't be had by then are pending in the table, which is completed whe
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from wbfs.fetch.apart.builders import Builders
-from wbfs.fetch.apart.building import Build, Done, FillIn
+from wbfs.fetch.apart.builder import Builder
+from wbfs.fetch.apart.tables import Build, Done, FillIn
+from wbfs.fetch.background import Background
 from wbfs.fetch.outage import Reach
 from wbfs.model.entries import Version
 from wbfs.model.errors import (
@@ -28,12 +30,13 @@ from wbfs.model.errors import (
     RemoteError,
     RemoteProtocolError,
     StoreError,
+    StoreFull,
     TooLarge,
     WbfsError,
 )
 from wbfs.remote.artifacts import MANIFEST_ATTEMPTS, WandbApi
 from wbfs.remote.transport import Deadline
-from wbfs.store.blobs import store_error
+from wbfs.store.folder import store_error
 from wbfs.store.manifests import Manifests, ManifestTable
 
 log = logging.getLogger(__name__)
@@ -78,13 +81,21 @@ class _Patience:
 class ManifestLoader:
     """Loads the tables of versions."""
 
-    def __init__(self, *, api: WandbApi, reach: Reach, manifests: Manifests, limit: int) -> None:
+    def __init__(
+        self,
+        *,
+        api: WandbApi,
+        reach: Reach,
+        manifests: Manifests,
+        background: Background,
+        limit: int,
+    ) -> None:
         """Take no manifest of more than `limit` bytes."""
         self._api = api
         self._reach = reach
         self._manifests = manifests
         self._limit = limit
-        self._builders = Builders()
+        self._builder = Builder(background)
         # When it was last tried to complete a version's table, in seconds of the monotonic clock.
         self._tried_s: dict[str, float] = {}
 
@@ -96,14 +107,14 @@ class ManifestLoader:
         """
         return self._load(version, _Patience(timeout_s=deadline.remaining_s))
 
-    def close(self) -> None:
-        """End what runs in processes."""
-        self._builders.close()
-
     def _load(self, version: Version, patience: _Patience) -> ManifestTable:
         table = self._manifests.open(version.id)
         if table is None:
-            self._fetch(version, patience)
+            try:
+                self._fetch(version, patience)
+            except StoreFull:
+                self._manifests.spill()
+                self._fetch(version, patience)
         elif self._is_to_complete(version, table):
             with closing(table):
                 self._complete(version, table, patience)
@@ -152,18 +163,18 @@ class ManifestLoader:
         except StoreError as error:
             log.warning("%s: some sizes stay unknown: %s", version.path, error)
 
-    def _fill_in(self, draft: Path, targets: dict[str, str]) -> None:
-        order = FillIn(table=str(draft), targets=targets)
-        self._builders.obey(order, size=draft.stat().st_size)
+    def _fill_in(self, draft: Path, targets: dict[str, Path]) -> None:
+        order = FillIn(table=draft, targets=targets)
+        self._builder.obey(order, size=draft.stat().st_size)
 
     def _targets(
         self, version: Version, pending: Sequence[str], within_s: float, patience: _Patience
-    ) -> dict[str, str]:
+    ) -> dict[str, Path]:
         """Return the tables of those of the artifacts that can be had within so many seconds."""
         self._tried_s[version.id] = time.monotonic()
         through = patience.through | {version.id}
         until = patience.bounded(Deadline.after(within_s))
-        targets: dict[str, str] = {}
+        targets: dict[str, Path] = {}
         if len(through) > MAX_HOPS:
             return targets
         try:
@@ -185,7 +196,7 @@ class ManifestLoader:
             lambda deadline: self._api.versions_by_id(ids, deadline=deadline), until
         )
 
-    def _table_of(self, target: Version, until: Deadline, through: frozenset[str]) -> str | None:
+    def _table_of(self, target: Version, until: Deadline, through: frozenset[str]) -> Path | None:
         """Return where a target's table is, or None where it can't be had."""
         within_s = until.remaining_s * TARGET_SHARE
         patience = _Patience(timeout_s=within_s, until=Deadline.after(within_s), through=through)
@@ -196,7 +207,7 @@ class ManifestLoader:
             return None
         # Not held open: there may be thousands.
         table.close()
-        return str(table.path)
+        return table.path
 
     def _fetch_and_build(
         self, version: Version, draft: Path, file: IO[bytes], patience: _Patience
@@ -246,11 +257,12 @@ class ManifestLoader:
 
     def _build(self, version: Version, draft: Path, file: IO[bytes]) -> Done:
         order = Build(
-            manifest_fd=file.fileno(),
-            table=str(draft),
+            # It has no name of its own.
+            manifest=Path(f"/proc/{os.getpid()}/fd/{file.fileno()}"),
+            table=draft,
             version_path=version.path,
             artifact=self._manifests.name(version.id),
             digest=version.digest,
             digest_algorithm=version.digest_algorithm,
         )
-        return self._builders.obey(order, size=file.tell())
+        return self._builder.obey(order, size=file.tell())
