@@ -8,7 +8,13 @@ from pathlib import Path
 import click
 
 from wbfs.cli.logs import default_log_file, start_logging
-from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
+from wbfs.cli.options import (
+    cache_dir_option,
+    cache_size_option,
+    manifest_limit_option,
+    min_free_option,
+    timeout_option,
+)
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.model.settings import ALIAS_TTL_S, MountSettings
 
@@ -66,6 +72,7 @@ class _Octal(click.ParamType[int]):
     is_flag=True,
     help="Ask nobody for anything: show what was looked up and read before with this cache.",
 )
+@manifest_limit_option
 @timeout_option
 @click.option(
     "--uid", type=int, default=os.getuid, show_default="you", help="Owner of all files, by number."
@@ -120,6 +127,7 @@ def mount(
     offline: bool,
     path_prefix: str,
     verify: str,
+    manifest_limit: int,
     timeout: float,
     uid: int,
     gid: int,
@@ -168,6 +176,7 @@ def mount(
         log_file=log_file.absolute() if log_file else None,
         alias_ttl_s=alias_ttl,
         timeout_s=timeout,
+        manifest_limit=manifest_limit,
         pin=pin,
         offline=offline,
         verify_always=verify == "always",
