@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, ReferenceChanged, ReferenceMissing, UrlExpired
 from wbfs.remote.bytes import ByteStream, Location, ObjectMissing, open_stream
-from wbfs.remote.failures import host_of
+from wbfs.remote.failures import host_of, without_secrets
 from wbfs.remote.redirects import Peer
 from wbfs.remote.transport import Deadline, Transport
 
@@ -48,7 +48,7 @@ class HttpReferences:
             if not reference.unchecked and stream.etag.strip('"') != reference.token:
                 raise ReferenceChanged(
                     f"the object at {host} is no longer the one that was logged: its ETag is"
-                    f" {stream.etag or 'missing'} and was {reference.token!r}; log the artifact"
-                    " again to take the new one"
+                    f" {stream.etag or 'missing'} and was {without_secrets(reference.token)!r}; log"
+                    " the artifact again to take the new one"
                 )
             yield stream
