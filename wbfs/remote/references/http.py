@@ -19,6 +19,10 @@ class HttpReferences:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
+    def refuse(self, reference: Reference) -> None:
+        """Raise AccessDenied where the URI itself says that it leads to where none may."""
+        self._transport.refuse_reference(reference.uri)
+
     @contextmanager
     def open(
         self, reference: Reference, *, start: int, stop: int | None, deadline: Deadline
