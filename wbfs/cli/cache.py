@@ -102,11 +102,11 @@ def clear(cache_dir: Path, as_json: bool) -> None:
 
 def _prune(cache_dir: Path, to: int, *, as_json: bool) -> None:
     from wbfs.store.eviction import Bounds
-    from wbfs.store.eviction import prune as prune_to
+    from wbfs.store.room import Room
     from wbfs.store.sdk_cache import SdkCache
 
     bounds = Bounds(limit=to, min_free=None)
-    pruned = prune_to(cache_dir, bounds, SdkCache(sdk_cache_dir()), spare=False)
+    pruned = Room(cache_dir, SdkCache(sdk_cache_dir()), bounds).prune()
     if as_json:
         echo_json(asdict(pruned))
         return

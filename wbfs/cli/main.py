@@ -15,6 +15,7 @@ from wbfs.cli.mount import mount
 from wbfs.cli.places import keep_paths
 from wbfs.cli.prefetch import prefetch
 from wbfs.cli.umount import umount
+from wbfs.daemon.exit_codes import exit_code_of
 from wbfs.model.errors import WbfsError
 
 
@@ -49,7 +50,7 @@ def main() -> None:
         commands()
     except WbfsError as error:
         echo(f"wbfs: {error}", err=True)
-        sys.exit(1)
+        sys.exit(exit_code_of(error))
 
 
 if __name__ == "__main__":
