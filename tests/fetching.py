@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wbfs.fetch.apart.carrying import Setup
+from wbfs.fetch.apart.small_files import Setup
 from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Offload
@@ -53,9 +53,12 @@ def resources(
             min_free=None,
             sdk_cache_dir=str(cache_dir / "sdk"),
             file_mode=0o600,
+            server="",
             extra_headers={},
             proxies={},
             verify=True,
+            private_references=True,
+            file_references=True,
             timeout_s=timeout_s,
         ),
         counters=counters,

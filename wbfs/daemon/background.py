@@ -80,7 +80,7 @@ def _run_child(
 def _try_to_tell(writing: int, message: str) -> None:
     """Tell the waiting parent, if there is still one."""
     try:
-        os.write(writing, message.encode())
+        os.write(writing, message.encode(errors="backslashreplace"))
     except OSError as error:
         log.debug("nobody waits for the daemon any more: %s", error)
 

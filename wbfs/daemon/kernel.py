@@ -14,10 +14,11 @@ from wbfs.fetch.background import Background
 
 log = logging.getLogger(__name__)
 
-MAX_BACKGROUND = 256
-"""Reads that the kernel sends at once. Its default of 12 would make every reader wait for the
-twelve that wait for a slow server, those of cached files too. The threshold of congestion goes
-with it: beyond that the kernel reads in a way in which a waiting process can't be killed."""
+MAX_BACKGROUND = 2048
+"""Reads that the kernel sends at once. With its default of 12, or any number that the readers of a
+silent server reach, all readers would wait for those, be it for cached files. The threshold of
+congestion goes with it: beyond that the kernel reads in a way in which a waiting process can't be
+killed."""
 
 READ_AHEAD_KB = 4096
 """KiB that the kernel asks for ahead of a reader. Its default of 128 makes small requests, two at a

@@ -14,6 +14,7 @@ from typing import Protocol
 import pyfuse3
 import trio
 
+from wbfs.daemon.kernel import MAX_BACKGROUND
 from wbfs.fetch.background import Background
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,8 @@ GRACE_S = 1.0
 """Seconds that requests have to end after a signal."""
 NOTICES_END_TIMEOUT_S = 5.0
 """Seconds that notices have to end once all that they wait for is answered."""
-MAX_TASKS = 512
-"""Requests that are answered at once; most of them only wait."""
+MAX_TASKS = MAX_BACKGROUND + 512
+"""Requests that are answered at once, more than reads alone can be; most of them only wait."""
 
 
 class Refusing(Protocol):

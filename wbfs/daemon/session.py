@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from wbfs.fetch.apart.carrying import Setup
+from wbfs.fetch.apart.small_files import Setup
 from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.fetcher import Fetcher
@@ -132,7 +132,10 @@ async def open_session(
     prepare_cache(settings.cache_dir)
     credentials = load_credentials(key_is_needed=not settings.offline)
     transport = Transport.for_credentials(
-        credentials, checkpoint=checkpoint, offline=settings.offline
+        credentials,
+        checkpoint=checkpoint,
+        offline=settings.offline,
+        private_references=settings.private_references,
     )
     try:
         api = WandbApi(transport=transport, credentials=credentials)
@@ -171,8 +174,10 @@ async def open_session(
             api=api,
             reach=reach,
             transport=transport,
-            references=References(transport),
+            references=References(transport, files_allowed=settings.file_references),
             manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc, room),
+            background=background,
+            manifest_limit=settings.manifest_limit,
         )
         resources = Resources(
             background=background,
@@ -189,9 +194,12 @@ async def open_session(
                 min_free=settings.min_free,
                 sdk_cache_dir=str(settings.sdk_cache_dir),
                 file_mode=0o666 & ~umask,
+                server=credentials.base_url,
                 extra_headers=credentials.extra_headers,
                 proxies=credentials.proxies,
                 verify=credentials.verify,
+                private_references=settings.private_references,
+                file_references=settings.file_references,
                 timeout_s=settings.timeout_s,
             ),
             counters=counters,
@@ -230,7 +238,6 @@ async def open_session(
                 resources=resources,
             )
         finally:
-            sources.close()
             fetcher.close()
             await names.close()
     finally:

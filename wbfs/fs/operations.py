@@ -31,7 +31,7 @@ from wbfs.fs.handles import HandleId, Handles
 from wbfs.fs.inodes import CONTROL_FOLDER, ROOT_INODE, Inode
 from wbfs.fs.nodes import XATTR_PREFIX, Attributes, Directory, VersionFile, xattrs_of
 from wbfs.fs.tree import DirectoryListing, Tree
-from wbfs.model.errors import IsADirectory, WbfsError
+from wbfs.model.errors import InodeTaken, IsADirectory, WbfsError
 from wbfs.model.names import NAME_MAX
 from wbfs.store.folder import disk_of
 
@@ -239,14 +239,22 @@ class Operations(pyfuse3.Operations):
                     return
                 skip = chunk_end(skip)
             return
-        children = await listing.names.after(skip)
-        ttl_s = listing.ttl_s
-        for number, (name, node) in enumerate(children, skip + len(DOTS) + 1):
-            if opened.is_root and self._is_left_out(os.fsencode(name), listing.node):
-                continue
-            entry = self._entry(self._tree.attributes(node), ttl_s)
-            if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number):
-                return
+        has_replied = False
+        while not has_replied and (children := await listing.names.after(skip)):
+            for number, (name, node) in enumerate(children, skip + len(DOTS) + 1):
+                if opened.is_root and self._is_left_out(os.fsencode(name), listing.node):
+                    continue
+                try:
+                    shown = self._tree.attributes(node)
+                except InodeTaken as error:
+                    # One name less is better than none.
+                    self._report("readdir", errno.EIO, error)
+                    continue
+                entry = self._entry(shown, listing.ttl_s)
+                if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number):
+                    return
+                has_replied = True
+            skip += len(children)
 
     def _is_left_out(self, name: bytes, root: Directory) -> bool:
         """Whether a name at the mount's root isn't shown, since it is the mount's own there."""

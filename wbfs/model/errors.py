@@ -54,6 +54,10 @@ class StaleInode(WbfsError):
     """The kernel named an inode that this mount never gave out or whose version is gone."""
 
 
+class InodeTaken(WbfsError):
+    """Something would have the inode number of something else, by chance."""
+
+
 class NameInvalid(WbfsError):
     """A text is no entity, project, artifact or alias name."""
 
@@ -80,6 +84,10 @@ class RateLimited(RemoteError):
 
 class RemoteProtocolError(RemoteError):
     """The server answered something that the W&B protocol does not allow."""
+
+
+class TooLarge(RemoteProtocolError):
+    """The server has more to say than wbfs takes: to ask again is of no use."""
 
 
 class UrlExpired(RemoteError):
