@@ -105,6 +105,8 @@ class Room:
     @property
     def left(self) -> int:
         """How many bytes may be added before something is removed, as far as this is known."""
+        if self.state is not State.CACHING:
+            return 0
         try:
             left = free_room(self._cache_dir, self.bounds)
         except StoreError:

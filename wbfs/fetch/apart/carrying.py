@@ -11,6 +11,7 @@ it is gone, or needs it no more.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import sys
@@ -151,6 +152,8 @@ class _Carrying:
 def main() -> None:
     """Carry out orders for as long as there may be any."""
     os.umask(0o077)
+    # Whoever gave the orders finds out about the cache's troubles itself.
+    logging.getLogger("wbfs.store").setLevel(logging.ERROR)
     setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Setup)
     decoder = msgspec.json.Decoder(list[Order])
     carrying = _Carrying(setup)
