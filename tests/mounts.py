@@ -126,7 +126,7 @@ class Mount:
 
     def umount(self) -> None:
         """Run `wbfs umount`, which must succeed."""
-        check(*WBFS, "umount", self.path)
+        check(*WBFS, "umount", self.path, env=self.env)
 
     def is_alive(self) -> bool:
         """Whether the daemon still runs."""
