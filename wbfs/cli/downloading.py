@@ -12,7 +12,7 @@ import trio
 
 from wbfs.cli.echo import echo_path
 from wbfs.cli.progress import Progress, progress
-from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, say_failures, show, tidy_up
+from wbfs.cli.running import Ending, log_to, run_session, say_failures, show, tidy_up
 from wbfs.cli.sizes import show_size
 from wbfs.daemon.session import Session
 from wbfs.fetch.background import Background
@@ -100,7 +100,6 @@ async def _download(
     background.spawn(lambda: show(run, shown), name="show how far it is")
     background.spawn(lambda: tidy_up(session), name="tidy up the cache")
     await run.run()
-    await session.offload.run(Kind.DISK, lambda: keep_bounds(settings, session, run.fetched_bytes))
 
 
 async def _find(order: Order, session: Session) -> Version:

@@ -13,14 +13,13 @@ import trio
 
 from wbfs.cli.echo import echo
 from wbfs.cli.progress import Lines, Progress, progress
-from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, say_failures, show, tidy_up
+from wbfs.cli.running import Ending, log_to, run_session, say_failures, show, tidy_up
 from wbfs.cli.sizes import show_size
 from wbfs.daemon.background import run_in_background
 from wbfs.daemon.mounted import MountedCache, MountedPath, look_at
 from wbfs.daemon.session import Session
 from wbfs.fetch.background import Background
 from wbfs.fetch.bulk.filling import Filling, Selection
-from wbfs.fetch.offload import Kind
 from wbfs.model.entries import Version
 from wbfs.model.errors import UsageError
 from wbfs.model.settings import SessionSettings
@@ -134,9 +133,6 @@ def _run(
         on_counted(filling)
         background.spawn(lambda: tidy_up(session), name="tidy up the cache")
         await filling.run()
-        await session.offload.run(
-            Kind.DISK, lambda: keep_bounds(settings, session, filling.fetched_bytes)
-        )
 
     try:
         trio.run(run_session, settings, work, ending)

@@ -17,8 +17,6 @@ from wbfs.fetch.bulk.many import FAILURES_NAMED, ManyFiles
 from wbfs.fetch.offload import Kind
 from wbfs.model.errors import WbfsError
 from wbfs.model.settings import SessionSettings
-from wbfs.store.eviction import excess, prune
-from wbfs.store.sdk_cache import SdkCache
 
 
 @dataclass(slots=True)
@@ -80,12 +78,3 @@ async def tidy_up(session: Session) -> None:
     """Remove what others left in the cache, and count it, so that it is kept within its bounds."""
     await session.offload.run(Kind.DISK, session.partial.remove_abandoned)
     await session.offload.run(Kind.DISK, session.room.count)
-
-
-def keep_bounds(settings: SessionSettings, session: Session, fetched_bytes: int) -> None:
-    """Prune the cache if it may be too large: a short run ends before that is noticed."""
-    bounds = session.room.bounds
-    if not fetched_bytes:
-        return
-    if bounds.limit is not None or excess(settings.cache_dir, 0, bounds):
-        prune(settings.cache_dir, bounds, SdkCache(settings.sdk_cache_dir))
