@@ -18,7 +18,7 @@ from conftest import Mounter
 from mounts import WBFS, Mount, check, run, wait_until
 from stand_in import StandIn
 
-from wbfs.cli.prefetching import look_at_all
+from wbfs.cli.orders import look_at_all
 from wbfs.daemon.mounted import look_at
 from wbfs.model.errors import UsageError
 
@@ -105,7 +105,7 @@ def test_a_folder_below_a_mount(
     stand_in.clear_requests()
     done = prefetch(version / "train")
     assert done.returncode == 0, done.stderr
-    assert f"{TRAIN} files: {TRAIN} fetched; 1.5 MB in " in done.stderr
+    assert f"{TRAIN} files: {TRAIN} fetched; 1.5 MB fetched in " in done.stderr
     assert len(gets(stand_in)) == TRAIN
     # Not one a file.
     questions = stand_in.requests(port="api", operation="ArtifactMembershipFiles")

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import click
 
+from wbfs.cli.interruption import quiet_interruption
 from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.model.settings import SessionSettings
-
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as of every program that it ended."""
 
 
 @click.command(short_help="Download an artifact to a directory.")
@@ -68,9 +66,10 @@ def get(
       wbfs get bike-dataset:latest --path-prefix images/bikes/
       wbfs get my-org/wandb-registry-model/bikes:best --root /models/bikes
     """
-    try:
+    with quiet_interruption():
         # Imported late: `wbfs --help` needs none of it.
-        from wbfs.cli.downloading import Order, download
+        from wbfs.cli.bulk import get_in_front
+        from wbfs.cli.orders import Download
 
         settings = SessionSettings(
             cache_dir=cache_dir.absolute(),
@@ -79,13 +78,13 @@ def get(
             min_free=min_free,
             timeout_s=timeout,
         )
-        order = Order(
-            source=source,
+        order = Download(
+            source,
             root=root,
             path_prefix=path_prefix,
             allow_missing_references=allow_missing_references,
         )
-        sys.exit(download(settings, order))
-    except KeyboardInterrupt:
-        # Before, or after, signals were waited for.
-        sys.exit(INTERRUPTED)
+        code = get_in_front(settings, order)
+        if not code:
+            click.echo(order.root)
+        sys.exit(code)

@@ -6,15 +6,18 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from typing import Protocol
 
 import click
 
 from wbfs.cli.sizes import show_size
 
+log = logging.getLogger(__name__)
+
 
 class Counts(Protocol):
-    """How many files there are, and how many are done; `files` and `bytes` once `is_counted`."""
+    """How far it is: how many files and bytes are done, of how many once `is_counted`."""
 
     @property
     def files(self) -> int: ...
@@ -24,13 +27,6 @@ class Counts(Protocol):
     def is_counted(self) -> bool: ...
     @property
     def done(self) -> int: ...
-
-
-class Shown(Protocol):
-    """What is shown: `position` is how many of the bytes are here."""
-
-    @property
-    def tally(self) -> Counts: ...
     @property
     def position(self) -> int: ...
 
@@ -41,7 +37,7 @@ class Progress(Protocol):
     every_s: float
     """Seconds between two calls of `show`."""
 
-    def show(self, run: Shown) -> None:
+    def show(self, tally: Counts) -> None:
         """Show how far it is now."""
 
     def say(self, text: str) -> None:
@@ -78,13 +74,12 @@ class Bar:
             mininterval=0,
         )
 
-    def show(self, run: Shown) -> None:
+    def show(self, tally: Counts) -> None:
         """Draw the bar."""
-        tally = run.tally
         self._bar.total = tally.bytes if tally.is_counted else None
         of = f"/{tally.files:,}" if tally.is_counted else ""
         self._bar.set_postfix_str(f"{tally.done:,}{of} files", refresh=False)
-        self._bar.update(run.position - self._bar.n)
+        self._bar.update(tally.position - self._bar.n)
         self._bar.refresh()
 
     def say(self, text: str) -> None:
@@ -105,9 +100,9 @@ class Lines:
         self._shown_at = time.monotonic()
         self._shown = 0
 
-    def show(self, run: Shown) -> None:
+    def show(self, tally: Counts) -> None:
         """Print a line, unless it has just begun."""
-        now, tally, position = time.monotonic(), run.tally, run.position
+        now, position = time.monotonic(), tally.position
         if now - self._shown_at < self.every_s:
             return
         rate = max(0, position - self._shown) / (now - self._shown_at)
@@ -130,6 +125,16 @@ class Lines:
         """Do nothing: lines stay."""
 
 
+class LoggedLines(Lines):
+    """Lines in the log, for what runs in the background."""
+
+    every_s = 30.0
+
+    def say(self, text: str) -> None:
+        """Log it."""
+        log.info("%s", text)
+
+
 class SayHandler(logging.Handler):
     """Has what is logged said."""
 
@@ -138,9 +143,12 @@ class SayHandler(logging.Handler):
         self._shown = shown
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it, in one line."""
+        """Say it in one line, and its traceback, if it has one, in lines of its own."""
         try:
-            self._shown.say(self.format(record))
+            self._shown.say(record.getMessage())
+            if record.exc_info:
+                for line in "".join(traceback.format_exception(record.exc_info[1])).splitlines():
+                    self._shown.say(line)
         except Exception:  # noqa: BLE001 - as every handler
             self.handleError(record)
 

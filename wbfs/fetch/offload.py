@@ -49,15 +49,16 @@ class Offload:
         """Have `function` called whenever work of that kind has ended."""
         self._afterwards[kind] = function
 
-    async def run(self, kind: Kind, function: Callable[[], T]) -> T:
+    async def run(self, kind: Kind, function: Callable[[], T], *, to_the_end: bool = False) -> T:
         """Run `function` in a thread of that kind and return what it returns.
 
         The function keeps to its own deadline. When the caller is cancelled, which for a flight is
-        at the mount's end only, the thread is left to find out by `checkpoint`.
+        at the mount's end only, the thread is left to find out by `checkpoint`; `to_the_end` the
+        caller waits until it has, and has tidied up.
         """
         try:
             return await trio.to_thread.run_sync(
-                function, limiter=self._limiters[kind], abandon_on_cancel=True
+                function, limiter=self._limiters[kind], abandon_on_cancel=not to_the_end
             )
         finally:
             if (afterwards := self._afterwards.get(kind)) is not None:
