@@ -52,6 +52,9 @@ class GatedSources:
         self.opened = threading.Event()
         self.content = CONTENT
 
+    def origin(self, version: Version, entry: Entry) -> str:
+        return "store.example"
+
     @contextmanager
     def open(
         self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
@@ -230,7 +233,7 @@ async def test_verify_always(nursery: trio.Nursery, tmp_path: Path) -> None:
 async def test_it_is_not_hashed_twice_at_once(
     nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wbfs.fetch.large.file.AT_ONCE", 2)
+    monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 2)
     setting = Setting(nursery, tmp_path, LateFirstSources())
 
     async def open_late() -> None:
@@ -280,7 +283,7 @@ async def test_no_room_for_the_map(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return make(prefix=prefix, **options)
 
-    monkeypatch.setattr("wbfs.store.partial.tempfile.mkstemp", full)
+    monkeypatch.setattr("wbfs.store.large_blob.tempfile.mkstemp", full)
     setting = Setting(nursery, tmp_path, verify_always=True)
     reader = setting.open()
     await read(reader, 0, 10)

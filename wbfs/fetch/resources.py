@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from wbfs.fetch.apart.carrying import Setup
 from wbfs.fetch.background import Background
@@ -14,8 +16,11 @@ from wbfs.fetch.sources import Sources
 from wbfs.fetch.transfer import Opener
 from wbfs.fetch.wanted import Wanted
 from wbfs.fetch.writeback import Writeback
+from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import Blobs, read_fully, read_in_memory
 from wbfs.store.partial import PartialBlobs
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,30 @@ class Resources:
     timeout_s: float
     setup: Setup
     counters: Counters
+
+    async def fetch(
+        self,
+        kind: Kind,
+        wanted: Wanted,
+        function: Callable[[], T],
+        *,
+        deadline: Deadline,
+        to_the_end: bool = False,
+    ) -> T:
+        """Run what asks for a file's bytes in a thread of that kind, for the server that has them.
+
+        Which server that is, a signed URL tells: it is asked for, by the deadline, where there is
+        none. `to_the_end` is what it is to `Offload.run`. Raises what that and `function` raise.
+        """
+        version, entry = wanted.version, wanted.entry
+        origin = self.sources.origin(version, entry)
+        if origin is None:
+            await self.offload.run(
+                Kind.URLS, lambda: self.sources.prepare(version, [entry], deadline=deadline)
+            )
+            # Where the server has given none, the function finds out what is the matter.
+            origin = self.sources.origin(version, entry) or ""
+        return await self.offload.run(kind, function, origin=origin, to_the_end=to_the_end)
 
     def opener(self, wanted: Wanted) -> Opener:
         """Return what asks for the bytes of a file."""

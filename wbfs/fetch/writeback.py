@@ -36,7 +36,7 @@ class Writeback:
         await trio.sleep(AFTER_S)
         self._is_due = False
         try:
-            await self._offload.run(Kind.CHECK, self._blobs.flush)
+            await self._offload.run(Kind.SYNC, self._blobs.flush)
         except StoreError as error:
             # They are checked again by the next mount, that is all.
             log.warning("%s", error)

@@ -249,10 +249,13 @@ class Operations(pyfuse3.Operations):
         node = await self._tree.node(Inode(inode))
         if not isinstance(node, VersionFile):
             raise IsADirectory(f"inode {inode} is a directory")
-        handle = self._files.add(self._fetcher.reader(node.version, node.file, inode))
+        reader = self._fetcher.reader(node.version, node.file, inode)
         # A file of unknown size looks empty: only past the page cache can it be read.
         unsized = node.file.entry.size is None
-        return pyfuse3.FileInfo(fh=handle, direct_io=unsized, keep_cache=not unsized)
+        keep_cache = reader.keeps_pages and not unsized
+        return pyfuse3.FileInfo(
+            fh=self._files.add(reader), direct_io=unsized, keep_cache=keep_cache
+        )
 
     @_operation
     async def read(self, fh: int, off: int, size: int) -> bytes:

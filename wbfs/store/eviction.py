@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wbfs.store.blobs import BLOCK_BYTES, UNREAD_NS, is_the_sdks, store_error
-from wbfs.store.partial import MAP_SUFFIX
+from wbfs.store.large_blob import MAP_SUFFIX
 from wbfs.store.sdk_cache import SdkCache
 
 log = logging.getLogger(__name__)

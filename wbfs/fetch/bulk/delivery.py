@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -117,30 +118,24 @@ class ToTarget:
         folder, name = _split(entry.path)
         deadline = Deadline.after(stretched(resources.timeout_s, entry.size))
 
+        def note(count: int) -> None:
+            resources.offload.post(partial(self._note_fetched, count))
+
         def write() -> int:
             size = 0
 
-            def note(count: int) -> None:
-                nonlocal size
-                size += count
-                resources.offload.post(partial(self._note_fetched, count))
-
             def fill(fd: int) -> None:
-                fetch_straight(
-                    resources.opener(wanted),
-                    entry,
-                    fd,
-                    path=wanted.path,
-                    deadline=deadline,
-                    note=note,
-                )
+                nonlocal size
+                opener = resources.opener(wanted)
+                fetch_straight(opener, entry, fd, path=wanted.path, deadline=deadline, note=note)
+                size = os.fstat(fd).st_size
 
             self._target.folder(folder).write(name, fill)
             return size
 
-        size = await resources.offload.run(Kind.DATA, write, to_the_end=True)
+        size = await resources.fetch(Kind.DATA, wanted, write, deadline=deadline, to_the_end=True)
         resources.counters.fetched_files += 1
-        return entry.size if entry.size is not None else size
+        return size
 
     def _note_fetched(self, count: int) -> None:
         self._resources.counters.fetched_bytes += count

@@ -20,7 +20,7 @@ from functools import partial
 import trio
 
 from wbfs.fetch.ahead.loaders import BATCH
-from wbfs.fetch.ahead.queue import Job
+from wbfs.fetch.ahead.queue import Job, Outcome
 from wbfs.fetch.background import Background, Work
 from wbfs.fetch.bulk.delivery import Delivery
 from wbfs.fetch.bulk.slices import OneFile, Slice, Slices
@@ -83,6 +83,8 @@ class Pipeline:
         self._small = _AtOnce(self._background, FILES_AT_ONCE)
         self._large = _AtOnce(self._background, LARGE_FILES_AT_ONCE)
         self._to_get = _ToGet()
+        # Set when the queue is through with a file, by its content's key.
+        self._through: dict[str, trio.Event] = {}
         self._queue_is_stuck = False
 
     async def note_left_out(self) -> None:
@@ -198,13 +200,21 @@ class Pipeline:
             # Where that fails each file finds out whether it lasts, and fails by itself.
             try:
                 missing = await self._queue.prepare(batch.version, small)
-                jobs = (Job(Wanted(batch.version, one), is_unread=False) for one in missing)
-                self._queue.add(*jobs)
+                self._queue.add(*(self._job(batch.version, entry) for entry in missing))
             except WbfsError as error:
                 log.info("files are not fetched many at a time: %s", error)
             except Exception as defect:  # noqa: BLE001 - it is noted
                 self._background.defect("fetch files many at a time", defect)
         return [Wanted(batch.version, entry) for entry in entries]
+
+    def _job(self, version: Version, entry: Entry) -> Job:
+        through = self._through.setdefault(entry.blob.key, trio.Event())
+
+        def done(outcome: Outcome, error: WbfsError | None) -> None:
+            # Whether it came, and why not, whoever is to deliver it finds out.
+            through.set()
+
+        return Job(Wanted(version, entry), done, is_unread=False)
 
     async def _get(self, wanted: Wanted) -> None:
         entry = wanted.entry
@@ -230,11 +240,12 @@ class Pipeline:
     async def _wait_for_queue(self, wanted: Wanted) -> None:
         """Wait until the queue is through with a file, for as long as it is through with any."""
         counters = self._resources.counters
+        through = self._through.pop(wanted.entry.blob.key, None)
         wait_s = stretched(self._resources.timeout_s, wanted.entry.size) + SLACK_S
-        settled = -1
-        while not self._queue_is_stuck:
-            before, settled = settled, counters.prefetched_files + counters.failed_prefetches
-            if settled == before:
+        before = -1
+        while through is not None and not through.is_set() and not self._queue_is_stuck:
+            now = counters.prefetched_files + counters.failed_prefetches
+            if now == before:
                 self._queue_is_stuck = True
                 self._queue.clear()
                 log.warning(
@@ -244,9 +255,9 @@ class Pipeline:
                     wait_s,
                 )
                 return
+            before = now
             with trio.move_on_after(wait_s):
-                await self._queue.settled(wanted.entry.blob.key)
-                return
+                await through.wait()
 
     async def _start(
         self,

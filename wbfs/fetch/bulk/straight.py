@@ -14,8 +14,12 @@ from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Entry
 from wbfs.model.errors import IntegrityError
 from wbfs.remote.transport import Deadline
+from wbfs.store.large_blob import check_content, write_fully
 
 log = logging.getLogger(__name__)
+
+TRIES = 2
+"""Times that a file is fetched whose bytes are wrong."""
 
 
 def fetch_straight(
@@ -27,21 +31,20 @@ def fetch_straight(
     deadline: Deadline,
     note: Callable[[int], None],
 ) -> None:
-    """Write an entry's bytes to the open file `fd`, checked, and fetched twice if they are wrong.
+    """Write an entry's bytes to the open file `fd`, checked.
 
     `path` is for messages; `note` is told of the bytes of each piece. Raises WbfsError, and OSError
     where the file can't be written.
     """
-    try:
-        _fetch_once(opener, entry, fd, path, deadline, note)
-        return
-    except IntegrityError as error:
-        log.warning("%s: %s; it is fetched once more", path, error)
-    try:
+    for tries_left in reversed(range(TRIES)):
         os.ftruncate(fd, 0)
-        _fetch_once(opener, entry, fd, path, deadline, note)
-    except IntegrityError as error:
-        raise damaged(entry, error) from error
+        try:
+            _fetch_once(opener, entry, fd, path, deadline, note)
+            return
+        except IntegrityError as error:
+            if not tries_left:
+                raise damaged(entry, error) from error
+            log.warning("%s: %s; it is fetched once more", path, error)
 
 
 def _fetch_once(
@@ -53,24 +56,12 @@ def _fetch_once(
     note: Callable[[int], None],
 ) -> None:
     hasher = new_hasher(entry.digest.algorithm) if entry.digest else None
-    written = 0
 
     def write(offset: int, piece: bytes) -> None:
-        nonlocal written
         if hasher:
             hasher.update(piece)
-        view = memoryview(piece)
-        while view:
-            count = os.pwrite(fd, view, offset)
-            offset, view = offset + count, view[count:]
-        written = offset
+        write_fully(fd, piece, offset)
         note(len(piece))
 
     transfer(opener, entry, write, path=path, deadline=deadline)
-    if entry.size is not None and written != entry.size:
-        raise IntegrityError(f"got {written} bytes where {entry.size} were expected")
-    if hasher and entry.digest and hasher.hexdigest() != entry.digest.hex:
-        raise IntegrityError(
-            f"got bytes of digest {entry.digest.algorithm}:{hasher.hexdigest()} where"
-            f" {entry.digest} was expected"
-        )
+    check_content(entry.blob, os.fstat(fd).st_size, hasher.hexdigest() if hasher else None)
