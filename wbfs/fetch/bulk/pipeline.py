@@ -79,9 +79,9 @@ class Pipeline:
         self._delivery = delivery
         self._allow_missing = allow_missing_references
         self._scope = trio.CancelScope()
-        self._looks = _AtOnce(self._background, SURVEYS_AT_ONCE)
-        self._small = _AtOnce(self._background, FILES_AT_ONCE)
-        self._large = _AtOnce(self._background, LARGE_FILES_AT_ONCE)
+        self._looks = _AtOnce(resources.background, SURVEYS_AT_ONCE, fail=self._fail)
+        self._small = _AtOnce(resources.background, FILES_AT_ONCE, fail=self._fail)
+        self._large = _AtOnce(resources.background, LARGE_FILES_AT_ONCE, fail=self._fail)
         self._to_get = _ToGet()
         # Set when the queue is through with a file, by its content's key.
         self._through: dict[str, trio.Event] = {}
@@ -110,9 +110,9 @@ class Pipeline:
                     if not has_begun:
                         await self._delivery.begin()
                         has_begun = True
-                    look = partial(self._look, selection.version, piece)
                     doing = f"look for {selection.version.path}/{piece.folder}"
-                    await self._start(self._looks, piece.entries, doing, look)
+                    look = partial(self._look, selection.version, piece)
+                    await self._looks.start(piece.entries, doing, look)
             await self._looks.ended()
             await counting.result()
         finally:
@@ -124,7 +124,7 @@ class Pipeline:
 
         Raises WbfsError where there is no manifest, or no way to begin.
         """
-        surveying: Work[None] | None = None
+        surveying = None
         if not self._to_get.has_ended:
             surveying = self._background.spawn(self.survey, name="look what is there")
         try:
@@ -137,9 +137,7 @@ class Pipeline:
         finally:
             if surveying is not None:
                 surveying.cancel()
-            for works in (self._looks, self._small, self._large):
-                works.cancel()
-            self._queue.clear()
+            self._stop()
         await self._delivery.end()
 
     async def _count(self) -> None:
@@ -170,21 +168,21 @@ class Pipeline:
         found = await self._delivery.look(piece)
         self.tally.note_right(found.right)
         for entry, error in found.failures:
-            self.tally.note_failed(entry, error)
+            self._fail([entry], error)
         self._to_get.add(version, [file.id for file in found.to_get])
 
     async def _feed(self) -> None:
         """Have the files got that the survey finds; a batch is enqueued before its turn comes."""
         enqueued: list[Wanted] = []
         while enqueued or await self._to_get.has_more():
-            fresh = await self._enqueue()
+            fresh = await self._take_batch()
             for wanted in enqueued:
                 works = self._large if is_large(wanted.entry) else self._small
                 get = partial(self._get, wanted)
-                await self._start(works, [wanted.entry], f"get {wanted.path}", get)
+                await works.start([wanted.entry], f"get {wanted.path}", get)
             enqueued = fresh
 
-    async def _enqueue(self) -> list[Wanted]:
+    async def _take_batch(self) -> list[Wanted]:
         """Return the next files, none where none are found yet; small ones are on their way then.
 
         Small ones come first. Raises WbfsError where there is no manifest.
@@ -197,15 +195,21 @@ class Pipeline:
         entries = sorted((file.entry for file in files if file), key=is_large)
         small = [entry for entry in entries if entry.size and not is_large(entry)]
         if small and not self._queue_is_stuck:
-            # Where that fails each file finds out whether it lasts, and fails by itself.
-            try:
-                missing = await self._queue.prepare(batch.version, small)
-                self._queue.add(*(self._job(batch.version, entry) for entry in missing))
-            except WbfsError as error:
-                log.info("files are not fetched many at a time: %s", error)
-            except Exception as defect:  # noqa: BLE001 - it is noted
-                self._background.defect("fetch files many at a time", defect)
+            await self._enqueue_small(batch.version, small)
         return [Wanted(batch.version, entry) for entry in entries]
+
+    async def _enqueue_small(self, version: Version, entries: list[Entry]) -> None:
+        """Put files into the queue; where that fails each is fetched, or fails, by itself."""
+        try:
+            missing = await self._queue.prepare(version, entries)
+            self._queue.add(*(self._job(version, entry) for entry in missing))
+            return
+        except WbfsError as error:
+            log.info("files are not fetched many at a time: %s", error)
+        except Exception as defect:  # noqa: BLE001 - it is noted
+            self._background.defect("fetch files many at a time", defect)
+        for entry in entries:
+            self._through.pop(entry.blob.key, None)
 
     def _job(self, version: Version, entry: Entry) -> Job:
         through = self._through.setdefault(entry.blob.key, trio.Event())
@@ -217,23 +221,25 @@ class Pipeline:
         return Job(Wanted(version, entry), done, is_unread=False)
 
     async def _get(self, wanted: Wanted) -> None:
-        entry = wanted.entry
         await self._wait_for_queue(wanted)
         try:
-            fd = await self._fetcher.ensure(wanted.version, entry)
-        except StoreError as error:
-            size = await self._delivery.put_past_cache(wanted, error)
-            self.tally.note_got(entry, size, was_right=False)
-            return
+            size, is_new = await self._deliver(wanted)
         except ReferenceMissing as error:
             if not self._allow_missing:
                 raise
             log.warning("%s", error)
-            self.tally.note_missing(entry)
-            return
+            self.tally.note_missing(wanted.entry)
+        else:
+            self.tally.note_got(wanted.entry, size, was_right=not is_new)
+
+    async def _deliver(self, wanted: Wanted) -> tuple[int, bool]:
+        """Bring a file to where it belongs; return its size, and whether it was not there yet."""
         try:
-            is_new = await self._delivery.put(wanted, fd)
-            self.tally.note_got(entry, os.fstat(fd).st_size, was_right=not is_new)
+            fd = await self._fetcher.ensure(wanted.version, wanted.entry)
+        except StoreError as error:
+            return await self._delivery.put_past_cache(wanted, error), True
+        try:
+            return os.fstat(fd).st_size, await self._delivery.put(wanted, fd)
         finally:
             os.close(fd)
 
@@ -259,35 +265,18 @@ class Pipeline:
             with trio.move_on_after(wait_s):
                 await through.wait()
 
-    async def _start(
-        self,
-        works: _AtOnce,
-        entries: Sequence[Entry],
-        doing: str,
-        work: Callable[[], Awaitable[None]],
-    ) -> None:
-        """Start a piece of the work as soon as it may run; where it fails, its files do."""
-
-        async def run() -> None:
-            try:
-                await work()
-                return
-            except WbfsError as raised:
-                error = raised
-            except Exception as defect:  # noqa: BLE001 - it is noted
-                error = self._background.defect(doing, defect)
-            for entry in entries:
-                self.tally.note_failed(entry, error)
-            if self.tally.gave_up is not None:
-                self._stop()
-
-        await works.start(run, name=doing)
+    def _fail(self, entries: Sequence[Entry], error: WbfsError) -> None:
+        for entry in entries:
+            self.tally.note_failed(entry, error)
+        if self.tally.gave_up is not None:
+            self._stop()
 
     def _stop(self) -> None:
         """End all that is under way."""
         self._scope.cancel()
         for works in (self._looks, self._small, self._large):
             works.cancel()
+        self._queue.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,25 +322,39 @@ class _ToGet:
 
 
 class _AtOnce:
-    """Works of which only so many run at the same time."""
+    """Pieces of the work, of which only so many are under way at the same time."""
 
-    def __init__(self, background: Background, most: int) -> None:
+    def __init__(
+        self,
+        background: Background,
+        most: int,
+        *,
+        fail: Callable[[Sequence[Entry], WbfsError], None],
+    ) -> None:
+        """`fail` is told of the files of a piece that failed, be it by a defect, and why."""
         self._background = background
+        self._fail = fail
         self._slots = trio.Semaphore(most)
         self._works: set[Work[None]] = set()
 
-    async def start(self, function: Callable[[], Awaitable[None]], *, name: str) -> None:
-        """Start a work as soon as it may run; it has nobody to raise anything to."""
+    async def start(
+        self, entries: Sequence[Entry], doing: str, piece: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Start a piece that is about those files, as soon as it may run."""
         await self._slots.acquire()
 
         async def run() -> None:
             try:
-                await function()
+                await piece()
+            except WbfsError as error:
+                self._fail(entries, error)
+            except Exception as defect:  # noqa: BLE001 - it is noted
+                self._fail(entries, self._background.defect(doing, defect))
             finally:
                 self._works.discard(work)
                 self._slots.release()
 
-        work = self._background.spawn(run, name=name)
+        work = self._background.spawn(run, name=doing)
         self._works.add(work)
 
     async def ended(self) -> None:
