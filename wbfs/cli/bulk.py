@@ -21,8 +21,6 @@ from wbfs.fetch.bulk.tally import FAILURES_NAMED, Tally
 from wbfs.fetch.offload import Kind
 from wbfs.model.errors import WbfsError
 from wbfs.model.settings import SessionSettings
-from wbfs.store.eviction import excess, prune
-from wbfs.store.sdk_cache import SdkCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +85,7 @@ async def _run(settings: SessionSettings, order: Order, shown: Progress, ending:
             background.spawn(partial(_end_on_signal, scope, ending), name="signals")
             try:
                 async with open_session(settings, background) as session:
-                    await _get(settings, order, shown, ending, background, session)
+                    await _get(order, shown, ending, background, session)
             except WbfsError as error:
                 ending.failure = error
 
@@ -100,7 +98,6 @@ async def _end_on_signal(scope: trio.CancelScope, ending: _Ending) -> None:
 
 
 async def _get(
-    settings: SessionSettings,
     order: Order,
     shown: Progress,
     ending: _Ending,
@@ -113,8 +110,6 @@ async def _get(
     await order.begin(session, pipeline)
     background.spawn(partial(_tidy_up, session), name="tidy up the cache")
     await pipeline.run()
-    if pipeline.tally.fetched_bytes:
-        await session.offload.run(Kind.DISK, partial(_keep_bounds, settings, session))
 
 
 async def _show(tally: Tally, shown: Progress) -> None:
@@ -126,14 +121,7 @@ async def _show(tally: Tally, shown: Progress) -> None:
 async def _tidy_up(session: Session) -> None:
     """Remove what others left in the cache, and count it, so that it is kept within its bounds."""
     await session.offload.run(Kind.DISK, session.partial.remove_abandoned)
-    await session.room.count()
-
-
-def _keep_bounds(settings: SessionSettings, session: Session) -> None:
-    """Prune the cache if it may be too large: a short run ends before that is noticed."""
-    bounds = session.room.bounds
-    if bounds.limit is not None or excess(settings.cache_dir, 0, bounds):
-        prune(settings.cache_dir, bounds, SdkCache(settings.sdk_cache_dir))
+    await session.offload.run(Kind.DISK, session.room.count)
 
 
 def _summarize(tally: Tally, words: Words, shown: Progress, seconds: float) -> None:

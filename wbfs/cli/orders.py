@@ -15,12 +15,12 @@ from wbfs.fetch.bulk.delivery import ToCache, ToTarget
 from wbfs.fetch.bulk.pipeline import Pipeline, Selection
 from wbfs.fetch.bulk.target import Target
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.room import Shortage
 from wbfs.model.entries import Version
 from wbfs.model.errors import NotFound, UsageError
 from wbfs.model.names import is_safe_component
 from wbfs.remote.credentials import load_credentials
 from wbfs.remote.transport import Deadline
+from wbfs.store.room import Shortage
 
 
 class Download:
@@ -187,7 +187,9 @@ class Prefetch:
         """Look at everything, and make room for what is missing; raise where there can't be."""
         await pipeline.survey()
         delivery = self._delivery
-        shortage = await session.room.make_beside(delivery.held, delivery.missing)
+        shortage = await session.offload.run(
+            Kind.DISK, lambda: session.room.make_beside(delivery.held, delivery.missing)
+        )
         if shortage is not None:
             raise self._too_large(shortage, session)
         self._on_counted(delivery.to_fetch, delivery.to_fetch_bytes)

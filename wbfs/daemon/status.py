@@ -40,6 +40,8 @@ class Status:
             "started_at": self.started_at,
             "cache": {
                 "dir": str(settings.cache_dir),
+                "state": session.room.state,
+                "trouble": session.room.trouble,
                 "used_bytes": session.room.used,
                 "limit_bytes": session.room.bounds.limit,
                 "min_free_bytes": session.room.bounds.min_free,

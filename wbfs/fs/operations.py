@@ -33,6 +33,7 @@ from wbfs.fs.nodes import XATTR_PREFIX, Attributes, VersionFile, xattrs_of
 from wbfs.fs.tree import DirectoryListing, Tree
 from wbfs.model.errors import IsADirectory, WbfsError
 from wbfs.model.names import NAME_MAX
+from wbfs.store.folder import disk_of
 
 log = logging.getLogger(__name__)
 
@@ -296,10 +297,16 @@ class Operations(pyfuse3.Operations):
     @_operation
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         # What is read comes to rest in the cache: its disk's numbers say what there is room for.
-        disk = os.statvfs(self._cache_dir)
         data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = disk.f_frsize
-        data.f_blocks, data.f_bfree, data.f_bavail = disk.f_blocks, disk.f_bfree, disk.f_bavail
+        data.f_bsize = data.f_frsize = BLOCK_SIZE
+        data.f_blocks = data.f_bfree = data.f_bavail = 0
+        try:
+            disk = disk_of(self._cache_dir)
+        except OSError as error:
+            log.debug("the cache's disk has no numbers: %s", error.strerror)
+        else:
+            data.f_bsize = data.f_frsize = disk.f_frsize
+            data.f_blocks, data.f_bfree, data.f_bavail = disk.f_blocks, disk.f_bfree, disk.f_bavail
         data.f_files = data.f_ffree = data.f_favail = 0
         data.f_namemax = NAME_MAX
         return data

@@ -70,7 +70,6 @@ class ToTarget:
         """Nothing is opened yet."""
         self._target = target
         self._resources = resources
-        self._is_past_cache = False
 
     async def begin(self) -> None:
         """Open the directory, made where it isn't there. Raises TargetError."""
@@ -111,9 +110,7 @@ class ToTarget:
 
     async def put_past_cache(self, wanted: Wanted, error: StoreError) -> int:
         """Fetch the file straight into the directory. Raises WbfsError."""
-        if not self._is_past_cache:
-            self._is_past_cache = True
-            log.warning("%s; what the cache can't take is written past it", error)
+        log.info("%s is written past the cache: %s", wanted.path, error)
         resources, entry = self._resources, wanted.entry
         folder, name = _split(entry.path)
         deadline = Deadline.after(stretched(resources.timeout_s, entry.size))
