@@ -374,6 +374,30 @@ def test_a_defect_fails_its_files_only(
     assert check("diff", "-r", root, expected) == ""
 
 
+def test_the_process_that_fetches_hangs(
+    stand_in: StandIn, entity: str, get: Get, env: dict[str, str], tmp_path: Path
+) -> None:
+    expected, root = tmp_path / "expected", tmp_path / "root"
+    assert get("--root", expected).returncode == 0
+    check("rm", "-r", tmp_path / "cache", tmp_path / "home")
+    name = f"{entity}/getting/files:v0"
+    command = [*WBFS, "get", name, "--root", str(root), "--timeout", "3"]
+    with stand_in.faults(port="files", match="^/artifacts/", delay_s=1.5):
+        running = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: children(running.pid), what="a process fetches small files")
+        for pid in children(running.pid):
+            os.kill(pid, signal.SIGSTOP)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 0, said
+    assert check("diff", "-r", root, expected) == ""
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a command fetches small files by."""
+    found = run("ps", "--ppid", str(pid), "-o", "pid=,args=").stdout.splitlines()
+    return [int(line.split()[0]) for line in found if "wbfs.fetch.apart" in line]
+
+
 def test_what_is_not_there(get: Get, tmp_path: Path) -> None:
     done = get(name="getting/files:v7")
     assert done.returncode == 1

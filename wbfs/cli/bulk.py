@@ -11,7 +11,6 @@ from typing import Protocol
 
 import trio
 
-from wbfs.cli.logs import keep_urls_secret
 from wbfs.cli.progress import Progress, SayHandler, progress
 from wbfs.cli.sizes import show_size
 from wbfs.daemon.session import Session, open_session
@@ -57,7 +56,6 @@ def get_in_front(settings: SessionSettings, order: Order) -> int:
     """Do what `get_all` does, with the error output for all that is shown, warnings too."""
     shown = progress()
     logging.basicConfig(handlers=[SayHandler(shown)], level=logging.WARNING)
-    keep_urls_secret()
     return get_all(settings, order, shown)
 
 

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import click
 
+from wbfs.cli.echo import echo_path
 from wbfs.cli.interruption import quiet_interruption
-from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
+from wbfs.cli.options import (
+    cache_dir_option,
+    cache_size_option,
+    manifest_limit_option,
+    min_free_option,
+    timeout_option,
+)
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.model.settings import SessionSettings
 
@@ -38,6 +45,7 @@ from wbfs.model.settings import SessionSettings
 @cache_dir_option("Where what is fetched is kept as well; mounts may share it.")
 @cache_size_option
 @min_free_option
+@manifest_limit_option
 @timeout_option
 def get(
     source: str,
@@ -47,6 +55,7 @@ def get(
     cache_dir: Path,
     cache_size: int | None,
     min_free: int,
+    manifest_limit: int,
     timeout: float,
 ) -> None:
     """Download an artifact, or a part of it, and print the directory that it is in.
@@ -77,6 +86,7 @@ def get(
             cache_size=cache_size,
             min_free=min_free,
             timeout_s=timeout,
+            manifest_limit=manifest_limit,
         )
         order = Download(
             source,
@@ -86,5 +96,6 @@ def get(
         )
         code = get_in_front(settings, order)
         if not code:
-            click.echo(order.root)
+            assert order.root is not None
+            echo_path(order.root)
         sys.exit(code)

@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from wbfs.cli.echo import echo
 from wbfs.cli.interruption import quiet_interruption
 from wbfs.cli.logs import default_log_file, start_logging
-from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
+from wbfs.cli.options import (
+    cache_dir_option,
+    cache_size_option,
+    manifest_limit_option,
+    min_free_option,
+    timeout_option,
+)
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.cli.sizes import show_size
 from wbfs.model.errors import UsageError
@@ -41,6 +48,7 @@ OF_THE_MOUNT = ("cache_dir", "cache_size", "min_free")
 )
 @cache_size_option
 @min_free_option
+@manifest_limit_option
 @timeout_option
 @click.pass_context
 def prefetch(
@@ -50,6 +58,7 @@ def prefetch(
     cache_dir: Path,
     cache_size: int | None,
     min_free: int,
+    manifest_limit: int,
     timeout: float,
 ) -> None:
     """Fetch files into the cache now, so that reading them later asks nobody for anything.
@@ -84,6 +93,7 @@ def prefetch(
             cache_size=cache.cache_size if cache else cache_size,
             min_free=cache.min_free if cache else min_free,
             timeout_s=timeout,
+            manifest_limit=manifest_limit,
         )
         if wait:
             sys.exit(get_in_front(settings, Prefetch(places, cache_dir=settings.cache_dir)))
@@ -102,7 +112,7 @@ def _get_behind(settings: SessionSettings, places: Places, log_file: Path) -> No
     def run(on_ready: Callable[[], None]) -> None:
         def on_counted(files: int, size: int) -> None:
             where = f"in the background, as process {os.getpid()}; its log is {log_file}"
-            click.echo(f"wbfs: fetching {files:,} files, {show_size(size)} {where}", err=True)
+            echo(f"wbfs: fetching {files:,} files, {show_size(size)} {where}", err=True)
             on_ready()
 
         order = Prefetch(places, cache_dir=settings.cache_dir, on_counted=on_counted)

@@ -6,12 +6,11 @@ import logging
 import sys
 import threading
 import time
-import traceback
 from typing import Protocol
 
-import click
-
+from wbfs.cli.echo import echo
 from wbfs.cli.sizes import show_size
+from wbfs.model.text import LineFormatter, plain
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +118,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        click.echo(_line(text), err=True)
+        echo(_line(text), err=True)
 
     def close(self) -> None:
         """Do nothing: lines stay."""
@@ -141,14 +140,13 @@ class SayHandler(logging.Handler):
     def __init__(self, shown: Progress) -> None:
         super().__init__()
         self._shown = shown
+        self.setFormatter(LineFormatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say it in one line, and its traceback, if it has one, in lines of its own."""
         try:
-            self._shown.say(record.getMessage())
-            if record.exc_info:
-                for line in "".join(traceback.format_exception(record.exc_info[1])).splitlines():
-                    self._shown.say(line)
+            for line in self.format(record).splitlines():
+                self._shown.say(line)
         except Exception:  # noqa: BLE001 - as every handler
             self.handleError(record)
 
@@ -162,5 +160,4 @@ def show_time(seconds: float) -> str:
 
 def _line(text: str) -> str:
     """Return the text as a line of ours; a name in it can't do anything to the terminal."""
-    shown = (char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    return "wbfs: " + "".join(shown)
+    return "wbfs: " + plain(text)
