@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import pytest
 import trio
+from fetching import new_manifests
 from tables import VERSION
 
 from wbfs.fetch.apart import builder, tables
@@ -27,7 +28,6 @@ from wbfs.model.digests import Algorithm, new_hasher
 from wbfs.model.entries import Version
 from wbfs.model.errors import RemoteProtocolError, StoreError
 from wbfs.remote.transport import Deadline
-from wbfs.store.manifests import Manifests
 
 MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="
 GOOD = {"a": {"digest": MD5, "size": 1}}
@@ -49,7 +49,9 @@ class FakeApi:
         self.bodies = list(bodies)
         self.asked = 0
 
-    def manifest(self, version: Version, file: IO[bytes], *, deadline: Deadline) -> None:
+    def manifest(
+        self, version: Version, file: IO[bytes], *, limit: int, deadline: Deadline, is_patient: bool
+    ) -> None:
         assert file.tell() == 0
         self.asked += 1
         file.write(self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0])
@@ -65,8 +67,9 @@ def load(cache: Path, api: FakeApi, digest: str) -> list[str]:
     loader: Any = ManifestLoader(
         api=api,  # type: ignore[arg-type]
         reach=FakeReach(),  # type: ignore[arg-type]
-        manifests=Manifests(cache, "server"),
+        manifests=new_manifests(cache, "server"),
         background=Background(None),  # type: ignore[arg-type]
+        limit=1 << 20,
     )
     table = loader.load(version(digest), deadline=Deadline.after(10))
     try:
@@ -126,6 +129,7 @@ def build(made: Builder, table: Path, body: bytes) -> Done:
             manifest=Path(file.name),
             table=table,
             version_path="e/p/c:v0",
+            artifact="server/id",
             digest="",
             digest_algorithm="MANIFEST_MD5",
         )

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fetching import unbounded
 
 import wbfs.store.large_blob
 from wbfs.model.digests import Algorithm, Digest
@@ -26,9 +27,14 @@ BLOB = Blob(key=f"md5-{DIGEST.hex}", size=len(CONTENT), digest=DIGEST)
 MIB = 1 << 20
 
 
+def new_blobs(cache_dir: Path) -> Blobs:
+    sdk_cache = SdkCache(cache_dir / "sdk")
+    return Blobs(cache_dir, sdk_cache, room=unbounded(cache_dir, sdk_cache), file_mode=0o600)
+
+
 @pytest.fixture
 def blobs(tmp_path: Path) -> Blobs:
-    return Blobs(tmp_path, SdkCache(tmp_path / "sdk"), file_mode=0o600)
+    return new_blobs(tmp_path)
 
 
 @pytest.fixture
@@ -221,7 +227,7 @@ def test_nobody_goes_on_with_a_file_that_is_sealed(
     blobs: Blobs, partial: PartialBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flock = fcntl.flock
-    others = PartialBlobs(tmp_path, Blobs(tmp_path, SdkCache(tmp_path / "sdk"), file_mode=0o600))
+    others = PartialBlobs(tmp_path, new_blobs(tmp_path))
     large = partial.large(BLOB)
     large.write(0, CONTENT)
     large.save([(0, len(CONTENT))])

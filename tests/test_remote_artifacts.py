@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,13 +40,8 @@ class FakeGraphQL:
 
 def api(data: Mapping[str, Any]) -> WandbApi:
     made = WandbApi.__new__(WandbApi)
-    made.__dict__.update(_graphql=FakeGraphQL(data), _features=frozenset(), _lock=_NoLock())
+    made.__dict__.update(_graphql=FakeGraphQL(data), _features=frozenset(), _lock=threading.Lock())
     return made
-
-
-class _NoLock:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
 
 
 def member(**artifact: Any) -> dict[str, Any]:
@@ -120,7 +116,7 @@ def test_entries() -> None:
     )
     by_path = {path: entry_of(path, parsed.row(path)) for path in parsed.paths}
     md5 = digest_of(MD5)
-    assert parsed.unreadable == []
+    assert parsed.left_out.report == []
     assert by_path["plain"].digest == md5
     assert by_path["plain"].birth_artifact_id == "QQ=="
     assert by_path["sizeless"].size == 0
@@ -160,7 +156,7 @@ def test_what_is_no_manifest(data: bytes) -> None:
 def test_rows_of_no_use_are_named(row: object) -> None:
     parsed = parse(manifest({"good": {"digest": MD5, "size": 0}, "bad": row}))
     assert parsed.paths == ["good"]
-    [(path, reason)] = parsed.unreadable
+    [(path, reason)] = parsed.left_out.report
     assert path == "bad"
     assert reason.startswith("it can't be read: ")
     assert not parsed.digest_matches

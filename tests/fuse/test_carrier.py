@@ -15,6 +15,7 @@ import trio
 from conftest import Mounter
 from fetching import resources
 from mounts import WBFS, Mount, check, run, wait_until
+from processes import is_running
 from stand_in import StandIn
 
 from wbfs.devserver.signing import SIGNATURE
@@ -78,13 +79,6 @@ def carriers(pid: int) -> list[int]:
     return [int(row[0]) for row in rows if not row[1].startswith("Z")]
 
 
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 @contextmanager
 def busy(mount: Mount, logged: Logged, server: StandIn) -> Iterator[int]:
     """Give the process while it waits for a slow server, for files ahead of those read."""
@@ -131,7 +125,7 @@ def test_it_is_killed(mounter: Mounter, logged: Logged, stand_in: StandIn) -> No
     mount = mounter()
     with busy(mount, logged, stand_in) as pid:
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: is_gone(pid), what="the killed process is gone")
+        wait_until(lambda: not is_running(pid), what="the killed process is gone")
         text = "the process for small files was ended by signal 9"
         wait_until(lambda: text in mount.log(), what="the log says so")
     read(mount, logged, list(logged.digests))
@@ -147,7 +141,7 @@ def test_it_hangs(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
         assert mount.status()["fetched"]["in_progress"] > 0
     # Those too that it has.
     read(mount, logged, list(logged.digests))
-    wait_until(lambda: is_gone(pid), timeout_s=30, what="the process that hangs is ended")
+    wait_until(lambda: not is_running(pid), timeout_s=30, what="the process that hangs is ended")
     assert "the process for small files was silent for" in mount.log()
     assert mount.errors() == []
     assert mount.status()["defects"] == 0
@@ -178,7 +172,7 @@ def test_it_ends_with_its_mount(mounter: Mounter, logged: Logged, stand_in: Stan
     mount = mounter()
     with busy(mount, logged, stand_in) as pid:
         mount.umount()
-        wait_until(lambda: is_gone(pid), what="the process is gone")
+        wait_until(lambda: not is_running(pid), what="the process is gone")
 
 
 def test_it_ends_with_a_daemon_that_is_killed(
@@ -187,7 +181,7 @@ def test_it_ends_with_a_daemon_that_is_killed(
     mount = mounter()
     with busy(mount, logged, stand_in) as pid:
         mount.kill()
-        wait_until(lambda: is_gone(pid), timeout_s=5, what="the process is gone")
+        wait_until(lambda: not is_running(pid), timeout_s=5, what="the process is gone")
     blobs = [path for path in (mount.cache_dir / "blobs").rglob("*") if path.is_file()]
     assert len(blobs) >= FIRST
     for path in blobs:

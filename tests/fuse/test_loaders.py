@@ -30,7 +30,7 @@ from wbfs.fetch.ahead.loaders import FAILURES_IN_A_ROW, PAUSE_S
 from wbfs.fetch.ahead.queue import FILES_AT_ONCE
 from wbfs.fetch.apart import worker
 from wbfs.fetch.apart.small_files import THREADS
-from wbfs.fetch.room import CHECKED_SHARE
+from wbfs.remote.transport import PIECE_BYTES
 
 WASTE = 0.1
 TRAIN, VAL, MIXED = 1_000, 150, 200
@@ -524,8 +524,7 @@ def test_prefetch_keeps_within_the_cache(
         # All of it, though the folder is larger than the cache.
         read(mount, small, names, processes=4)
         wait_until_idle(mount)
-    on_the_way = 2 * THREADS * BLOCK_BYTES
-    assert size.most <= limit * (1 + CHECKED_SHARE) + on_the_way
+    assert size.most <= limit + PIECE_BYTES
     assert mount.errors() == []
 
 

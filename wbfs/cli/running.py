@@ -10,7 +10,6 @@ from functools import partial
 
 import trio
 
-from wbfs.cli.logs import keep_urls_secret
 from wbfs.cli.progress import Progress, SayHandler, Shown
 from wbfs.daemon.session import Session, open_session
 from wbfs.fetch.background import Background, in_background
@@ -33,7 +32,6 @@ class Ending:
 def log_to(shown: Progress) -> None:
     """Have warnings said among what is shown."""
     logging.basicConfig(handlers=[SayHandler(shown)], level=logging.WARNING, format="%(message)s")
-    keep_urls_secret()
 
 
 async def run_session(
@@ -81,7 +79,7 @@ def say_failures(run: ManyFiles, shown: Progress) -> None:
 async def tidy_up(session: Session) -> None:
     """Remove what others left in the cache, and count it, so that it is kept within its bounds."""
     await session.offload.run(Kind.DISK, session.partial.remove_abandoned)
-    await session.room.count()
+    await session.offload.run(Kind.DISK, session.room.count)
 
 
 def keep_bounds(settings: SessionSettings, session: Session, fetched_bytes: int) -> None:

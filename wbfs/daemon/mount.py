@@ -14,50 +14,57 @@ from functools import partial
 import pyfuse3
 import trio
 
-from wbfs.daemon.kernel import Kernel
+from wbfs.daemon.ending import Ending, signals_noted
+from wbfs.daemon.kernel import MAX_BACKGROUND, Kernel
 from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mountpoint import prepare_mountpoint, refuse_inside
+from wbfs.daemon.own_mount import OwnMount
 from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status
 from wbfs.fetch.background import Background, in_background
 from wbfs.fetch.offload import Kind
-from wbfs.fs.control import Control, ErrorLog
+from wbfs.fs.control import Control, ErrorLog, LeftOut
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
-from wbfs.model.errors import UsageError
+from wbfs.model.errors import MountLost, UsageError
 from wbfs.model.settings import MountSettings
 
 log = logging.getLogger(__name__)
 
 GRACE_S = 1.0
 """Seconds that requests have to end after a signal."""
-MAX_TASKS = 512
-"""Requests that are answered at once; most of them only wait."""
+MAX_TASKS = MAX_BACKGROUND + 512
+"""Requests that are answered at once, more than reads alone can be; most of them only wait."""
 
 
 def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     """Mount, call `on_ready` when the mount answers, serve until it is taken down.
 
-    Ends on SIGTERM, SIGINT and an unmount from outside. Raises WbfsError where there can be no
-    mount; nothing is left behind then.
+    Ends on SIGTERM, SIGINT, SIGHUP and an unmount from outside. Raises MountLost where it was
+    aborted, and another WbfsError where there can be no mount; nothing is left behind in any case.
+    To be called once: signals are ignored afterwards.
     """
     faulthandler.register(signal.SIGUSR1)
-    refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
-    prepare_mountpoint(settings.mountpoint)
-    trio.run(_run, settings, on_ready)
+    with signals_noted() as noted:
+        refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
+        prepare_mountpoint(settings.mountpoint)
+        trio.run(_run, settings, on_ready, noted)
 
 
-async def _run(settings: MountSettings, on_ready: Callable[[], None]) -> None:
-    async with in_background() as background:
-        kernel = Kernel(background)
-        async with open_session(
-            settings,
-            background,
-            path_prefix=settings.path_prefix,
-            drop_pages=kernel.drop_pages,
-        ) as session:
-            await _mount(background, settings, session, kernel, on_ready)
+async def _run(settings: MountSettings, on_ready: Callable[[], None], noted: list[int]) -> None:
+    with trio.CancelScope() as everything:
+        ending = Ending(everything)
+        async with in_background() as background:
+            background.spawn(partial(ending.listen, noted), name="listen for signals")
+            kernel = Kernel(background)
+            async with open_session(
+                settings,
+                background,
+                path_prefix=settings.path_prefix,
+                drop_pages=kernel.drop_pages,
+            ) as session:
+                await _mount(background, settings, session, kernel, ending, on_ready)
 
 
 async def _mount(
@@ -65,6 +72,7 @@ async def _mount(
     settings: MountSettings,
     session: Session,
     kernel: Kernel,
+    ending: Ending,
     on_ready: Callable[[], None],
 ) -> None:
     source = await session.source(settings.source)
@@ -79,7 +87,7 @@ async def _mount(
     await tree.root()
     operations = _operations(settings, session, kernel, tree)
     try:
-        await _serve(background, settings, operations, session, kernel, on_ready)
+        await _serve(background, settings, operations, session, kernel, ending, on_ready)
     finally:
         operations.close()
 
@@ -89,12 +97,14 @@ def _operations(
 ) -> Operations:
     requests: Counter[str] = Counter()
     errors = ErrorLog()
+    left_out = LeftOut()
     status = Status(
         settings=settings,
         session=session,
         kernel=kernel,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         requests=requests,
+        left_out=left_out,
     )
     metrics = Metrics(fetcher=session.fetcher, offload=session.offload, requests=requests)
     control = Control(
@@ -104,6 +114,7 @@ def _operations(
         tree=tree,
         fetcher=session.fetcher,
         control=control,
+        left_out=left_out,
         errors=errors,
         requests=requests,
         background=session.resources.background,
@@ -118,6 +129,7 @@ async def _serve(
     operations: Operations,
     session: Session,
     kernel: Kernel,
+    ending: Ending,
     on_ready: Callable[[], None],
 ) -> None:
     mountpoint = str(settings.mountpoint)
@@ -129,40 +141,67 @@ async def _serve(
     except RuntimeError as error:
         hint = " (is user_allow_other in /etc/fuse.conf?)" if settings.allow_other else ""
         raise UsageError(f"can't mount on {mountpoint}: {error}{hint}") from error
+    ending.serving = True
+    own = OwnMount(settings, server=session.credentials.base_url)
     try:
-        serving = trio.CancelScope()
-        background.spawn(partial(_stop_on_signal, serving), name="signals")
         background.spawn(
-            partial(_announce, settings, session, kernel, on_ready), name="announce the mount"
+            partial(_announce, settings, session, kernel, own, on_ready), name="announce the mount"
         )
-        with serving:
-            await pyfuse3.main(max_tasks=MAX_TASKS)
-        log.info("%s is unmounted", mountpoint)
+        await _answer(ending.told)
+        is_lost = own.is_there and not ending.told.is_set()
     finally:
-        pyfuse3.close(unmount=True)
+        own.take_down()
+        await kernel.end_notices()
+        # It is ours to unmount: pyfuse3 would unmount whatever is at that place by now.
+        pyfuse3.close(unmount=False)
+        own.forget()
+    if is_lost:
+        raise MountLost(
+            f"the mount of {mountpoint} was lost, since its connection to the kernel was aborted:"
+            " mount it again"
+        )
+    log.info("%s is unmounted", mountpoint)
 
 
-async def _stop_on_signal(serving: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("%s: unmounting", signal.Signals(number).name)
-            pyfuse3.terminate()
-            # Requests that wait for the network would hold the end up until their deadlines.
-            await trio.sleep(GRACE_S)
-            serving.cancel()
+async def _answer(told: trio.Event) -> None:
+    """Answer the kernel until the mount is gone, or it is told to end.
+
+    What ends pyfuse3's session is over before this returns: without a session it would crash.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop, told, nursery.cancel_scope, name="stop")
+        await pyfuse3.main(max_tasks=MAX_TASKS)
+        nursery.cancel_scope.cancel()
+
+
+async def _stop(told: trio.Event, serving: trio.CancelScope) -> None:
+    await told.wait()
+    pyfuse3.terminate()
+    # Requests that wait for the network would hold the end up until their deadlines.
+    await trio.sleep(GRACE_S)
+    serving.cancel()
 
 
 async def _announce(
-    settings: MountSettings, session: Session, kernel: Kernel, on_ready: Callable[[], None]
+    settings: MountSettings,
+    session: Session,
+    kernel: Kernel,
+    own: OwnMount,
+    on_ready: Callable[[], None],
 ) -> None:
     """Tell that the mount answers, once it does, and tidy up what others left in the cache."""
     offload = session.offload
-    # In a thread, since it is this very loop that answers.
-    await offload.run(Kind.DISK, lambda: os.statvfs(settings.mountpoint))
-    await kernel.set_up(settings.mountpoint)
+    try:
+        # In a thread, since it is this very loop that answers.
+        await offload.run(Kind.DISK, lambda: os.statvfs(settings.mountpoint))
+    except OSError as error:
+        log.info("%s ended before it answered: %s", settings.mountpoint, error.strerror)
+        return
+    if own.device is not None:
+        await kernel.set_up(own.device)
     log.info("%s is mounted on %s", settings.source or "everything", settings.mountpoint)
     on_ready()
     removed = await offload.run(Kind.DISK, session.partial.remove_abandoned)
     if removed:
         log.info("removed %d abandoned downloads from the cache", removed)
-    await session.room.count()
+    await offload.run(Kind.DISK, session.room.count)

@@ -15,7 +15,6 @@ from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Kind, Offload, checkpoint
 from wbfs.fetch.outage import Reach
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.writeback import Writeback
 from wbfs.fs.names import Names
@@ -30,8 +29,10 @@ from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.blobs import Blobs
 from wbfs.store.catalog import Catalog, find_viewer
 from wbfs.store.eviction import Bounds
+from wbfs.store.folder import prepare_cache
 from wbfs.store.manifests import Manifests
 from wbfs.store.partial import PartialBlobs
+from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
 
 LOGIN_TIMEOUT_S = 8.0
@@ -128,9 +129,13 @@ async def open_session(
     to the cache is its user's only; `Session.umask` is what other files should have.
     """
     umask = os.umask(0o077)
+    prepare_cache(settings.cache_dir)
     credentials = load_credentials(key_is_needed=not settings.offline)
     transport = Transport.for_credentials(
-        credentials, checkpoint=checkpoint, offline=settings.offline
+        credentials,
+        checkpoint=checkpoint,
+        offline=settings.offline,
+        private_references=settings.private_references,
     )
     try:
         api = WandbApi(transport=transport, credentials=credentials)
@@ -143,19 +148,21 @@ async def open_session(
             read_login=lambda: credentials.read_login().value,
         )
         sdk_cache = SdkCache(settings.sdk_cache_dir)
-        blobs = Blobs(
-            settings.cache_dir, sdk_cache, file_mode=0o666 & ~umask, checkpoint=checkpoint
-        )
-        partial = PartialBlobs(settings.cache_dir, blobs, checkpoint=checkpoint)
         counters = Counters()
         room = Room(
-            background=background,
-            offload=offload,
-            cache_dir=settings.cache_dir,
-            sdk_cache=sdk_cache,
-            bounds=Bounds(limit=settings.cache_size, min_free=settings.min_free),
-            counters=counters,
+            settings.cache_dir,
+            sdk_cache,
+            Bounds(limit=settings.cache_size, min_free=settings.min_free),
+            on_wasted=counters.note_wasted,
         )
+        blobs = Blobs(
+            settings.cache_dir,
+            sdk_cache,
+            room=room,
+            file_mode=0o666 & ~umask,
+            checkpoint=checkpoint,
+        )
+        partial = PartialBlobs(settings.cache_dir, blobs, checkpoint=checkpoint)
         reach = Reach(
             probe=lambda: offload.run(
                 Kind.METADATA, lambda: api.viewer(deadline=Deadline.after(PROBE_TIMEOUT_S))
@@ -167,9 +174,10 @@ async def open_session(
             api=api,
             reach=reach,
             transport=transport,
-            references=References(transport),
-            manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
+            references=References(transport, files_allowed=settings.file_references),
+            manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc, room),
             background=background,
+            manifest_limit=settings.manifest_limit,
         )
         resources = Resources(
             background=background,
@@ -182,11 +190,16 @@ async def open_session(
             timeout_s=settings.timeout_s,
             setup=Setup(
                 cache_dir=str(settings.cache_dir),
+                cache_size=settings.cache_size,
+                min_free=settings.min_free,
                 sdk_cache_dir=str(settings.sdk_cache_dir),
                 file_mode=0o666 & ~umask,
+                server=credentials.base_url,
                 extra_headers=credentials.extra_headers,
                 proxies=credentials.proxies,
                 verify=credentials.verify,
+                private_references=settings.private_references,
+                file_references=settings.file_references,
                 timeout_s=settings.timeout_s,
             ),
             counters=counters,

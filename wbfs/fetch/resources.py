@@ -11,7 +11,6 @@ from wbfs.fetch.apart.small_files import Setup
 from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Kind, Offload
-from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.transfer import Opener
 from wbfs.fetch.wanted import Wanted
@@ -19,6 +18,7 @@ from wbfs.fetch.writeback import Writeback
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import Blobs, read_fully, read_in_memory
 from wbfs.store.partial import PartialBlobs
+from wbfs.store.room import Room
 
 T = TypeVar("T")
 

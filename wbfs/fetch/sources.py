@@ -34,12 +34,18 @@ class Sources:
         references: References,
         manifests: Manifests,
         background: Background,
+        manifest_limit: int,
     ) -> None:
+        """Take no manifest of more than `manifest_limit` bytes."""
         self._api = api
         self._transport = transport
         self._references = references
         self._loader = ManifestLoader(
-            api=api, reach=reach, manifests=manifests, background=background
+            api=api,
+            reach=reach,
+            manifests=manifests,
+            background=background,
+            limit=manifest_limit,
         )
         self._urls = SignedUrls(api=api, ask=reach.ask, manifests=manifests)
 
@@ -121,7 +127,7 @@ class Sources:
         Nothing else decides that: a cache that a fleet of machines shares would be asked from here,
         by the blob's content and the range, at a URL, with headers and through a proxy of its own.
         """
-        return Location(url=url, headers=self._transport.extra_headers)
+        return Location(url=url)
 
     def _follow(self, uri: str, deadline: Deadline) -> tuple[Version, Entry]:
         artifact_id, path = split_artifact_uri(uri)

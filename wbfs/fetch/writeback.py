@@ -25,6 +25,7 @@ class Writeback:
         self._offload = offload
         self._blobs = blobs
         self._is_due = False
+        self._one_at_a_time = trio.Lock()
 
     def due(self) -> None:
         """Note that a blob was sealed."""
@@ -34,9 +35,11 @@ class Writeback:
 
     async def _write(self) -> None:
         await trio.sleep(AFTER_S)
-        self._is_due = False
         try:
-            await self._offload.run(Kind.SYNC, self._blobs.flush)
+            # A slow disk keeps no more than one thread waiting.
+            async with self._one_at_a_time:
+                self._is_due = False
+                await self._offload.run(Kind.SYNC, self._blobs.flush)
         except StoreError as error:
             # They are checked again by the next mount, that is all.
-            log.warning("%s", error)
+            log.info("%s", error)

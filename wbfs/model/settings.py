@@ -15,6 +15,10 @@ MIN_FREE_BYTES = 1 << 30
 """Bytes that the cache leaves free on its disk."""
 
 
+MANIFEST_LIMIT_BYTES = 4 << 30
+"""Bytes that a version's manifest may have: as many files as wbfs shows of one, and more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSettings:
     """How the server is asked and where what it gives is kept.
@@ -22,6 +26,8 @@ class SessionSettings:
     `sdk_cache_dir` is the wandb SDK's own cache directory. Times are in seconds, sizes in bytes; a
     `cache_size` of None is no limit. With `offline` no request is made at all. With `verify_always`
     no byte of a large file is served before its digest was checked, as of small ones.
+    `private_references` is whether manifests' URLs may lead to loopback and private addresses,
+    `file_references` whether they may name files of this machine.
     """
 
     cache_dir: Path
@@ -30,9 +36,12 @@ class SessionSettings:
     min_free: int = MIN_FREE_BYTES
     alias_ttl_s: float = ALIAS_TTL_S
     timeout_s: float = TIMEOUT_S
+    manifest_limit: int = MANIFEST_LIMIT_BYTES
     pin: bool = False
     offline: bool = False
     verify_always: bool = False
+    private_references: bool = True
+    file_references: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

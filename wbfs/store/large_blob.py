@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import secrets
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,12 +24,13 @@ from typing import NamedTuple
 from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError
 from wbfs.model.extents import Extents
-from wbfs.store.blobs import Blobs, SealedBlob, read_fully, read_in_memory, store_error
+from wbfs.store.blobs import Blobs, SealedBlob, read_fully, read_in_memory
+from wbfs.store.folder import open_file, store_error, temporary_file
 from wbfs.store.hashing import RunningDigest
+from wbfs.store.marks import BLOCK_BYTES, MAP_SUFFIX
 
 log = logging.getLogger(__name__)
 
-MAP_SUFFIX = ".map"
 GENERATION_XATTR = "user.wbfs.generation"
 """Where a partial blob's file has its generation, on filesystems that have extended attributes."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -59,6 +59,7 @@ class LargeBlob:
         self._map_path = path.with_name(path.name + MAP_SUFFIX) if has_map else None
         self._blob = blob
         self._blobs = blobs
+        self._room = blobs.room
         # Guards what follows, and that the file is closed by the last who uses it.
         self._lock = threading.Lock()
         self._users = 0
@@ -85,7 +86,9 @@ class LargeBlob:
                 return found.held, list(found.safe), found.generation
         if self._map_path is not None:
             self._map_path.unlink(missing_ok=True)
+        dropped = os.fstat(self._fd).st_blocks * BLOCK_BYTES
         os.ftruncate(self._fd, 0)
+        self._room.give_back(dropped)
         os.ftruncate(self._fd, size)
         generation = secrets.token_hex(8)
         with contextlib.suppress(OSError):
@@ -122,7 +125,9 @@ class LargeBlob:
         """
         with self._lock:
             if not self._is_over and self._map_path is None and is_at(self._fd, self._path):
-                self._path.unlink(missing_ok=True)
+                # Else it is tidied up by a later mount.
+                with contextlib.suppress(OSError):
+                    self._unlink()
             self._is_over = True
             self._close_unused()
 
@@ -133,17 +138,22 @@ class LargeBlob:
                 # The map first: without it the bytes mean nothing to anybody.
                 self._unlink_map()
                 if is_at(fd, self._path):
-                    self._path.unlink(missing_ok=True)
+                    self._unlink()
             except OSError as error:
                 raise store_error(f"remove {self._path}", error) from error
+
+    def _unlink(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._room.give_back(os.fstat(self._fd).st_blocks * BLOCK_BYTES)
 
     def write(self, offset: int, piece: bytes) -> None:
         """Put bytes in their place. Raises StoreError, StoreFull."""
         with self._in_use() as fd:
-            try:
-                write_fully(fd, piece, offset)
-            except OSError as error:
-                raise store_error(f"write {self._path}", error) from error
+            self._room.add(
+                len(piece),
+                lambda: write_fully(fd, piece, offset),
+                doing=f"write {self._path}",
+            )
 
     def read_in_memory(self, buffer: memoryview, offset: int) -> int:
         """Read what the kernel has in memory; see `blobs.read_in_memory`. Raises StoreError."""
@@ -276,16 +286,16 @@ def _identity(fd: int) -> str:
 
 
 def _replace(path: Path, contents: bytes, *, sync: bool) -> None:
-    fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    fd, temporary = temporary_file(path.parent, prefix=f"{path.name}.")
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(contents)
             file.flush()
             if sync:
                 os.fsync(fd)
-        Path(name).rename(path)
+        temporary.rename(path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _boot_id() -> str:
@@ -303,7 +313,8 @@ class _Map(NamedTuple):
 def _read_map(path: Path, identity: str) -> _Map | None:
     """Return what a map says of the file of that identity, as far as it can be trusted now."""
     try:
-        found = json.loads(path.read_bytes())
+        with os.fdopen(open_file(path), "rb") as file:
+            found = json.load(file)
         if found["file"] != identity:
             return None
         safe = Extents((int(start), int(stop)) for start, stop in found["safe"])

@@ -10,14 +10,13 @@ look-ups take microseconds and may be made from any one thread at a time.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import glob
 import json
 import logging
+import math
 import os
 import sqlite3
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +26,13 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 from wbfs.model.digests import Algorithm, Digest
-from wbfs.model.entries import Entry, Reference
+from wbfs.model.entries import Entry, LeftOut, Reference
 from wbfs.model.errors import StoreError
-from wbfs.store.blobs import make_folder, mark_used, store_error
+from wbfs.store.blobs import mark_used
+from wbfs.store.folder import open_file, store_error
+from wbfs.store.marks import BLOCK_BYTES
+from wbfs.store.places import Cached, Elsewhere, Place, Scratch
+from wbfs.store.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +45,10 @@ KINDS = 128
 CACHE_KIB = 256
 """Memory that an open table keeps pages of its file in; the kernel has them too."""
 
-DRAFT_SUFFIX = ".tmp"
+SPILLED_S = 10.0
+"""Seconds in which new tables are not written to a cache that had no room for one."""
 
-FORMAT = 3
+FORMAT = 4
 """What `about` says of a table as `wbfs.store.manifest_writer` writes it."""
 _FILES = (
     "SELECT id, folder, name, size, digest, kind, uri, token, etag, version_id"
@@ -83,22 +87,17 @@ class Found(NamedTuple):
     is_folder: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """The entries that a manifest has and the tree doesn't: how many, and some with the reason."""
-
-    count: int
-    report: tuple[tuple[str, str], ...]
-
-
 class ManifestTable:
-    """The tree of one version; `version_path` is the path that it was first resolved by."""
+    """The tree of one version; `version_path` is the path that it was first resolved by.
+
+    The numbers in two tables mean the same files and folders where their `fingerprint` is equal.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the table at `path`. Raises StoreError, FileNotFoundError."""
         self.path = path
         # Held open and locked, so that it isn't evicted meanwhile.
-        self._pin = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._pin = open_file(path)
         # The file never changes, so SQLite needs no locks. It is opened in a worker thread and then
         # read by one thread at a time.
         self._db = sqlite3.connect(
@@ -119,14 +118,29 @@ class ManifestTable:
             raise
         self._kind = lru_cache(KINDS)(self._find_kind)
         self._path_to = lru_cache(FOLDER_PATHS)(self._find_path_to)
-        _, self.version_path, left_out, report = about
-        reasons = tuple((name, reason) for name, reason in json.loads(report))
-        self.left_out = LeftOut(count=left_out, report=reasons)
+        self.fingerprint: bytes
+        _, self.version_path, self._artifact, self.fingerprint, left_out, report = about
+        self.left_out = LeftOut(left_out, map(tuple, json.loads(report)))
 
     def close(self) -> None:
         """Close the table's file."""
         self._db.close()
         os.close(self._pin)
+
+    def pending(self, limit: int) -> list[str]:
+        """Return ids, as references have them, of artifacts whose files' sizes aren't filled in.
+
+        Which of them, and in which order, is left to chance: no few are to keep others waiting.
+        """
+        rows = self._db.execute(
+            "SELECT artifact_id FROM pending ORDER BY random() LIMIT ?", (limit,)
+        )
+        return [artifact_id for (artifact_id,) in rows]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no sizes are pending."""
+        return self._db.execute("SELECT 1 FROM pending LIMIT 1").fetchone() is None
 
     def entries(self) -> Iterator[Entry]:
         """Yield every file's entry, without the folders of its path."""
@@ -251,6 +265,7 @@ class ManifestTable:
             digest=None if digest is None else Digest(algorithm, digest.hex()),
             reference=reference,
             birth_artifact_id=birth_artifact_id,
+            artifact=self._artifact if reference is not None and reference.unchecked else "",
         )
         return File(id=number, folder=folder, name=name, entry=entry)
 
@@ -284,47 +299,70 @@ def _folder_of(row: tuple[int, int, str, int, int, int, int]) -> Folder:
 class Manifests:
     """The manifest tables of one server in a cache directory."""
 
-    def __init__(self, cache_dir: Path, server: str) -> None:
-        """Open, or make, the folder; `server` is the W&B host, since ids are unique per server."""
-        self._folder = cache_dir / "manifests" / quote(server, safe="")
-        make_folder(self._folder)
+    def __init__(self, cache_dir: Path, server: str, room: Room) -> None:
+        """Take the folder, which is made when it is needed, in a cache that has that `room`.
 
-    def _path(self, artifact_id: str) -> Path:
-        return self._folder / f"{quote(artifact_id, safe='')}.sqlite"
+        `server` is the W&B host, since ids are unique per server.
+        """
+        self._server = server
+        self._folder = cache_dir / "manifests" / quote(server, safe="")
+        self._room = room
+        self._elsewhere = Elsewhere()
+        self._elsewhere_until = -math.inf
+
+    def name(self, artifact_id: str) -> str:
+        """Return what names a version among those of all servers."""
+        return f"{self._server}/{artifact_id}"
+
+    def _file_name(self, artifact_id: str) -> str:
+        return f"{quote(artifact_id, safe='')}.sqlite"
 
     def open(self, artifact_id: str) -> ManifestTable | None:
         """Return the table of a version, or None where there is none that can be used."""
-        path = self._path(artifact_id)
-        try:
-            return ManifestTable(path)
-        except FileNotFoundError:
-            return None
-        except StoreError as error:
-            log.warning("%s; it is fetched again", error)
-            return None
+        for folder in filter(None, (self._folder, self._elsewhere.folder)):
+            try:
+                return ManifestTable(folder / self._file_name(artifact_id))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._room.note_failure("open a cached manifest", error)
+            except StoreError as error:
+                log.warning("%s; it is fetched again", error)
+        return None
+
+    def spill(self) -> None:
+        """Have tables written elsewhere for a while: the cache has no room for one."""
+        self._elsewhere_until = time.monotonic() + SPILLED_S
+
+    def _place(self) -> Place:
+        """Return where a table is written now."""
+        if self._room.is_full or time.monotonic() < self._elsewhere_until:
+            return self._elsewhere
+        return Cached(self._folder, self._room)
 
     @contextmanager
     def drafting(self, artifact_id: str) -> Iterator[Path]:
         """Give the path of an empty file, which becomes a version's table at the context's end.
 
-        Where that is an exception, nothing is left of it. Raises StoreError, StoreFull.
+        Where that is an exception, nothing is left of it. Where it is StoreFull, `spill` and try
+        again. Raises StoreError, StoreFull.
         """
-        path = self._path(artifact_id)
+        name = self._file_name(artifact_id)
         try:
-            for leftover in self._folder.glob(f"{glob.escape(path.name)}.*{DRAFT_SUFFIX}"):
-                _remove_leftover(leftover)
-            fd, name = tempfile.mkstemp(
-                prefix=f"{path.name}.", suffix=DRAFT_SUFFIX, dir=self._folder
-            )
-        except OSError as error:
-            raise store_error(f"write the manifest {path}", error) from error
-        draft = Path(name)
+            place = self._place()
+            fd, draft = place.create(name)
+        except StoreError:
+            self.spill()
+            place = self._elsewhere
+            fd, draft = place.create(name)
+        path = draft.with_name(name)
         try:
             # Locked, so that neither eviction nor another daemon takes it for a leftover.
             fcntl.flock(fd, fcntl.LOCK_SH)
             yield draft
             try:
                 os.fsync(fd)
+                place.take(os.fstat(fd).st_blocks * BLOCK_BYTES)
                 draft.rename(path)
             except OSError as error:
                 raise store_error(f"write the manifest {path}", error) from error
@@ -333,15 +371,11 @@ class Manifests:
             os.close(fd)
 
     def scratch(self) -> IO[bytes]:
-        """Return a file without a name on the cache's disk. Raises StoreError, StoreFull."""
-        try:
-            return tempfile.TemporaryFile(dir=self._folder)
-        except OSError as error:
-            raise store_error(f"write to the cache folder {self._folder}", error) from error
+        """Return a file without a name, for what becomes a table. Raises StoreError, StoreFull.
 
-
-def _remove_leftover(draft: Path) -> None:
-    """Remove the draft of a daemon that was killed, unless another one writes it now."""
-    with contextlib.suppress(FileNotFoundError, BlockingIOError), draft.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        draft.unlink()
+        So do its writes.
+        """
+        place = self._place()
+        fd, path = place.create("scratch")
+        path.unlink(missing_ok=True)
+        return Scratch(fd, place)

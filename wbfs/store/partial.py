@@ -11,27 +11,25 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Blob
 from wbfs.model.errors import StoreError, StoreFull
-from wbfs.store.blobs import BLOCK_BYTES, Blobs, SealedBlob, make_folder, store_error
+from wbfs.store.blobs import Blobs, SealedBlob
+from wbfs.store.folder import create_file, open_file, store_error, temporary_file
 from wbfs.store.large_blob import (
-    MAP_SUFFIX,
     LargeBlob,
     check_content,
     is_at,
     lock_for_writing,
     write_fully,
 )
+from wbfs.store.marks import BLOCK_BYTES, MAP_SUFFIX
 
 TEMPORARY_TRIES = 3
-
-T = TypeVar("T")
 
 
 class PartialBlobs:
@@ -40,11 +38,11 @@ class PartialBlobs:
     def __init__(
         self, cache_dir: Path, blobs: Blobs, *, checkpoint: Callable[[], None] = lambda: None
     ) -> None:
-        """Open, or make, the folder below `cache_dir`. Raises StoreError."""
+        """Take the folder below `cache_dir`, which is made when it is needed."""
         self._folder = cache_dir / "partial"
         self._blobs = blobs
+        self._room = blobs.room
         self._checkpoint = checkpoint
-        make_folder(self._folder)
 
     def small(self, blob: Blob) -> SmallBlob:
         """Start to write a blob from its first byte to its last. Raises StoreError, StoreFull."""
@@ -64,8 +62,7 @@ class PartialBlobs:
     def large(self, blob: Blob) -> LargeBlob:
         """Start or go on to write a blob of known size in any order. Raises StoreError."""
         path = self._folder / blob.key
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = self._in_folder(lambda: os.open(path, flags, 0o600))
+        fd = self._room.run(lambda: create_file(path), doing=f"open {path}")
         has_map = lock_for_writing(fd) and is_at(fd, path)
         if not has_map:
             # Another daemon fetches it, or has just sealed it: this one does without its bytes.
@@ -76,37 +73,33 @@ class PartialBlobs:
     def size_of(self, blob: Blob) -> int:
         """Return how many bytes of the disk a large blob takes so far."""
         try:
-            return (self._folder / blob.key).stat().st_blocks * BLOCK_BYTES
-        except FileNotFoundError:
+            return (self._folder / blob.key).lstat().st_blocks * BLOCK_BYTES
+        except OSError:
             return 0
-
-    def _in_folder(self, create: Callable[[], T]) -> T:
-        """Create a file in the folder, which is made again where it was removed.
-
-        Raises StoreError.
-        """
-        try:
-            try:
-                return create()
-            except FileNotFoundError:
-                make_folder(self._folder)
-                return create()
-        except OSError as error:
-            raise store_error(f"create a file in {self._folder}", error) from error
 
     def _temporary(self, blob: Blob) -> tuple[int, Path]:
         for _ in range(TEMPORARY_TRIES):
-            fd, name = self._in_folder(
-                lambda: tempfile.mkstemp(prefix=f"{blob.key}.", dir=self._folder)
+            fd, path = self._room.run(
+                lambda: temporary_file(self._folder, prefix=f"{blob.key}."),
+                doing=f"create a file in {self._folder}",
             )
             # A daemon that tidies up may have taken it for abandoned before it was locked.
-            if lock_for_writing(fd) and is_at(fd, Path(name)):
-                return fd, Path(name)
+            if lock_for_writing(fd) and is_at(fd, path):
+                return fd, path
             os.close(fd)
         raise StoreError(f"can't create a file in {self._folder}: others remove it; try again")
 
     def remove_abandoned(self) -> int:
-        """Remove what nobody can go on with, its writer being gone; return how many files."""
+        """Remove what nobody can go on with, its writer being gone; return how many files.
+
+        Raises StoreError.
+        """
+        try:
+            return self._remove_abandoned()
+        except OSError as error:
+            raise store_error(f"tidy up {self._folder}", error) from error
+
+    def _remove_abandoned(self) -> int:
         removed = 0
         names = set(os.listdir(self._folder)) if self._folder.exists() else set()
         for name in names:
@@ -118,7 +111,7 @@ class PartialBlobs:
             if "." not in name and name + MAP_SUFFIX in names:
                 continue
             # A writer in another daemon may finish, and its name go, at any moment.
-            with contextlib.suppress(OSError), path.open("r+b") as file:
+            with contextlib.suppress(OSError), os.fdopen(open_file(path), "rb") as file:
                 if lock_for_writing(file.fileno()) and is_at(file.fileno(), path):
                     path.unlink()
                     removed += 1
@@ -144,6 +137,7 @@ class SmallBlob:
         self._path = path
         self._blob = blob
         self._blobs = blobs
+        self._room = blobs.room
         self._limit = limit
         self._hasher = new_hasher(blob.digest.algorithm) if blob.digest else None
         self._sealed = False
@@ -154,7 +148,9 @@ class SmallBlob:
 
     def __exit__(self, *_: object) -> None:
         if self._path is not None and not self._sealed:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            self._room.give_back(self.written)
         os.close(self._fd)
 
     def write(self, offset: int, piece: bytes) -> None:
@@ -163,10 +159,14 @@ class SmallBlob:
             raise StoreFull(f"can't keep more than {self._limit:.0f} bytes of a file in memory")
         if self._hasher:
             self._hasher.update(piece)
-        try:
+        if self._path is None:
             write_fully(self._fd, piece, offset)
-        except OSError as error:
-            raise store_error(f"write {self._path}", error) from error
+        else:
+            self._room.add(
+                len(piece),
+                lambda: write_fully(self._fd, piece, offset),
+                doing=f"write {self._path}",
+            )
         self.written = offset + len(piece)
 
     def seal(self, *, is_unread: bool = False) -> SealedBlob:
@@ -178,6 +178,8 @@ class SmallBlob:
         check_content(self._blob, self.written, self._hasher.hexdigest() if self._hasher else None)
         if self._path is None:
             return SealedBlob(os.dup(self._fd), in_memory=True)
+        # Its last block is there as a whole.
+        self._room.take(self._blobs.rounded(self.written) - self.written)
         sealed = self._blobs.seal(self._path, self._fd, self._blob, is_unread=is_unread)
         self._sealed = True
         return sealed

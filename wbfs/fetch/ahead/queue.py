@@ -136,7 +136,7 @@ class Prefetch:
             resources.sources.prepare(version, missing, deadline=deadline)
             return missing
 
-        return await resources.offload.run(Kind.METADATA, prepare)
+        return await resources.offload.run(Kind.URLS, prepare)
 
     async def settled(self, key: str) -> None:
         """Wait until a file is neither in the queue nor on its way, however that ended.
@@ -238,18 +238,18 @@ class Prefetch:
     async def _fetch_here(self, job: Job) -> None:
         resources = self._resources
         error: WbfsError | None = None
+        deadline = Deadline.after(stretched(resources.timeout_s, job.size))
+        fetch = partial(
+            fetch_whole,
+            resources.opener(job.wanted),
+            resources.partial.small,
+            job.wanted.entry,
+            path=job.wanted.path,
+            deadline=deadline,
+            is_unread=job.is_unread,
+        )
         try:
-            await resources.offload.run(
-                Kind.AHEAD,
-                lambda: fetch_whole(
-                    resources.opener(job.wanted),
-                    resources.partial.small,
-                    job.wanted.entry,
-                    path=job.wanted.path,
-                    deadline=Deadline.after(stretched(resources.timeout_s, job.size)),
-                    is_unread=job.is_unread,
-                ),
-            )
+            await resources.fetch(Kind.AHEAD, job.wanted, fetch, deadline=deadline)
         except WbfsError as raised:
             error = raised
         except Exception as defect:  # noqa: BLE001 - it is noted
@@ -281,7 +281,6 @@ class Prefetch:
         counters.fetched_bytes += job.size
         counters.prefetched_files += 1
         counters.prefetched_bytes += job.size
-        resources.room.added(resources.blobs.rounded(job.size))
         resources.writeback.due()
 
     def _end(self, job: Job, outcome: Outcome, error: WbfsError | None) -> None:

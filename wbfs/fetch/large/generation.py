@@ -294,7 +294,6 @@ class Generation:
         if position > flight.noted:
             self.held.add(flight.noted, position)
             self._resources.counters.fetched_bytes += position - flight.noted
-            self._resources.room.added(position - flight.noted)
             flight.noted = position
         waiting = []
         for stop, arrived in flight.waiters:
@@ -310,9 +309,8 @@ class Generation:
         self._note(flight)
         if isinstance(flight.error, StoreError):
             if not self.is_past_store:
-                log.warning("%s is read past the cache: %s", wanted.path, flight.error)
+                log.debug("%s is read past the cache: %s", wanted.path, flight.error)
             self.leave_store()
-            self._resources.room.make_soon(flight.stop - flight.start)
         elif flight.error is not None:
             self._resources.counters.failed_fetches += 1
             if flight.ahead_for is not None:

@@ -17,7 +17,7 @@ from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import fetch_whole, stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Blob, Entry
-from wbfs.model.errors import StoreError, StoreFull, WbfsError
+from wbfs.model.errors import StoreError, WbfsError
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.partial import SmallBlob
@@ -78,20 +78,15 @@ class WholeFiles:
         size = wanted.entry.size
         deadline = Deadline.after(stretched(self._resources.timeout_s, size))
         try:
-            try:
-                return await self._fetch_to_store(wanted, deadline)
-            except StoreFull:
-                await self._resources.room.make(size or 0)
-                return await self._fetch_to_store(wanted, deadline)
+            return await self._fetch_to_store(wanted, deadline)
         except StoreError as error:
             if size is not None and size > LARGEST_IN_MEMORY:
                 raise
-            log.info("%s is read past the cache: %s", wanted.path, error)
+            log.debug("%s is read past the cache: %s", wanted.path, error)
             return await self._fetch_to_memory(wanted, deadline)
 
     async def _fetch_to_store(self, wanted: Wanted, deadline: Deadline) -> SealedBlob:
-        sealed, size = await self._fetch_checked(wanted, deadline, self._resources.partial.small)
-        self._resources.room.added(self._resources.blobs.rounded(size))
+        sealed, _ = await self._fetch_checked(wanted, deadline, self._resources.partial.small)
         self._resources.writeback.due()
         return sealed
 
