@@ -20,6 +20,7 @@ from wbfs.model.errors import (
     WbfsError,
 )
 from wbfs.remote.bytes import SLOWEST_BYTES_PER_S, ByteStream
+from wbfs.remote.failures import without_secrets
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.partial import SmallBlob
@@ -136,8 +137,7 @@ def transfer(
 def damaged(entry: Entry, error: IntegrityError) -> WbfsError:
     """Return the error of an entry whose bytes were wrong twice."""
     if entry.reference is not None and not entry.reference.is_of_artifact:
-        # Without a query, which may be a signature.
-        uri = entry.reference.uri.partition("?")[0]
+        uri = without_secrets(entry.reference.uri)
         return ReferenceChanged(
             f"{uri} is no longer what was logged: {error}; log the artifact again to take it as it"
             " is now"
