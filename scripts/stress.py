@@ -9,10 +9,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from hypothesis import seed
-from hypothesis.stateful import run_state_machine_as_test
 from judge import Violation
-from machine import MachineWithTheSdk, of_steps
+from machine import MachineWithTheSdk, run_steps
 from world import World
 
 READS = 100_000
@@ -27,17 +25,11 @@ def run(number: int, home: Path) -> Counter[str]:
 
     def make_world() -> World:
         # Every second one has each byte checked before it is served.
-        folder = home / f"world{len(worlds)}"
-        folder.mkdir()
-        worlds.append(World(folder, seed=number, readers=READERS, verify_always=number % 2 == 1))
+        worlds.append(World(home, seed=number, readers=READERS, verify_always=number % 2 == 1))
         return worlds[-1]
 
-    class Seeded(MachineWithTheSdk):
-        pass
-
-    Seeded.make_world = staticmethod(make_world)
-    run_state_machine_as_test(seed(number)(Seeded), settings=of_steps(STEPS))
-    return sum((world.judge.figures for world in worlds), Counter({"steps": STEPS}))
+    run_steps(MachineWithTheSdk, number=number, steps=STEPS, make_world=make_world)
+    return worlds[0].judge.figures
 
 
 def main() -> None:

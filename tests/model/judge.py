@@ -15,7 +15,7 @@ from typing import Any
 from contents import Content
 from faults import NOT_MOUNTED, Cause, Fault
 
-SHOWN_STEPS = 60
+SHOWN_STEPS, SHOWN_READS = 80, 25
 SLACK_S = 12.0
 """Seconds that a busy machine may add to an operation."""
 
@@ -53,10 +53,13 @@ class Judge:
     alias_ttl_s: float
     verify_always: bool
     began: float = field(default_factory=time.monotonic)
-    steps: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
+    steps: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
+    reads: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=SHOWN_READS))
     windows: list[Window] = field(default_factory=list)
     checked: dict[Content, float] = field(default_factory=dict)
     figures: Counter[str] = field(default_factory=Counter)
+    violation: Violation | None = None
+    """The first that was found."""
 
     @property
     def patience_s(self) -> float:
@@ -70,7 +73,11 @@ class Judge:
 
     def note(self, step: str) -> None:
         """Write a step down, for the report of a violation."""
-        self.steps.append(f"{time.monotonic() - self.began:8.2f}  {step}")
+        self.steps.append((time.monotonic() - self.began, step))
+
+    def note_read(self, read: str) -> None:
+        """Write down that something is read; there are many of that."""
+        self.reads.append((time.monotonic() - self.began, read))
 
     def begin(self, what: str, fault: Fault) -> Window:
         """Note that a fault is on from now."""
@@ -93,9 +100,12 @@ class Judge:
 
     def broken(self, what: str) -> Violation:
         """Return the violation, with the steps that led to it."""
-        steps = "\n".join(self.steps)
+        lines = sorted([*self.steps, *self.reads])
+        steps = "\n".join(f"{at_s:8.2f}  {step}" for at_s, step in lines)
         now = time.monotonic() - self.began
-        return Violation(f"{what}\nat {now:.2f} s, after these steps:\n{steps}")
+        violation = Violation(f"{what}\nat {now:.2f} s, after these steps:\n{steps}")
+        self.violation = self.violation or violation
+        return violation
 
     def explain(self, cause: Cause, mount: int | None, began: float, ended: float) -> str | None:
         """Return what may have caused an error between two moments; None if nothing may have."""

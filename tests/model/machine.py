@@ -11,9 +11,15 @@ from collections.abc import Callable
 from functools import cached_property
 
 from faults import FAULTS
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from judge import Violation
 from world import World
 
 ALIASES = ("latest", "best", "old one")
@@ -29,19 +35,26 @@ class Machine(RuleBasedStateMachine):
 
     make_world: Callable[[], World]
     """Makes the world of one run; set by whoever runs the machine."""
+    violation: Violation | None = None
+    """What was found: hypothesis wants to see it twice, and it takes too long to come again."""
 
     @cached_property
     def world(self) -> World:
         """The world, made at the first step: hypothesis' first run is always one of no steps."""
+        if type(self).violation is not None:
+            raise type(self).violation
         return type(self).make_world()
 
     def teardown(self) -> None:
         """Let all of it come to rest, which must be in order, and take it down."""
         if "world" not in vars(self):
             return
+        judge = self.world.judge
         try:
-            self.world.settle()
+            if judge.violation is None:
+                self.world.settle()
         finally:
+            type(self).violation = judge.violation
             self.world.close()
 
     def check_invariants(self, *args: object, **kwargs: object) -> None:
@@ -119,14 +132,31 @@ class MachineWithTheSdk(Machine):
                 self.world.sdk_download(chance)
 
 
-def of_steps(steps: int) -> settings:
-    """Return hypothesis' settings for one run of so many steps."""
-    return settings(
-        # The first is the one of no steps.
-        max_examples=2,
-        stateful_step_count=steps,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+def run_steps(
+    machine: type[Machine], *, number: int, steps: int, make_world: Callable[[], World]
+) -> None:
+    """Do so many steps, which the number decides. Raises Violation."""
+
+    class Numbered(machine):  # type: ignore[misc, valid-type]
+        violation = None
+
+    Numbered.make_world = staticmethod(make_world)
+    try:
+        run_state_machine_as_test(
+            seed(number)(Numbered),
+            settings=settings(
+                # The first is the one of no steps.
+                max_examples=2,
+                stateful_step_count=steps,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except Exception:
+        # Of a violation hypothesis says that it does not come again in the same way.
+        if Numbered.violation is None:
+            raise
+    if Numbered.violation is not None:
+        raise Numbered.violation

@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,13 @@ class Program:
         self._text = b""
         self._heard = time.monotonic()
 
+    def send(self, requests: Iterable[dict[str, Any]]) -> None:
+        """Have it do something without waiting for any of its answers."""
+        self._requests.write(b"".join(json.dumps(request).encode() + b"\n" for request in requests))
+
     def ask(self, request: dict[str, Any], *, within_s: float) -> dict[str, Any]:
         """Have it do something, and return its answer. Raises Hangs."""
-        self._requests.write(json.dumps(request).encode() + b"\n")
+        self.send([request])
         deadline = time.monotonic() + within_s
         while (left := deadline - time.monotonic()) > 0:
             for answer in self._read(left):

@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import seed
-from hypothesis.stateful import run_state_machine_as_test
-from machine import Machine, of_steps
+from machine import Machine, run_steps
 from world import World
 
 pytestmark = pytest.mark.fuse
 
-SEED = 7
+NUMBER = 7
+STEPS = 20
 
 
 @pytest.mark.timeout(240)
@@ -21,8 +20,9 @@ SEED = 7
 def test_random_steps(tmp_path: Path, verify_always: bool) -> None:
     if os.getuid() != 0:
         pytest.skip("only root may mount a small disk")
-
-    class Here(Machine):
-        make_world = staticmethod(lambda: World(tmp_path, seed=SEED, verify_always=verify_always))
-
-    run_state_machine_as_test(seed(SEED)(Here), settings=of_steps(20))
+    run_steps(
+        Machine,
+        number=NUMBER,
+        steps=STEPS,
+        make_world=lambda: World(tmp_path, seed=NUMBER, verify_always=verify_always),
+    )

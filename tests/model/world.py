@@ -313,7 +313,7 @@ class World:
             "how": how,
             "pieces": pieces or [(0, content.size + 1)],
         }
-        self.judge.note(f"mount {mount}: read {how} {path!r} {request['pieces']}")
+        self.judge.note_read(f"mount {mount}: read {how} {path!r} {request['pieces']}")
         self.judge.judge(request, self._ask(request, mount), mount)
 
     def read_in_order(self, mount: int, chance: random.Random) -> None:
@@ -328,7 +328,7 @@ class World:
         version = chance.choice(list(self.versions))
         path, content = chance.choice(list(self.versions[version].items()))
         request = {"do": "stat", "path": str(self._mountpoint(mount) / version / path)}
-        self.judge.note(f"mount {mount}: stat {version}/{path!r}")
+        self.judge.note_read(f"mount {mount}: stat {version}/{path!r}")
         answer = self._ask(request, mount)
         self.judge.judge(request, answer, mount)
         if answer.get("size", content.size) != content.size:
@@ -363,7 +363,7 @@ class World:
 
     def _list(self, mount: int, path: str) -> set[str] | None:
         request = {"do": "list", "path": str(self._mountpoint(mount) / path)}
-        self.judge.note(f"mount {mount}: list {path}")
+        self.judge.note_read(f"mount {mount}: list {path}")
         answer = self._ask(request, mount)
         self.judge.judge(request, answer, mount)
         return set(answer["names"]) if "names" in answer else None
@@ -380,7 +380,7 @@ class World:
         """Read the file that no two versions share through an alias: one that it stands for."""
         before = self.judge.old_names_until(time.monotonic())
         path = f"{ENTITY}/{PROJECT}/{COLLECTION}/{alias}/its own.bin"
-        self.judge.note(f"mount {mount}: read {path!r}")
+        self.judge.note_read(f"mount {mount}: read {path!r}")
         candidates = self._may_be(alias, before)
         contents = [
             self.versions[f"{ENTITY}/{PROJECT}/{COLLECTION}/{version}"]["its own.bin"]
