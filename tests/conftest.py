@@ -1,19 +1,58 @@
-"""Fixtures that most tests share: the stand-in server."""
+"""Fixtures that most tests share, and what holds for each: nothing crashes, nothing is left."""
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import processes
 import pytest
+from mounts import DEFECTS, run, wait_until
 from stand_in import StandIn
 
 
 def pytest_configure() -> None:
     """Let `kill -USR1` show where a hung test is; pytest's own time limit shows it too."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    processes.adopt_orphans()
+
+
+def pytest_unconfigure() -> None:
+    """End what is left where a process of the tests died and could not."""
+    processes.end(processes.descendants())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail where a process still runs, or something is still mounted, after all tests."""
+    yield
+    # Fixtures have ended what they started; what ends with it may take a moment.
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not processes.descendants(), timeout_s=5, what="all have ended")
+    running = processes.descendants()
+    processes.end(running)
+    mounted = processes.mounts_below(tmp_path_factory.getbasetemp())
+    for path in mounted:
+        run("umount", "-l", path)
+    left = [*map(str, running), *(f"a mount on {path}" for path in mounted)]
+    assert not left, f"left by the tests: {', '.join(left)}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail a test that leaves a process that crashed, or a log that tells of a defect."""
+    try:
+        yield
+    finally:
+        crashed = processes.crashed_orphans()
+        assert not crashed, crashed
+    if isinstance(item, pytest.Function) and "tmp_path" in item.funcargs:
+        # Where what goes into the background logs, if it isn't told another place.
+        for log in item.funcargs["tmp_path"].glob("*/state/wbfs/*.log"):
+            assert not DEFECTS.search(log.read_text()), log.read_text()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import processes
+
 TIMEOUT_S = 120.0
 PROJECT = "corpus"
 TEAM = "corpus-team"
@@ -88,17 +90,18 @@ def log_corpus(env: Mapping[str, str]) -> Corpus:
         CORPUS_HTTP_URL: where the files of `write_reference_files` are served.
     """
     result = Path(env["CORPUS_FOLDER"]) / "corpus.json"
-    done = subprocess.run(
-        [sys.executable, __file__, str(result)],
-        env=dict(env),
-        cwd=env["CORPUS_FOLDER"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    with processes.leaving_none(env) as marked:
+        done = subprocess.run(
+            [sys.executable, __file__, str(result)],
+            env=marked,
+            cwd=env["CORPUS_FOLDER"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout
     rows = json.loads(result.read_text("utf-8"))
     return Corpus(

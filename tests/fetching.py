@@ -4,53 +4,61 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import trio
-
 from wbfs.fetch.apart.carrying import Setup
+from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Offload
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.room import Room
 from wbfs.fetch.writeback import Writeback
 from wbfs.model.entries import Entry
 from wbfs.store.blobs import Blobs
 from wbfs.store.eviction import Bounds
-from wbfs.store.manifests import File
+from wbfs.store.manifests import File, Manifests
 from wbfs.store.partial import PartialBlobs
+from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
 
 
+def unbounded(cache_dir: Path, sdk_cache: SdkCache) -> Room:
+    """Return the room of a cache without bounds."""
+    return Room(cache_dir, sdk_cache, Bounds(limit=None, min_free=None))
+
+
+def new_manifests(cache_dir: Path, server: str) -> Manifests:
+    """Return the manifests of a cache without bounds."""
+    return Manifests(cache_dir, server, unbounded(cache_dir, SdkCache(cache_dir / "sdk")))
+
+
 def resources(
-    nursery: trio.Nursery, cache_dir: Path, sources: object, *, timeout_s: float
+    background: Background, cache_dir: Path, sources: object, *, timeout_s: float
 ) -> Resources:
     """Return resources whose bytes come from `sources`, which has `open` as `Sources` has."""
     offload = Offload()
     counters = Counters()
     sdk_cache = SdkCache(cache_dir / "sdk")
-    blobs = Blobs(cache_dir, sdk_cache, file_mode=0o600)
+    room = unbounded(cache_dir, sdk_cache)
+    blobs = Blobs(cache_dir, sdk_cache, room=room, file_mode=0o600)
     return Resources(
-        nursery=nursery,
+        background=background,
         offload=offload,
         sources=sources,  # type: ignore[arg-type]
         blobs=blobs,
         partial=PartialBlobs(cache_dir, blobs),
-        room=Room(
-            nursery=nursery,
-            offload=offload,
-            cache_dir=cache_dir,
-            sdk_cache=sdk_cache,
-            bounds=Bounds(limit=None, min_free=None),
-            counters=counters,
-        ),
-        writeback=Writeback(nursery=nursery, offload=offload, blobs=blobs),
+        room=room,
+        writeback=Writeback(background=background, offload=offload, blobs=blobs),
         timeout_s=timeout_s,
         setup=Setup(
             cache_dir=str(cache_dir),
+            cache_size=None,
+            min_free=None,
             sdk_cache_dir=str(cache_dir / "sdk"),
             file_mode=0o600,
+            server="",
             extra_headers={},
             proxies={},
             verify=True,
+            private_references=True,
+            file_references=True,
             timeout_s=timeout_s,
         ),
         counters=counters,

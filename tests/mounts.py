@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,14 +13,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import processes
+
 COMMAND_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 20.0
 WBFS = (sys.executable, "-m", "wbfs.cli.main")
+DEFECTS = re.compile(r".*(Traceback \(most recent call last\)|Fatal Python error|\bdefect\b).*")
+"""What no log of ours may say."""
 
 
 def run(
     *command: str | Path, env: Mapping[str, str] | None = None, timeout_s: float = COMMAND_TIMEOUT_S
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program with a time limit; its output is text."""
+    """Run a program with a time limit; its output is text.
+
+    What it leaves running is ended with it, but what wbfs puts in the background on purpose. One of
+    wbfs must not crash, nor end with a traceback.
+    """
+    if command[: len(WBFS)] != WBFS:
+        with processes.leaving_none(env) as marked:
+            return _run(command, marked, timeout_s)
+    done = _run(command, env, timeout_s)
+    assert done.returncode not in processes.CRASHES, processes.describe_end(done.returncode)
+    assert not DEFECTS.search(done.stderr), done.stderr
+    return done
+
+
+def _run(
+    command: Sequence[str | Path], env: Mapping[str, str] | None, timeout_s: float
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command],
         capture_output=True,
@@ -65,14 +86,22 @@ class Mount:
         source: str = "",
         options: Sequence[str] = (),
         program: Sequence[str] = WBFS,
+        may_log_defects: bool = False,
     ) -> None:
-        """Run `wbfs mount` and return once it does; raises AssertionError with what it says."""
+        """Run `wbfs mount` and return once it does; raises AssertionError with what it says.
+
+        may_log_defects: the test makes defects of its own, which `take_down` is not to find.
+        """
         self.path = path
         self.cache_dir = cache_dir
         self.log_file = log_file
+        self._may_log_defects = may_log_defects
+        self._exit_code: int | None = None
+        self._is_killed = False
         path.mkdir(exist_ok=True)
         command = [*program, "mount", "--cache-dir", str(cache_dir), "--log-file", str(log_file)]
-        self.started = run(*command, *options, *([source] if source else []), path, env=env)
+        command += [*options, *([source] if source else []), str(path)]
+        self.started = _run(command, env, COMMAND_TIMEOUT_S)
         assert self.started.returncode == 0, self.started.stderr + self.log()
         try:
             self.pid: int = self.status()["pid"]
@@ -99,29 +128,40 @@ class Mount:
         check(*WBFS, "umount", self.path)
 
     def is_alive(self) -> bool:
-        """Whether the daemon's process is still there."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        # A zombie has ended too; in a container nobody may wait for it.
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        """Whether the daemon still runs."""
+        if self._exit_code is None:
+            self._exit_code = processes.exit_code(self.pid)
+        return self._exit_code is None
 
     def kill(self) -> None:
         """End the daemon as a crash would."""
+        self._is_killed = True
         os.kill(self.pid, signal.SIGKILL)
         wait_until(lambda: not self.is_alive(), what="the killed daemon is gone")
 
     def take_down(self) -> None:
-        """Leave nothing behind, whatever state the mount is in."""
+        """Leave nothing behind, whatever state the mount is in.
+
+        Raises AssertionError where the daemon did not end by itself, whatever the test looked at:
+        by a signal that was not that of `kill`, or never; and where its log tells of a defect.
+        """
         self._detach()
-        with contextlib.suppress(ProcessLookupError):
+        if self.is_alive():
             os.kill(self.pid, signal.SIGTERM)
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: not self.is_alive(), timeout_s=5, what="the daemon ends")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        try:
+            wait_until(lambda: not self.is_alive(), timeout_s=END_TIMEOUT_S, what="the daemon ends")
+        finally:
+            if self.is_alive():
+                self.kill()
+        assert self._exit_code is not None
+        assert self._is_killed or self._exit_code >= 0, (
+            f"the daemon of {self.path} {processes.describe_end(self._exit_code)}"
+        )
+        defect = DEFECTS.search(self.log())
+        assert self._may_log_defects or not defect, (
+            f"the daemon of {self.path} logged a defect: {defect and defect[0]}"
+        )
 
     def _detach(self) -> None:
         """Unmount by whatever means: the daemon ends when nobody uses it any more."""
-        run("fusermount3", "-u", "-z", self.path)
+        _run(["fusermount3", "-u", "-z", self.path], None, COMMAND_TIMEOUT_S)

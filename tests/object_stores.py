@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import processes
 import pytest
 import requests
 
@@ -85,13 +86,14 @@ def free_port() -> int:
 @contextmanager
 def running(command: list[str | Path], port: int, log: Path) -> Iterator[str]:
     """Run a server's program; yield its URL once it answers, and end it afterwards."""
-    with log.open("wb") as output:
+    with log.open("wb") as output, processes.leaving_none() as marked:
         process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd=log.parent,
+            env=marked,
         )
         try:
             deadline = time.monotonic() + START_TIMEOUT_S

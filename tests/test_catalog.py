@@ -235,7 +235,7 @@ def test_a_file_of_another_wbfs_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_place_that_is_no_file(tmp_path: Path) -> None:
-    (tmp_path / "catalog.sqlite").mkdir()
+    (tmp_path / "catalog.sqlite" / "folder").mkdir(parents=True)
     with pytest.raises(StoreError, match=r"can't read .*catalog\.sqlite"):
         catalog(tmp_path).name(PLACE, "v0")
 

@@ -19,6 +19,7 @@ from wbfs.store.eviction import Bounds, Pruned, cached_files, excess, remove_unl
 from wbfs.store.eviction import prune as prune_to
 from wbfs.store.inventory import summary, verify
 from wbfs.store.partial import PartialBlobs
+from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
 
 SIZE = 1 << 16
@@ -46,7 +47,8 @@ def sdk_cache(tmp_path: Path) -> SdkCache:
 
 @pytest.fixture
 def blobs(tmp_path: Path, sdk_cache: SdkCache) -> Blobs:
-    return Blobs(tmp_path / "cache", sdk_cache, file_mode=0o600)
+    room = Room(tmp_path / "cache", sdk_cache, Bounds(limit=None, min_free=None))
+    return Blobs(tmp_path / "cache", sdk_cache, room=room, file_mode=0o600)
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ import pytest
 import trio
 import trio.testing
 
+from wbfs.fetch.background import Background
 from wbfs.fetch.flights import SLACK_S, Flights
-from wbfs.model.errors import NotFound, RemoteTimeout
+from wbfs.model.errors import Defect, NotFound, RemoteTimeout
 
 
 async def test_many_waiters_one_fetch(nursery: trio.Nursery, autojump_clock: object) -> None:
-    flights: Flights[int] = Flights(nursery)
+    flights: Flights[int] = Flights(Background(nursery))
     started = 0
 
     async def fetch() -> int:
@@ -38,7 +39,7 @@ async def test_many_waiters_one_fetch(nursery: trio.Nursery, autojump_clock: obj
 async def test_a_waiter_gives_up_and_the_flight_goes_on(
     nursery: trio.Nursery, autojump_clock: object
 ) -> None:
-    flights: Flights[int] = Flights(nursery)
+    flights: Flights[int] = Flights(Background(nursery))
 
     async def fetch() -> int:
         await trio.sleep(10)
@@ -55,7 +56,7 @@ async def test_a_waiter_gives_up_and_the_flight_goes_on(
 async def test_errors_reach_every_waiter_and_nobody_else(
     nursery: trio.Nursery, autojump_clock: object
 ) -> None:
-    flights: Flights[int] = Flights(nursery)
+    flights: Flights[int] = Flights(Background(nursery))
 
     async def fetch() -> int:
         await trio.sleep(1)
@@ -74,14 +75,16 @@ async def test_errors_reach_every_waiter_and_nobody_else(
     assert failures == ["can't read it: no such thing"] * 2
 
 
-async def test_a_defect_in_a_fetch_is_its_waiters_and_the_nursery_lives(
+async def test_a_defect_in_a_fetch_is_its_waiters_and_touches_nothing_else(
     nursery: trio.Nursery,
 ) -> None:
-    flights: Flights[int] = Flights(nursery)
+    background = Background(nursery)
+    flights: Flights[int] = Flights(background)
 
     async def fetch() -> int:
         raise KeyError("a defect")
 
-    with pytest.raises(KeyError):
+    with pytest.raises(Defect, match="KeyError"):
         await flights.join("key", fetch, timeout_s=60, what="read it")
+    assert background.defects == 1
     assert not nursery.cancel_scope.cancel_called

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fetching import new_manifests
 from tables import DIGEST, VERSION, add_table
 
 from wbfs.fs.folders import CHUNK, FolderRows, OpenFolder, Row, Shows, chunk_end
@@ -14,7 +15,7 @@ from wbfs.fs.inodes import tree_key
 from wbfs.fs.nodes import VersionDirectory, file_key
 from wbfs.fs.prefix import PathPrefix
 from wbfs.model.entries import Entry
-from wbfs.store.manifests import ROOT_FOLDER, Manifests, ManifestTable
+from wbfs.store.manifests import ROOT_FOLDER, ManifestTable
 
 FOLDERS, FILES = CHUNK + 7, 2 * CHUNK + 11
 NAMES = [f"folder{number:05}" for number in range(FOLDERS)]
@@ -27,7 +28,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManifestTable]:
     paths = [f"{name}/file" if name.startswith("folder") else name for name in NAMES]
     entries = tuple(Entry(path=path, size=len(path), digest=DIGEST) for path in paths)
     cache_dir: Path = tmp_path_factory.mktemp("cache")
-    table = add_table(Manifests(cache_dir, "api.example"), VERSION.id, entries)
+    table = add_table(new_manifests(cache_dir, "api.example"), VERSION.id, entries)
     yield table
     table.close()
 

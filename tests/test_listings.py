@@ -9,7 +9,7 @@ import trio.testing
 from wbfs.fs.listings import Listing
 from wbfs.fs.nodes import EntityDirectory
 from wbfs.fs.questions import Child
-from wbfs.model.errors import AccessDenied, RemoteError, RemoteTimeout
+from wbfs.model.errors import AccessDenied, Defect, RemoteError, RemoteTimeout
 
 
 def named(*names: str) -> list[tuple[str, Child]]:
@@ -71,9 +71,10 @@ async def test_a_failure_comes_after_the_names(autojump_clock: object) -> None:
 
 async def test_a_defect_reaches_the_readers(autojump_clock: object) -> None:
     listing = Listing([], 5.0, more_within_s=60)
-    with listing.filling("list it"):
+    # Whoever fills it is told too: it is in the background, where defects are noted.
+    with pytest.raises(ZeroDivisionError), listing.filling("list it"):
         raise ZeroDivisionError
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(Defect, match="ZeroDivisionError"):
         await listing.after(0)
 
 

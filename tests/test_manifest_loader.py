@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import pytest
 import trio
+from fetching import new_manifests
 from mounts import wait_until
 from tables import VERSION
 
@@ -26,7 +27,6 @@ from wbfs.model.digests import Algorithm, new_hasher
 from wbfs.model.entries import Version
 from wbfs.model.errors import RemoteError, RemoteProtocolError, StoreError
 from wbfs.remote.transport import Deadline
-from wbfs.store.manifests import Manifests
 
 MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="
 GOOD = {"a": {"digest": MD5, "size": 1}}
@@ -64,7 +64,7 @@ def load(cache: Path, api: FakeApi, digest: str) -> list[str]:
     loader: Any = ManifestLoader(
         api=api,  # type: ignore[arg-type]
         reach=FakeReach(),  # type: ignore[arg-type]
-        manifests=Manifests(cache, "server"),
+        manifests=new_manifests(cache, "server"),
     )
     table = loader.load(version(digest), deadline=Deadline.after(10))
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fetching import new_manifests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import DIGEST, add_table, folders_of, row_of
 
 from wbfs.model.entries import Entry, Reference
 from wbfs.store.manifest_writer import fill_in_sizes, write_table
-from wbfs.store.manifests import ROOT_FOLDER, Folder, Manifests, ManifestTable
+from wbfs.store.manifests import ROOT_FOLDER, Folder, ManifestTable
 
 
 def entry(path: str, size: int = 1) -> Entry:
@@ -46,7 +47,7 @@ paths = st.lists(
 def test_table_is_what_is_safe(
     tmp_path_factory: pytest.TempPathFactory, model: dict[str, int]
 ) -> None:
-    manifests = Manifests(tmp_path_factory.mktemp("cache"), "api.example")
+    manifests = new_manifests(tmp_path_factory.mktemp("cache"), "api.example")
     table = add_table(manifests, "id", (entry(*item) for item in model.items()))
     bad = {"", ".", "..", "x" * 256, "n\0l"}
     safe = {path: size for path, size in model.items() if not bad & set(path.split("/"))}
@@ -66,7 +67,7 @@ def test_table_is_what_is_safe(
 def test_numbers_depend_on_the_names_only(
     tmp_path_factory: pytest.TempPathFactory, names: set[str], random: object
 ) -> None:
-    manifests = Manifests(tmp_path_factory.mktemp("cache"), "api.example")
+    manifests = new_manifests(tmp_path_factory.mktemp("cache"), "api.example")
     ordered = sorted(names)
     numbers = []
     for key, order in (("one", ordered), ("two", ordered[::-1])):
@@ -83,7 +84,7 @@ def test_numbers_depend_on_the_names_only(
 
 
 def test_listing_goes_on_at_a_position(tmp_path: Path) -> None:
-    manifests = Manifests(tmp_path, "api.example")
+    manifests = new_manifests(tmp_path, "api.example")
     entries = [entry(f"{name}/f") for name in "abc"] + [entry(name) for name in "xyz"]
     table = add_table(manifests, "id", entries)
     root = table.folder(ROOT_FOLDER)
@@ -100,7 +101,7 @@ def test_rows_keep_what_an_entry_says(tmp_path: Path) -> None:
         Entry(path="d/f", size=5, digest=DIGEST, birth_artifact_id="QQ=="),
         Entry(path="d/r", size=None, digest=None, reference=reference),
     )
-    manifests = Manifests(tmp_path, "api.example")
+    manifests = new_manifests(tmp_path, "api.example")
     add_table(manifests, "id/with slash", entries).close()
     table = manifests.open("id/with slash")
     assert table is not None
@@ -112,7 +113,7 @@ def test_rows_keep_what_an_entry_says(tmp_path: Path) -> None:
 
 def test_unreadable_rows_are_reported(tmp_path: Path) -> None:
     unreadable = [("odd\ud800", "it is no object")]
-    table = add_table(Manifests(tmp_path, "api.example"), "id", [entry("ok")], unreadable)
+    table = add_table(new_manifests(tmp_path, "api.example"), "id", [entry("ok")], unreadable)
     assert table.left_out.count == 1
     assert table.left_out.report == (("odd\\ud800", "it is no object"),)
     table.close()
@@ -121,11 +122,11 @@ def test_unreadable_rows_are_reported(tmp_path: Path) -> None:
 def test_servers_are_apart_and_a_damaged_table_is_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    add_table(Manifests(tmp_path, "one.example"), "id", [entry("f")]).close()
-    assert Manifests(tmp_path, "two.example:8080").open("id") is None
+    add_table(new_manifests(tmp_path, "one.example"), "id", [entry("f")]).close()
+    assert new_manifests(tmp_path, "two.example:8080").open("id") is None
     [path] = tmp_path.glob("manifests/one.example/*.sqlite")
     path.write_bytes(b"not a database" * 100)
-    manifests = Manifests(tmp_path, "one.example")
+    manifests = new_manifests(tmp_path, "one.example")
     assert manifests.open("id") is None
     assert "can't read the cached manifest" in caplog.text
     add_table(manifests, "id", [entry("f")]).close()
@@ -140,7 +141,7 @@ def test_links_get_the_sizes_of_other_artifacts_files(tmp_path: Path) -> None:
         reference = Reference(uri=f"wandb-artifact://{uri}", token="t")
         return Entry(path=path, size=None, digest=DIGEST, reference=reference)
 
-    manifests = Manifests(tmp_path, "api.example")
+    manifests = new_manifests(tmp_path, "api.example")
     unknown = Reference(uri="http://h/x", token="http://h/x")
     one = [entry("a/b/c", 5), Entry(path="u", size=None, digest=None, reference=unknown)]
     targets = {
@@ -175,7 +176,7 @@ def test_links_get_the_sizes_of_other_artifacts_files(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_draft_that_failed(tmp_path: Path) -> None:
-    manifests = Manifests(tmp_path, "api.example")
+    manifests = new_manifests(tmp_path, "api.example")
 
     def files() -> list[str]:
         return sorted(path.name for path in (tmp_path / "manifests/api.example").iterdir())
@@ -197,7 +198,7 @@ def test_what_is_looked_up_is_found_by_an_index(tmp_path: Path) -> None:
     reference = Reference(uri="http://h/x", token="t")
     entries = [entry(f"d/e/{number}") for number in range(9)]
     entries.append(Entry(path="d/r", size=1, digest=None, reference=reference))
-    table = add_table(Manifests(tmp_path, "api.example"), "id", entries)
+    table = add_table(new_manifests(tmp_path, "api.example"), "id", entries)
     asked: list[str] = []
     table._db.set_trace_callback(asked.append)
     folder = table.folder_by_name(ROOT_FOLDER, "d")

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from wbfs.fetch.background import Background
 from wbfs.fetch.outage import PROBE_WAIT_S, QUIET_S, Reach
 from wbfs.model.errors import AccessDenied, RemoteError
 
@@ -37,7 +38,7 @@ def server() -> Server:
 
 @pytest.fixture
 def reach(server: Server, nursery: trio.Nursery) -> Reach:
-    return Reach(probe=server.probe, nursery=nursery, timeout_s=TIMEOUT_S)
+    return Reach(probe=server.probe, background=Background(nursery), timeout_s=TIMEOUT_S)
 
 
 async def seconds(reach: Reach, *, has_answer: bool) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,13 +40,8 @@ class FakeGraphQL:
 
 def api(data: Mapping[str, Any]) -> WandbApi:
     made = WandbApi.__new__(WandbApi)
-    made.__dict__.update(_graphql=FakeGraphQL(data), _features=frozenset(), _lock=_NoLock())
+    made.__dict__.update(_graphql=FakeGraphQL(data), _features=frozenset(), _lock=threading.Lock())
     return made
-
-
-class _NoLock:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
 
 
 def member(**artifact: Any) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from scripted import Server, reply, scripted_servers
 
 from wbfs.model.entries import Reference
 from wbfs.model.errors import (
@@ -44,58 +44,11 @@ KEY = "k" * 40
 SECRET_QUERY = "X-Signature=verysecret"
 
 
-@dataclass
-class Server:
-    """A server that answers each request by the next of its scripted answers."""
-
-    answers: list[Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=list)
-    seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    bodies: list[str] = field(default_factory=list)
-    url: str = ""
-
-
-class QuietServer(ThreadingHTTPServer):
-    """A server to which clients that leave early are no news."""
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Print nothing."""
-
-
 @pytest.fixture
 def servers() -> Iterator[Callable[[], Server]]:
     """Return what starts servers."""
-    running: list[ThreadingHTTPServer] = []
-
-    def start() -> Server:
-        server = Server()
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                server.bodies.append(body.decode())
-                server.seen.append((self.path, dict(self.headers)))
-                answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
-                answer(self)
-
-            do_POST = do_GET
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Print nothing."""
-
-        http = QuietServer(("127.0.0.1", 0), Handler)
-        http.daemon_threads = True
-        # Polls often, so that its end takes no time.
-        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-        running.append(http)
-        server.url = f"http://127.0.0.1:{http.server_port}"
-        return server
-
-    yield start
-    for http in running:
-        http.shutdown()
-        http.server_close()
+    with scripted_servers() as start:
+        yield start
 
 
 @pytest.fixture
@@ -108,24 +61,6 @@ def transport() -> Iterator[Transport]:
     transport = Transport()
     yield transport
     transport.close()
-
-
-def reply(
-    status: int, body: bytes = b"", **headers: str
-) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Return an answer; underscores in header names stand for hyphens."""
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        for name, value in ({"Content-Length": str(len(body))} | named).items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(body)
-        if len(body) != int(named.get("Content-Length", len(body))):
-            handler.close_connection = True
-
-    return answer
 
 
 def silence(handler: BaseHTTPRequestHandler) -> None:
@@ -296,39 +231,9 @@ def test_another_range_than_was_asked_for_is_refused(
         read(transport, server, start=100)
 
 
-def test_netrc_is_no_business_of_signed_urls(
-    servers: Callable[[], Server],
-    transport: Transport,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login user password {KEY}\n")
-    (tmp_path / "netrc").chmod(0o600)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    first, second = servers(), servers()
-    first.answers = [reply(302, Location=f"{second.url}/moved"), reply(200, CONTENT)]
-    second.answers = [reply(302, Location=f"{first.url}/back")]
-    assert read(transport, first) == CONTENT
-    assert len(first.seen) == 2
-    assert not any("Authorization" in headers for _, headers in first.seen + second.seen)
-
-
 def graphql(server: Server, transport: Transport, tmp_path: Path, **environ: str) -> GraphQL:
     environ = {"HOME": str(tmp_path), "WANDB_BASE_URL": server.url} | environ
     return GraphQL(transport=transport, credentials=load_credentials(environ, tmp_path))
-
-
-def test_the_key_goes_to_its_server_and_not_along_a_redirect(
-    servers: Callable[[], Server], transport: Transport, tmp_path: Path
-) -> None:
-    server, other = servers(), servers()
-    server.answers = [reply(307, Location=f"{other.url}/graphql")]
-    other.answers = [reply(200, b'{"data": {"a": 1}}')]
-    api = graphql(server, transport, tmp_path, WANDB_API_KEY=KEY)
-    assert api.execute("{ a }", {}, deadline=Deadline.after(3)) == {"a": 1}
-    expected = "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
-    assert server.seen[0][1]["Authorization"] == expected
-    assert "Authorization" not in other.seen[0][1]
 
 
 def test_a_rotated_key_is_found(server: Server, transport: Transport, tmp_path: Path) -> None:
@@ -389,6 +294,43 @@ def test_a_federated_identity(server: Server, transport: Transport, tmp_path: Pa
         api.execute("{ a }", {}, deadline=Deadline.after(3))
     assert [path for path, _ in server.seen] == ["/oidc/token", "/graphql", "/graphql"]
     assert server.seen[1][1]["Authorization"] == "Bearer short"
+
+
+@pytest.mark.parametrize("silent", ["/oidc/token", "serverInfo"])
+def test_who_waits_for_another_s_question_waits_to_the_own_deadline(
+    server: Server, transport: Transport, tmp_path: Path, silent: str
+) -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if silent in (handler.path, *server.bodies[-1].split()):
+            asked.set()
+            ended.wait(20)
+        reply(200, b'{"access_token": "short", "expires_in": 3600, "data": {}}')(handler)
+
+    server.answers = [answer]
+    (tmp_path / "token").write_text("a.b.c")
+    environ = {
+        "HOME": str(tmp_path),
+        "WANDB_BASE_URL": server.url,
+        "WANDB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"),
+    }
+    api = WandbApi(transport=transport, credentials=load_credentials(environ, tmp_path))
+
+    def ask(seconds: float) -> None:
+        with suppress(WbfsError):
+            api.version("e", "p", "c", "v0", deadline=Deadline.after(seconds))
+
+    first = threading.Thread(target=ask, args=(10,))
+    first.start()
+    try:
+        assert asked.wait(10)
+        with pytest.raises(RemoteTimeout, match="takes too long"):
+            api.version("e", "p", "c", "v0", deadline=Deadline.after(0.3))
+        assert first.is_alive()
+    finally:
+        ended.set()
+        first.join(20)
 
 
 def test_checkpoint_ends_the_waiting(server: Server) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from fetching import new_manifests
 from tables import DIGEST, VERSION, add_table
 
 from wbfs.fetch.small.urls import MOST_AT_ONCE, SignedUrls
 from wbfs.model.entries import Entry, Reference, Version
 from wbfs.model.errors import RemoteError
 from wbfs.remote.transport import Deadline
-from wbfs.store.manifests import Manifests
 
 FILES = 1000
 
@@ -37,7 +37,7 @@ def api() -> FakeApi:
 
 @pytest.fixture
 def urls(api: FakeApi, tmp_path: Path) -> SignedUrls:
-    manifests = Manifests(tmp_path, "server")
+    manifests = new_manifests(tmp_path, "server")
     entries = [
         Entry(path=f"{folder}/{number:04}", size=1, digest=DIGEST)
         for folder in ("a", "b")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,11 @@ Mounter = Callable[..., Mount]
 @pytest.fixture
 def mounter(stand_in: StandIn, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mounter]:
     """Return what mounts: mounter(source="", server=stand_in, api_key=None, cache=..., ...)."""
-    mounts: list[Mount] = []
+    numbers = count()
+
+    def show_log(mounted: Mount) -> None:
+        """Print it, for pytest to show where the test failed."""
+        print(f"--- log of {mounted.path}:\n{mounted.log()}")
 
     def mount(
         source: str = "",
@@ -50,7 +56,7 @@ def mounter(stand_in: StandIn, tmp_path: Path, request: pytest.FixtureRequest) -
         options: Sequence[str] = (),
         **settings: Any,
     ) -> Mount:
-        number = len(mounts)
+        number = next(numbers)
         home = tmp_path / f"home{number}"
         # A test may have had the SDK leave something there.
         home.mkdir(exist_ok=True)
@@ -63,14 +69,12 @@ def mounter(stand_in: StandIn, tmp_path: Path, request: pytest.FixtureRequest) -
             options=options,
             **settings,
         )
-        mounts.append(mounted)
+        all_mounts.callback(show_log, mounted)
+        all_mounts.callback(mounted.take_down)
         return mounted
 
-    yield mount
-    for mounted in reversed(mounts):
-        mounted.take_down()
-        # pytest shows it where the test failed.
-        print(f"--- log of {mounted.path}:\n{mounted.log()}")
+    with ExitStack() as all_mounts:
+        yield mount
 
 
 @pytest.fixture

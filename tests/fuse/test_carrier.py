@@ -15,12 +15,14 @@ import trio
 from conftest import Mounter
 from fetching import resources
 from mounts import Mount, check, run, wait_until
+from processes import is_running
 from stand_in import StandIn
 
 from wbfs.devserver.signing import SIGNATURE
 from wbfs.fetch.apart import carrying
 from wbfs.fetch.apart.carrier import Carrier
 from wbfs.fetch.apart.carrying import Order
+from wbfs.fetch.background import Background
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference
 from wbfs.model.errors import WbfsError
@@ -78,13 +80,6 @@ def carriers(pid: int) -> list[int]:
     return [int(row[0]) for row in rows if not row[1].startswith("Z")]
 
 
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 @contextmanager
 def busy(mount: Mount, logged: Logged, server: StandIn) -> Iterator[int]:
     """Give the process while it waits for a slow server, for files ahead of those read."""
@@ -129,7 +124,7 @@ def test_it_is_killed(mounter: Mounter, logged: Logged, stand_in: StandIn) -> No
     mount = mounter()
     with busy(mount, logged, stand_in) as pid:
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: is_gone(pid), what="the killed process is gone")
+        wait_until(lambda: not is_running(pid), what="the killed process is gone")
         text = "the process that fetches small files has ended"
         wait_until(lambda: text in mount.log(), what="the log says so")
     read(mount, logged, list(logged.digests))
@@ -142,7 +137,7 @@ def test_it_ends_with_its_mount(mounter: Mounter, logged: Logged, stand_in: Stan
     mount = mounter()
     with busy(mount, logged, stand_in) as pid:
         mount.umount()
-        wait_until(lambda: is_gone(pid), what="the process is gone")
+        wait_until(lambda: not is_running(pid), what="the process is gone")
 
 
 def test_it_ends_with_a_daemon_that_is_killed(
@@ -151,7 +146,7 @@ def test_it_ends_with_a_daemon_that_is_killed(
     mount = mounter()
     with busy(mount, logged, stand_in) as pid:
         mount.kill()
-        wait_until(lambda: is_gone(pid), timeout_s=5, what="the process is gone")
+        wait_until(lambda: not is_running(pid), timeout_s=5, what="the process is gone")
     blobs = [path for path in (mount.cache_dir / "blobs").rglob("*") if path.is_file()]
     assert len(blobs) >= FIRST
     for path in blobs:
@@ -172,13 +167,13 @@ async def test_it_is_ended_when_idle(
     content = b"some bytes"
     (tmp_path / "file").write_bytes(content)
     (tmp_path / "cache").mkdir()
-    used = resources(nursery, tmp_path / "cache", None, timeout_s=5)
+    used = resources(Background(nursery), tmp_path / "cache", None, timeout_s=5)
     uri = (tmp_path / "file").as_uri()
     digest = Digest(Algorithm.MD5, hashlib.md5(content).hexdigest())
     reference = Reference(uri=uri, token=uri)
     entry = Entry(path="file", size=len(content), digest=digest, reference=reference)
     carried: list[tuple[int, WbfsError | None]] = []
-    carrier = Carrier(nursery=nursery, setup=used.setup, on_carried=carried.extend)
+    carrier = Carrier(background=used.background, setup=used.setup, on_carried=carried.extend)
     # The second order finds it ended.
     for number in (1, 2):
         order = Order(number=number, path="file", entry=entry, location=None, is_unread=False)

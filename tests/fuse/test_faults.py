@@ -222,7 +222,7 @@ main()
 def test_a_defect_is_its_callers_alone(mounter: Mounter, version: Path, tmp_path: Path) -> None:
     program = tmp_path / "defect.py"
     program.write_text(DEFECT)
-    mount = mounter(program=(sys.executable, str(program)))
+    mount = mounter(program=(sys.executable, str(program)), may_log_defects=True)
     done = run("stat", mount.path / "raise-a-defect")
     assert "Input/output error" in done.stderr
     assert "Traceback" in mount.log()

@@ -24,6 +24,7 @@ from large_manifest import (
     log_version_of,
 )
 from mounts import Mount, check, run, wait_until
+from processes import is_running
 from stand_in import StandIn
 
 from wbfs.fetch.apart import building
@@ -87,14 +88,6 @@ def builders(pid: int) -> list[int]:
                 if building.__name__ in Path(f"/proc/{child}/cmdline").read_text():
                     found.append(child)
     return found
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process; one that nobody has waited for yet has ended too."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @contextmanager

@@ -24,13 +24,13 @@ import pytest
 from conftest import Mounter
 from mounts import Mount, check, run, wait_until
 from stand_in import StandIn
+from wbfs.fetch.room import CHECKED_SHARE
 
 from wbfs.devserver.request_log import LoggedRequest
 from wbfs.fetch.ahead.loaders import FAILURES_IN_A_ROW, PAUSE_S
 from wbfs.fetch.ahead.queue import FILES_AT_ONCE
 from wbfs.fetch.apart import carrying
 from wbfs.fetch.apart.carrying import THREADS
-from wbfs.fetch.room import CHECKED_SHARE
 
 WASTE = 0.1
 TRAIN, VAL, MIXED = 1_000, 150, 200

@@ -341,14 +341,14 @@ def test_kill_9_in_mid_fetch(
 
 SLOW_SEAL = """
 import time
-import wbfs.store.partial
+import wbfs.store.large_blob
 from wbfs.cli.main import main
-real = wbfs.store.partial._check
+real = wbfs.store.large_blob.check_content
 def check(*args):
     real(*args)
     open({sealing!r}, "w").close()
     time.sleep(60)
-wbfs.store.partial._check = check
+wbfs.store.large_blob.check_content = check
 main()
 """
 

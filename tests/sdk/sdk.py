@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import processes
+
 PROGRAMS = Path(__file__).parent / "programs"
 TIMEOUT_S = 90.0
 
@@ -27,16 +29,17 @@ def run_program(name: str, environment: Mapping[str, str], folder: Path, *argume
 
 def run_command(command: list[str], environment: Mapping[str, str], folder: Path) -> str:
     """Run a command that has to succeed; return what it printed."""
-    done = subprocess.run(
-        command,
-        env=dict(environment),
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    with processes.leaving_none(environment) as marked:
+        done = subprocess.run(
+            command,
+            env=marked,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout
     return done.stdout

@@ -29,6 +29,9 @@ def cache(context: click.Context, cache_dir: Path) -> None:
       wbfs cache prune --to 20GB
       wbfs cache verify
     """
+    from wbfs.store.folder import check_cache
+
+    check_cache(cache_dir)
     context.obj = cache_dir
 
 

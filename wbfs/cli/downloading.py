@@ -15,6 +15,7 @@ from wbfs.cli.progress import Progress, progress
 from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, say_failures, show, tidy_up
 from wbfs.cli.sizes import show_size
 from wbfs.daemon.session import Session
+from wbfs.fetch.background import Background
 from wbfs.fetch.bulk.download import Download
 from wbfs.fetch.bulk.target import Target
 from wbfs.fetch.offload import Kind
@@ -55,8 +56,8 @@ def download(settings: SessionSettings, order: Order) -> int:
     began = time.monotonic()
     ending = _Ending()
 
-    async def work(nursery: trio.Nursery, session: Session) -> None:
-        await _download(nursery, settings, order, session, shown, ending)
+    async def work(background: Background, session: Session) -> None:
+        await _download(background, settings, order, session, shown, ending)
 
     try:
         trio.run(run_session, settings, work, ending)
@@ -77,7 +78,7 @@ def download(settings: SessionSettings, order: Order) -> int:
 
 
 async def _download(
-    nursery: trio.Nursery,
+    background: Background,
     settings: SessionSettings,
     order: Order,
     session: Session,
@@ -95,8 +96,8 @@ async def _download(
         target=Target(root, umask=session.umask),
         allow_missing_references=order.allow_missing_references,
     )
-    nursery.start_soon(show, run, shown, name="show how far it is")
-    nursery.start_soon(tidy_up, session, name="tidy up the cache")
+    background.spawn(lambda: show(run, shown), name="show how far it is")
+    background.spawn(lambda: tidy_up(session), name="tidy up the cache")
     await run.run()
     await session.offload.run(Kind.DISK, lambda: keep_bounds(settings, session, run.fetched_bytes))
 

@@ -84,7 +84,22 @@ class _Octal(click.ParamType[int]):
     show_default=True,
     help="Permission bits that files (0444) and directories (0555) shall not have.",
 )
-@click.option("--allow-other", is_flag=True, help="Let other users, and containers, read it too.")
+@click.option(
+    "--allow-other",
+    is_flag=True,
+    help="Let other users, and containers, read it too. References then lead neither to loopback"
+    " and private addresses nor to files of this machine, unless the next two options say so.",
+)
+@click.option(
+    "--allow-private-references",
+    is_flag=True,
+    help="With --allow-other: read references to http(s) URLs at loopback and private addresses.",
+)
+@click.option(
+    "--allow-file-references",
+    is_flag=True,
+    help="With --allow-other: read file:// references, as the user who mounts.",
+)
 @click.option(
     "--log-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -108,6 +123,8 @@ def mount(
     gid: int,
     umask: int,
     allow_other: bool,
+    allow_private_references: bool,
+    allow_file_references: bool,
     log_file: Path | None,
     debug: bool,
 ) -> None:
@@ -151,6 +168,8 @@ def mount(
         pin=pin,
         offline=offline,
         verify_always=verify == "always",
+        private_references=allow_private_references or not allow_other,
+        file_references=allow_file_references or not allow_other,
         uid=uid,
         gid=gid,
         umask=umask,

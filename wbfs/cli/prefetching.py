@@ -18,13 +18,14 @@ from wbfs.cli.sizes import show_size
 from wbfs.daemon.background import run_in_background
 from wbfs.daemon.mounted import MountedCache, MountedPath, look_at
 from wbfs.daemon.session import Session
+from wbfs.fetch.background import Background
 from wbfs.fetch.bulk.filling import Filling, Selection
 from wbfs.fetch.offload import Kind
-from wbfs.fetch.room import Shortage
 from wbfs.model.entries import Version
 from wbfs.model.errors import UsageError
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.credentials import load_credentials
+from wbfs.store.room import Shortage
 
 log = logging.getLogger(__name__)
 
@@ -121,17 +122,17 @@ def _run(
     began = time.monotonic()
     ending = _Ending()
 
-    async def work(nursery: trio.Nursery, session: Session) -> None:
+    async def work(background: Background, session: Session) -> None:
         selections = await _find(wanted, session)
         ending.filling = filling = Filling(
             fetcher=session.fetcher, resources=session.resources, selections=selections
         )
-        nursery.start_soon(show, filling, shown, name="show how far it is")
+        background.spawn(lambda: show(filling, shown), name="show how far it is")
         shortage = await filling.count()
         if shortage is not None:
             raise _too_large(shortage, settings)
         on_counted(filling)
-        nursery.start_soon(tidy_up, session, name="tidy up the cache")
+        background.spawn(lambda: tidy_up(session), name="tidy up the cache")
         await filling.run()
         await session.offload.run(
             Kind.DISK, lambda: keep_bounds(settings, session, filling.fetched_bytes)

@@ -6,12 +6,14 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from wbfs.cli.logs import keep_urls_secret
 from wbfs.cli.progress import Progress, SayHandler, Shown
 from wbfs.daemon.session import Session, open_session
+from wbfs.fetch.background import Background, in_background
 from wbfs.fetch.bulk.many import FAILURES_NAMED, ManyFiles
 from wbfs.fetch.offload import Kind
 from wbfs.model.errors import WbfsError
@@ -36,22 +38,21 @@ def log_to(shown: Progress) -> None:
 
 async def run_session(
     settings: SessionSettings,
-    work: Callable[[trio.Nursery, Session], Awaitable[None]],
+    work: Callable[[Background, Session], Awaitable[None]],
     ending: Ending,
 ) -> None:
     """Open a session and do the work; `ending` is told of a signal, or of an error, that ends it.
 
-    What the work leaves running in the nursery ends with it.
+    What the work leaves running in the background ends with it.
     """
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, nursery.cancel_scope, ending, name="signals")
-        try:
-            async with open_session(settings, nursery) as session:
-                await work(nursery, session)
-        except WbfsError as error:
-            # Past the nursery's end, which would wrap it in a group.
-            ending.failure = error
-        nursery.cancel_scope.cancel()
+    async with in_background() as background:
+        with trio.CancelScope() as scope:
+            background.spawn(partial(_end_on_signal, scope, ending), name="signals")
+            try:
+                async with open_session(settings, background) as session:
+                    await work(background, session)
+            except WbfsError as error:
+                ending.failure = error
 
 
 async def _end_on_signal(scope: trio.CancelScope, ending: Ending) -> None:
@@ -80,7 +81,7 @@ def say_failures(run: ManyFiles, shown: Progress) -> None:
 async def tidy_up(session: Session) -> None:
     """Remove what others left in the cache, and count it, so that it is kept within its bounds."""
     await session.offload.run(Kind.DISK, session.partial.remove_abandoned)
-    await session.room.count()
+    await session.offload.run(Kind.DISK, session.room.count)
 
 
 def keep_bounds(settings: SessionSettings, session: Session, fetched_bytes: int) -> None:

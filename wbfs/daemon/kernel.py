@@ -10,6 +10,8 @@ from pathlib import Path
 import pyfuse3
 import trio
 
+from wbfs.fetch.background import Background
+
 log = logging.getLogger(__name__)
 
 MAX_BACKGROUND = 256
@@ -40,8 +42,8 @@ class Kernel:
     `read_ahead_kb` and `max_background` are the settings in force, None where they can't be told.
     """
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
+    def __init__(self, background: Background) -> None:
+        self._background = background
         self._notices = trio.CapacityLimiter(NOTICES_AT_ONCE)
         self.read_ahead_kb: int | None = None
         self.max_background: int | None = None
@@ -55,7 +57,7 @@ class Kernel:
 
         It waits for reads of those files that are under way, and no read may wait for it.
         """
-        self._nursery.start_soon(self._drop_pages, inodes, name="drop pages")
+        self._background.spawn(lambda: self._drop_pages(inodes), name="drop pages")
 
     async def _drop_pages(self, inodes: frozenset[int]) -> None:
         await trio.to_thread.run_sync(

@@ -9,21 +9,24 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import pyfuse3
 import trio
 
+from wbfs.daemon.ending import Ending, signals_noted
 from wbfs.daemon.kernel import Kernel
 from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mountpoint import prepare_mountpoint, refuse_inside
 from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status
+from wbfs.fetch.background import Background, in_background
 from wbfs.fetch.offload import Kind
 from wbfs.fs.control import Control, ErrorLog
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
-from wbfs.model.errors import UsageError, WbfsError
+from wbfs.model.errors import UsageError
 from wbfs.model.settings import MountSettings
 
 log = logging.getLogger(__name__)
@@ -37,40 +40,37 @@ MAX_TASKS = 512
 def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     """Mount, call `on_ready` when the mount answers, serve until it is taken down.
 
-    Ends on SIGTERM, SIGINT and an unmount from outside. Raises WbfsError where there can be no
-    mount; nothing is left behind then.
+    Ends on SIGTERM, SIGINT, SIGHUP and an unmount from outside. Raises WbfsError where there can be
+    no mount; nothing is left behind then. To be called once: signals are ignored afterwards.
     """
     faulthandler.register(signal.SIGUSR1)
-    refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
-    prepare_mountpoint(settings.mountpoint)
-    trio.run(_run, settings, on_ready)
+    with signals_noted() as noted:
+        refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
+        prepare_mountpoint(settings.mountpoint)
+        trio.run(_run, settings, on_ready, noted)
 
 
-async def _run(settings: MountSettings, on_ready: Callable[[], None]) -> None:
-    failure: WbfsError | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            kernel = Kernel(nursery)
+async def _run(settings: MountSettings, on_ready: Callable[[], None], noted: list[int]) -> None:
+    with trio.CancelScope() as everything:
+        ending = Ending(everything)
+        async with in_background() as background:
+            background.spawn(partial(ending.listen, noted), name="listen for signals")
+            kernel = Kernel(background)
             async with open_session(
                 settings,
-                nursery,
+                background,
                 path_prefix=settings.path_prefix,
                 drop_pages=kernel.drop_pages,
             ) as session:
-                await _mount(nursery, settings, session, kernel, on_ready)
-        except WbfsError as error:
-            # Past the nursery's end, which would wrap it in a group.
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+                await _mount(background, settings, session, kernel, ending, on_ready)
 
 
 async def _mount(
-    nursery: trio.Nursery,
+    background: Background,
     settings: MountSettings,
     session: Session,
     kernel: Kernel,
+    ending: Ending,
     on_ready: Callable[[], None],
 ) -> None:
     source = await session.source(settings.source)
@@ -85,7 +85,7 @@ async def _mount(
     await tree.root()
     operations = _operations(settings, session, kernel, tree)
     try:
-        await _serve(nursery, settings, operations, session, kernel, on_ready)
+        await _serve(background, settings, operations, session, kernel, ending, on_ready)
     finally:
         operations.close()
 
@@ -112,17 +112,19 @@ def _operations(
         control=control,
         errors=errors,
         requests=requests,
+        background=session.resources.background,
         ownership=Ownership(uid=settings.uid, gid=settings.gid, umask=settings.umask),
         cache_dir=settings.cache_dir,
     )
 
 
 async def _serve(
-    nursery: trio.Nursery,
+    background: Background,
     settings: MountSettings,
     operations: Operations,
     session: Session,
     kernel: Kernel,
+    ending: Ending,
     on_ready: Callable[[], None],
 ) -> None:
     mountpoint = str(settings.mountpoint)
@@ -134,25 +136,34 @@ async def _serve(
     except RuntimeError as error:
         hint = " (is user_allow_other in /etc/fuse.conf?)" if settings.allow_other else ""
         raise UsageError(f"can't mount on {mountpoint}: {error}{hint}") from error
+    ending.serving = True
     try:
-        serving = trio.CancelScope()
-        nursery.start_soon(_stop_on_signal, serving, name="signals")
-        nursery.start_soon(_announce, settings, session, kernel, on_ready, name="announce")
-        with serving:
-            await pyfuse3.main(max_tasks=MAX_TASKS)
+        background.spawn(
+            partial(_announce, settings, session, kernel, on_ready), name="announce the mount"
+        )
+        await _answer(ending.told)
         log.info("%s is unmounted", mountpoint)
     finally:
         pyfuse3.close(unmount=True)
 
 
-async def _stop_on_signal(serving: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("%s: unmounting", signal.Signals(number).name)
-            pyfuse3.terminate()
-            # Requests that wait for the network would hold the end up until their deadlines.
-            await trio.sleep(GRACE_S)
-            serving.cancel()
+async def _answer(told: trio.Event) -> None:
+    """Answer the kernel until the mount is gone, or it is told to end.
+
+    What ends pyfuse3's session is over before this returns: without a session it would crash.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop, told, nursery.cancel_scope, name="stop")
+        await pyfuse3.main(max_tasks=MAX_TASKS)
+        nursery.cancel_scope.cancel()
+
+
+async def _stop(told: trio.Event, serving: trio.CancelScope) -> None:
+    await told.wait()
+    pyfuse3.terminate()
+    # Requests that wait for the network would hold the end up until their deadlines.
+    await trio.sleep(GRACE_S)
+    serving.cancel()
 
 
 async def _announce(
@@ -160,12 +171,16 @@ async def _announce(
 ) -> None:
     """Tell that the mount answers, once it does, and tidy up what others left in the cache."""
     offload = session.offload
-    # In a thread, since it is this very loop that answers.
-    await offload.run(Kind.DISK, lambda: os.statvfs(settings.mountpoint))
+    try:
+        # In a thread, since it is this very loop that answers.
+        await offload.run(Kind.DISK, lambda: os.statvfs(settings.mountpoint))
+    except OSError as error:
+        log.info("%s ended before it answered: %s", settings.mountpoint, error.strerror)
+        return
     await kernel.set_up(settings.mountpoint)
     log.info("%s is mounted on %s", settings.source or "everything", settings.mountpoint)
     on_ready()
     removed = await offload.run(Kind.DISK, session.partial.remove_abandoned)
     if removed:
         log.info("removed %d abandoned downloads from the cache", removed)
-    await session.room.count()
+    await offload.run(Kind.DISK, session.room.count)

@@ -8,15 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-import trio
-
 from wbfs.fetch.apart.carrying import Setup
+from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Kind, Offload, checkpoint
 from wbfs.fetch.outage import Reach
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.writeback import Writeback
 from wbfs.fs.names import Names
@@ -31,8 +29,10 @@ from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.blobs import Blobs
 from wbfs.store.catalog import Catalog, find_viewer
 from wbfs.store.eviction import Bounds
+from wbfs.store.folder import prepare_cache
 from wbfs.store.manifests import Manifests
 from wbfs.store.partial import PartialBlobs
+from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
 
 LOGIN_TIMEOUT_S = 8.0
@@ -117,21 +117,25 @@ async def _log_in(
 @asynccontextmanager
 async def open_session(
     settings: SessionSettings,
-    nursery: trio.Nursery,
+    background: Background,
     *,
     path_prefix: str = "",
     drop_pages: Callable[[frozenset[int]], None] = lambda inodes: None,
 ) -> AsyncIterator[Session]:
-    """Log in and wire everything up; what is started runs in `nursery`. Raises WbfsError.
+    """Log in and wire everything up; what is started runs in `background`. Raises WbfsError.
 
     Nothing is prefetched but files whose path starts with `path_prefix`. `drop_pages` has the
     kernel forget the pages of inodes whose bytes were wrong. What is written
     to the cache is its user's only; `Session.umask` is what other files should have.
     """
     umask = os.umask(0o077)
+    prepare_cache(settings.cache_dir)
     credentials = load_credentials(key_is_needed=not settings.offline)
     transport = Transport.for_credentials(
-        credentials, checkpoint=checkpoint, offline=settings.offline
+        credentials,
+        checkpoint=checkpoint,
+        offline=settings.offline,
+        private_references=settings.private_references,
     )
     try:
         api = WandbApi(transport=transport, credentials=credentials)
@@ -144,49 +148,56 @@ async def open_session(
             read_login=lambda: credentials.read_login().value,
         )
         sdk_cache = SdkCache(settings.sdk_cache_dir)
-        blobs = Blobs(
-            settings.cache_dir, sdk_cache, file_mode=0o666 & ~umask, checkpoint=checkpoint
-        )
-        partial = PartialBlobs(settings.cache_dir, blobs, checkpoint=checkpoint)
         counters = Counters()
         room = Room(
-            nursery=nursery,
-            offload=offload,
-            cache_dir=settings.cache_dir,
-            sdk_cache=sdk_cache,
-            bounds=Bounds(limit=settings.cache_size, min_free=settings.min_free),
-            counters=counters,
+            settings.cache_dir,
+            sdk_cache,
+            Bounds(limit=settings.cache_size, min_free=settings.min_free),
+            on_wasted=counters.note_wasted,
         )
+        blobs = Blobs(
+            settings.cache_dir,
+            sdk_cache,
+            room=room,
+            file_mode=0o666 & ~umask,
+            checkpoint=checkpoint,
+        )
+        partial = PartialBlobs(settings.cache_dir, blobs, checkpoint=checkpoint)
         reach = Reach(
             probe=lambda: offload.run(
                 Kind.METADATA, lambda: api.viewer(deadline=Deadline.after(PROBE_TIMEOUT_S))
             ),
-            nursery=nursery,
+            background=background,
             timeout_s=settings.timeout_s,
         )
         sources = Sources(
             api=api,
             reach=reach,
             transport=transport,
-            references=References(transport),
-            manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc),
+            references=References(transport, files_allowed=settings.file_references),
+            manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc, room),
         )
         resources = Resources(
-            nursery=nursery,
+            background=background,
             offload=offload,
             sources=sources,
             blobs=blobs,
             partial=partial,
             room=room,
-            writeback=Writeback(nursery=nursery, offload=offload, blobs=blobs),
+            writeback=Writeback(background=background, offload=offload, blobs=blobs),
             timeout_s=settings.timeout_s,
             setup=Setup(
                 cache_dir=str(settings.cache_dir),
+                cache_size=settings.cache_size,
+                min_free=settings.min_free,
                 sdk_cache_dir=str(settings.sdk_cache_dir),
                 file_mode=0o666 & ~umask,
+                server=credentials.base_url,
                 extra_headers=credentials.extra_headers,
                 proxies=credentials.proxies,
                 verify=credentials.verify,
+                private_references=settings.private_references,
+                file_references=settings.file_references,
                 timeout_s=settings.timeout_s,
             ),
             counters=counters,
@@ -202,7 +213,7 @@ async def open_session(
             catalog=catalog,
             reach=reach,
             offload=offload,
-            nursery=nursery,
+            background=background,
             ttl_s=settings.alias_ttl_s,
             timeout_s=settings.timeout_s,
             pin=settings.pin,

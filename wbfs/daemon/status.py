@@ -40,6 +40,8 @@ class Status:
             "started_at": self.started_at,
             "cache": {
                 "dir": str(settings.cache_dir),
+                "state": session.room.state,
+                "trouble": session.room.trouble,
                 "used_bytes": session.room.used,
                 "limit_bytes": session.room.bounds.limit,
                 "min_free_bytes": session.room.bounds.min_free,
@@ -54,6 +56,7 @@ class Status:
                 "max_background": self.kernel.max_background,
             },
             "requests": dict(self.requests),
+            "defects": session.resources.background.defects,
             "fetched": asdict(session.fetcher.counters) | {"in_progress": session.fetcher.fetching},
             "prefetch": session.fetcher.loaders.report(),
             "busy_threads": session.offload.busy(),

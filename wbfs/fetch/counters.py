@@ -23,3 +23,7 @@ class Counters:
     used_bytes: int = 0
     wasted_bytes: int = 0
     failed_prefetches: int = 0
+
+    def note_wasted(self, size: int) -> None:
+        """Note that `size` bytes were removed that nobody has used; one thread at a time."""
+        self.wasted_bytes += size

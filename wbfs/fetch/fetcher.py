@@ -16,7 +16,7 @@ import trio
 from wbfs.fetch.ahead.loaders import Loaders, Was
 from wbfs.fetch.ahead.queue import Prefetch
 from wbfs.fetch.flights import Flights
-from wbfs.fetch.large.registry import LargeFiles, OpenLargeFile
+from wbfs.fetch.large.files import LargeFiles, OpenLargeFile
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.small.whole import WholeFiles, is_large
@@ -57,8 +57,8 @@ class Fetcher:
         """
         self._resources = resources
         self._manifests: OrderedDict[str, ManifestTable] = OrderedDict()
-        self._manifest_flights: Flights[None] = Flights(resources.nursery)
-        self._checks: Flights[SealedBlob | None] = Flights(resources.nursery)
+        self._manifest_flights: Flights[None] = Flights(resources.background)
+        self._checks: Flights[SealedBlob | None] = Flights(resources.background)
         self.prefetch = Prefetch(resources)
         self._whole = WholeFiles(resources, self.prefetch)
         self.loaders = Loaders(
@@ -177,7 +177,10 @@ class Fetcher:
 
 
 class Reader:
-    """One open file: reads its bytes, wherever they are."""
+    """One open file: reads its bytes, wherever they are.
+
+    `keeps_pages` tells whether what the kernel has of the file may stay there.
+    """
 
     def __init__(
         self,
@@ -192,6 +195,9 @@ class Reader:
         self._wanted = Wanted(version, file.entry)
         self._inode = inode
         self._sealed = sealed
+        self.keeps_pages = fetcher.large.keeps_pages(
+            self._wanted, inode, is_sealed=sealed is not None
+        )
         # Of a small file: what was served, and where it was when its first byte was asked for.
         self._served = 0
         self._was = Was.HERE

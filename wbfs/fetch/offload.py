@@ -1,7 +1,8 @@
 """The one door from trio to worker threads: each kind of work has its own, bounded number of them.
 
 `model`, `remote` and `store` block; nothing else calls them from trio in ways that may take long.
-The kinds are apart so that no number of slow downloads keeps a look-up from its thread.
+The kinds are apart so that no number of slow downloads keeps a look-up from its thread, and so are
+the servers that bytes come from: one that is silent holds up nobody but who reads from it.
 """
 
 from __future__ import annotations
@@ -19,22 +20,29 @@ class Kind(StrEnum):
     """What a thread is used for."""
 
     METADATA = "metadata"  # names, listings
+    URLS = "urls"  # signed URLs of files
     MANIFEST = "manifest"  # what files versions have: large ones take long
     DATA = "data"  # file bytes that a program waits for
     AHEAD = "ahead"  # bytes of an open file that it may want next
     DISK = "disk"  # the local cache
+    SYNC = "sync"  # the local cache, until it is safely on its disk
     CHECK = "check"  # digests of whole large files
+    KERNEL = "kernel"  # notices to the kernel, which may wait for reads
 
 
 THREADS = {
     Kind.METADATA: 16,
+    Kind.URLS: 8,
     Kind.MANIFEST: 8,
     Kind.DATA: 32,
     Kind.AHEAD: 16,
     Kind.DISK: 8,
+    Kind.SYNC: 2,
     Kind.CHECK: 2,
+    Kind.KERNEL: 2,
 }
-"""Threads of each kind: that many requests are on the wire, or reads on the disk, at most."""
+"""Threads of each kind, those for file bytes for each server: that many requests are on the wire,
+or reads on the disk, at most."""
 
 
 class Offload:
@@ -42,24 +50,31 @@ class Offload:
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        self._limiters = {kind: trio.CapacityLimiter(count) for kind, count in THREADS.items()}
+        # One is here while it is in use.
+        self._limiters: dict[tuple[Kind, str], trio.CapacityLimiter] = {}
         self._afterwards: dict[Kind, Callable[[], None]] = {}
 
     def afterwards(self, kind: Kind, function: Callable[[], None]) -> None:
         """Have `function` called whenever work of that kind has ended."""
         self._afterwards[kind] = function
 
-    async def run(self, kind: Kind, function: Callable[[], T]) -> T:
+    async def run(self, kind: Kind, function: Callable[[], T], *, origin: str = "") -> T:
         """Run `function` in a thread of that kind and return what it returns.
 
-        The function keeps to its own deadline. When the caller is cancelled, which for a flight is
-        at the mount's end only, the thread is left to find out by `checkpoint`.
+        `origin` is the server that the function waits for, where there may be several. The function
+        keeps to its own deadline. When the caller is cancelled, which for a flight is at the
+        mount's end only, the thread is left to find out by `checkpoint`.
         """
+        key = (kind, origin)
+        limiter = self._limiters.get(key)
+        if limiter is None:
+            limiter = self._limiters[key] = trio.CapacityLimiter(THREADS[kind])
         try:
-            return await trio.to_thread.run_sync(
-                function, limiter=self._limiters[kind], abandon_on_cancel=True
-            )
+            return await trio.to_thread.run_sync(function, limiter=limiter, abandon_on_cancel=True)
         finally:
+            found = limiter.statistics()
+            if not found.borrowed_tokens and not found.tasks_waiting:
+                self._limiters.pop(key, None)
             if (afterwards := self._afterwards.get(kind)) is not None:
                 afterwards()
 
@@ -72,11 +87,18 @@ class Offload:
 
     def is_waited_for(self, kind: Kind) -> bool:
         """Whether work of that kind waits for a thread."""
-        return self._limiters[kind].statistics().tasks_waiting > 0
+        return any(
+            limiter.statistics().tasks_waiting
+            for (limited, _), limiter in self._limiters.items()
+            if limited is kind
+        )
 
     def busy(self) -> dict[str, int]:
         """How many threads of each kind are at work."""
-        return {kind.value: limiter.borrowed_tokens for kind, limiter in self._limiters.items()}
+        busy = dict.fromkeys((kind.value for kind in Kind), 0)
+        for (kind, _), limiter in self._limiters.items():
+            busy[kind.value] += limiter.borrowed_tokens
+        return busy
 
 
 def checkpoint() -> None:

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import trio
 
+from wbfs.fetch.background import Background, Work
 from wbfs.model.errors import Offline, RemoteError, WbfsError
 from wbfs.remote.graphql import QueryRefused
 from wbfs.remote.transport import Deadline
@@ -45,16 +46,16 @@ class Reach:
     """What is known of the way to the server."""
 
     def __init__(
-        self, *, probe: Callable[[], Awaitable[object]], nursery: trio.Nursery, timeout_s: float
+        self, *, probe: Callable[[], Awaitable[object]], background: Background, timeout_s: float
     ) -> None:
         """`probe` asks the server a short question; `timeout_s` is how long an operation may wait.
 
         It raises RemoteError where the server can't be had.
         """
         self._probe = probe
-        self._nursery = nursery
+        self._background = background
         self._timeout_s = timeout_s
-        self._probed: trio.Event | None = None
+        self._probing: Work[None] | None = None
         self.outage: Outage | None = None
 
     def lost(self, error: RemoteError, *, asked_at: float) -> None:
@@ -112,7 +113,7 @@ class Reach:
             return
         if not has_answer:
             with trio.move_on_after(PROBE_WAIT_S):
-                await self._start_probe().wait()
+                await self._start_probe().ended.wait()
             if self.outage is None:
                 return
         elif now >= outage.quiet_until:
@@ -123,13 +124,12 @@ class Reach:
             f" {outage.error}"
         ) from outage.error
 
-    def _start_probe(self) -> trio.Event:
-        if self._probed is None:
-            self._probed = trio.Event()
-            self._nursery.start_soon(self._try_server, self._probed, name="probe of the server")
-        return self._probed
+    def _start_probe(self) -> Work[None]:
+        if self._probing is None:
+            self._probing = self._background.spawn(self._try_server, name="probe of the server")
+        return self._probing
 
-    async def _try_server(self, probed: trio.Event) -> None:
+    async def _try_server(self) -> None:
         asked_at = trio.current_time()
         try:
             await self._probe()
@@ -138,11 +138,7 @@ class Reach:
         except WbfsError as error:
             log.info("the server says: %s", error)
             self.found()
-        except Exception:
-            # Nobody waits for it who could be told.
-            log.exception("defect in asking whether the server is back")
         else:
             self.found()
         finally:
-            self._probed = None
-            probed.set()
+            self._probing = None

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-
-import trio
+from typing import TypeVar
 
 from wbfs.fetch.apart.carrying import Setup
+from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.offload import Kind, Offload
-from wbfs.fetch.room import Room
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.transfer import Opener
 from wbfs.fetch.wanted import Wanted
 from wbfs.fetch.writeback import Writeback
+from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import Blobs, read_fully, read_in_memory
 from wbfs.store.partial import PartialBlobs
+from wbfs.store.room import Room
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """`timeout_s` is how long a reader waits for a server that sends nothing."""
 
-    nursery: trio.Nursery
+    background: Background
     offload: Offload
     sources: Sources
     blobs: Blobs
@@ -33,6 +37,24 @@ class Resources:
     timeout_s: float
     setup: Setup
     counters: Counters
+
+    async def fetch(
+        self, kind: Kind, wanted: Wanted, function: Callable[[], T], *, deadline: Deadline
+    ) -> T:
+        """Run what asks for a file's bytes in a thread of that kind, for the server that has them.
+
+        Which server that is, a signed URL tells: it is asked for, by the deadline, where there is
+        none. Raises what that and `function` raise.
+        """
+        version, entry = wanted.version, wanted.entry
+        origin = self.sources.origin(version, entry)
+        if origin is None:
+            await self.offload.run(
+                Kind.URLS, lambda: self.sources.prepare(version, [entry], deadline=deadline)
+            )
+            # Where the server has given none, the function finds out what is the matter.
+            origin = self.sources.origin(version, entry) or ""
+        return await self.offload.run(kind, function, origin=origin)
 
     def opener(self, wanted: Wanted) -> Opener:
         """Return what asks for the bytes of a file."""

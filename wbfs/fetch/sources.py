@@ -11,10 +11,11 @@ from contextlib import AbstractContextManager, contextmanager
 from wbfs.fetch.apart.manifests import MAX_HOPS, ManifestLoader
 from wbfs.fetch.outage import Reach
 from wbfs.fetch.small.urls import SignedUrls
-from wbfs.model.entries import Blob, Entry, Version, split_artifact_uri
+from wbfs.model.entries import ARTIFACT_SCHEME, Blob, Entry, Version, split_artifact_uri
 from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.bytes import ByteStream, Location, open_stream
+from wbfs.remote.failures import host_of
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.manifests import Manifests, ManifestTable
@@ -77,6 +78,19 @@ class Sources:
         paths = [entry.path for entry in entries if entry.reference is None]
         self._urls.prepare(version, paths, deadline=deadline)
 
+    def origin(self, version: Version, entry: Entry) -> str | None:
+        """Return what names the server that an entry's bytes come from; asks nobody.
+
+        None where a file of W&B's has no URL yet, which says which it is.
+        """
+        if entry.reference is not None:
+            if entry.reference.is_of_artifact:
+                return ARTIFACT_SCHEME
+            # Not to be taken for W&B's own store, which may be at the same address.
+            return f"references at {host_of(entry.reference.uri)}"
+        url = self._urls.known(version, entry.path)
+        return host_of(url) if url else None
+
     def location(self, version: Version, entry: Entry) -> Location | None:
         """Return where all of a file of W&B's is, if its URL is known; asks nobody."""
         url = self._urls.known(version, entry.path)
@@ -107,7 +121,7 @@ class Sources:
         Nothing else decides that: a cache that a fleet of machines shares would be asked from here,
         by the blob's content and the range, at a URL, with headers and through a proxy of its own.
         """
-        return Location(url=url, headers=self._transport.extra_headers)
+        return Location(url=url)
 
     def _follow(self, uri: str, deadline: Deadline) -> tuple[Version, Entry]:
         artifact_id, path = split_artifact_uri(uri)

@@ -6,6 +6,7 @@ import logging
 
 import trio
 
+from wbfs.fetch.background import Background
 from wbfs.fetch.offload import Kind, Offload
 from wbfs.model.errors import StoreError
 from wbfs.store.blobs import Blobs
@@ -19,23 +20,26 @@ AFTER_S = 1.0
 class Writeback:
     """One writing at a time, for all blobs that were sealed by then."""
 
-    def __init__(self, *, nursery: trio.Nursery, offload: Offload, blobs: Blobs) -> None:
-        self._nursery = nursery
+    def __init__(self, *, background: Background, offload: Offload, blobs: Blobs) -> None:
+        self._background = background
         self._offload = offload
         self._blobs = blobs
         self._is_due = False
+        self._one_at_a_time = trio.Lock()
 
     def due(self) -> None:
         """Note that a blob was sealed."""
         if not self._is_due:
             self._is_due = True
-            self._nursery.start_soon(self._write, name="write the cache to disk")
+            self._background.spawn(self._write, name="write the cache to disk")
 
     async def _write(self) -> None:
         await trio.sleep(AFTER_S)
-        self._is_due = False
         try:
-            await self._offload.run(Kind.CHECK, self._blobs.flush)
+            # A slow disk keeps no more than one thread waiting.
+            async with self._one_at_a_time:
+                self._is_due = False
+                await self._offload.run(Kind.SYNC, self._blobs.flush)
         except StoreError as error:
             # They are checked again by the next mount, that is all.
-            log.warning("%s", error)
+            log.info("%s", error)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import trio
 
+from wbfs.fetch.background import Background
 from wbfs.fetch.offload import Kind, Offload
 from wbfs.model.errors import StoreError
 from wbfs.store.catalog import Catalog, GivenListing, GivenName
@@ -27,10 +28,10 @@ T = TypeVar("T")
 class Kept:
     """What one user was told before, in this mount or another."""
 
-    def __init__(self, *, catalog: Catalog, offload: Offload, nursery: trio.Nursery) -> None:
+    def __init__(self, *, catalog: Catalog, offload: Offload, background: Background) -> None:
         self._catalog = catalog
         self._offload = offload
-        self._nursery = nursery
+        self._background = background
         self._pending: list[GivenName | GivenListing] = []
         self._is_writing = False
         self.failure: StoreError | None = None
@@ -52,7 +53,7 @@ class Kept:
         self._pending.append(given)
         if not self._is_writing:
             self._is_writing = True
-            self._nursery.start_soon(self._write_soon, name="writing the catalog")
+            self._background.spawn(self._write_soon, name="writing the catalog")
 
     async def close(self) -> None:
         """Write what isn't written yet."""
@@ -81,9 +82,9 @@ class Kept:
                 log.warning("%s; it goes on without what was known before", error)
             self.failure = error
             return None
-        except Exception:
-            # Nothing of it is worth an operation, or the mount.
-            log.exception("defect in the catalog")
+        except Exception as error:  # noqa: BLE001 - it is noted
+            # Nothing of it is worth an operation.
+            self._background.defect("use the catalog", error)
             return None
         self.failure = None
         return done

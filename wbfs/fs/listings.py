@@ -13,7 +13,7 @@ import trio
 
 from wbfs.fetch.flights import SLACK_S
 from wbfs.fs.questions import Child
-from wbfs.model.errors import RemoteError, RemoteTimeout, WbfsError, while_doing
+from wbfs.model.errors import Defect, RemoteError, RemoteTimeout, WbfsError, while_doing
 
 
 class Listing:
@@ -37,7 +37,7 @@ class Listing:
         self._more_within_s = more_within_s
         # Set, and replaced, whenever something has changed; None: nothing more is coming.
         self._changed = None if more_within_s is None else trio.Event()
-        self._error: Exception | None = None
+        self._error: WbfsError | None = None
         self.valid_until = valid_until
 
     @property
@@ -70,8 +70,9 @@ class Listing:
             self._error = None
         except WbfsError as error:
             self._error = while_doing(what, error)
-        except Exception as error:  # noqa: BLE001 - it reaches every reader, and their boundary
-            self._error = error
+        except Exception as error:
+            self._error = Defect(f"can't {what}: a defect of wbfs ({type(error).__name__})")
+            raise
         finally:
             self._wake(None)
 

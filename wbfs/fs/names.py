@@ -16,6 +16,7 @@ from typing import NoReturn, TypeVar
 
 import trio
 
+from wbfs.fetch.background import Background
 from wbfs.fetch.flights import Flights
 from wbfs.fetch.offload import Kind, Offload
 from wbfs.fetch.outage import QUIET_S, Outage, Reach
@@ -69,14 +70,14 @@ class Names:
         catalog: Catalog,
         reach: Reach,
         offload: Offload,
-        nursery: trio.Nursery,
+        background: Background,
         ttl_s: float,
         timeout_s: float,
         pin: bool,
     ) -> None:
         self._api = api
-        self._kept = Kept(catalog=catalog, offload=offload, nursery=nursery)
-        self._nursery = nursery
+        self._kept = Kept(catalog=catalog, offload=offload, background=background)
+        self._background = background
         self._reach = reach
         self._offload = offload
         self._ttl_s = ttl_s
@@ -86,9 +87,9 @@ class Names:
         self._answers: dict[tuple[Inode, str], Answer] = {}
         self._max_answers = MAX_ANSWERS
         self._listings: dict[Inode, Listing] = {}
-        self._answer_flights: Flights[Answer] = Flights(nursery)
-        self._listing_flights: Flights[Listing] = Flights(nursery)
-        self._organization_flights: Flights[str] = Flights(nursery)
+        self._answer_flights: Flights[Answer] = Flights(background)
+        self._listing_flights: Flights[Listing] = Flights(background)
+        self._organization_flights: Flights[str] = Flights(background)
 
     @property
     def outage(self) -> Outage | None:
@@ -189,8 +190,8 @@ class Names:
             more_within_s=self._timeout_s,
         )
         pages = self._further_pages(directory, page.next, has_answer)
-        self._nursery.start_soon(
-            self._fill, listing, path, inode, things, pages, old, name=f"listing {path}"
+        self._background.spawn(
+            lambda: self._fill(listing, path, inode, things, pages, old), name=f"listing {path}"
         )
         return listing
 

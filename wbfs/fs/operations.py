@@ -22,6 +22,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
+from wbfs.fetch.background import Background
 from wbfs.fetch.fetcher import Fetcher, Reader
 from wbfs.fs.control import CONTROL_NAME, Control, ControlFile, ErrorLog
 from wbfs.fs.errno_map import errno_for
@@ -32,6 +33,7 @@ from wbfs.fs.nodes import XATTR_PREFIX, Attributes, VersionFile, xattrs_of
 from wbfs.fs.tree import DirectoryListing, Tree
 from wbfs.model.errors import IsADirectory, WbfsError
 from wbfs.model.names import NAME_MAX
+from wbfs.store.folder import disk_of
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +84,8 @@ def _operation(
             self._report(name, number, error)
             raise pyfuse3.FUSEError(number) from error
         except Exception as error:
-            log.exception("defect in %s%r", name, args[:1])
             self._errors.add(operation=name, errno_name="EIO", error=error)
+            self._background.defect(f"{name}{args[:1]!r}", error)
             raise pyfuse3.FUSEError(errno.EIO) from error
 
     return bounded
@@ -104,6 +106,7 @@ class Operations(pyfuse3.Operations):
         control: Control,
         errors: ErrorLog,
         requests: Counter[str],
+        background: Background,
         ownership: Ownership,
         cache_dir: Path,
     ) -> None:
@@ -118,6 +121,7 @@ class Operations(pyfuse3.Operations):
         self._logged: dict[tuple[str, str], float] = {}
         self._errors = errors
         self._requests = requests
+        self._background = background
 
     def _report(self, operation: str, number: int, error: WbfsError) -> None:
         """Say why a program gets an errno: in errors.jsonl, and now and then in the log."""
@@ -246,10 +250,13 @@ class Operations(pyfuse3.Operations):
         node = await self._tree.node(Inode(inode))
         if not isinstance(node, VersionFile):
             raise IsADirectory(f"inode {inode} is a directory")
-        handle = self._files.add(self._fetcher.reader(node.version, node.file, inode))
+        reader = self._fetcher.reader(node.version, node.file, inode)
         # A file of unknown size looks empty: only past the page cache can it be read.
         unsized = node.file.entry.size is None
-        return pyfuse3.FileInfo(fh=handle, direct_io=unsized, keep_cache=not unsized)
+        keep_cache = reader.keeps_pages and not unsized
+        return pyfuse3.FileInfo(
+            fh=self._files.add(reader), direct_io=unsized, keep_cache=keep_cache
+        )
 
     @_operation
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -290,10 +297,16 @@ class Operations(pyfuse3.Operations):
     @_operation
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         # What is read comes to rest in the cache: its disk's numbers say what there is room for.
-        disk = os.statvfs(self._cache_dir)
         data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = disk.f_frsize
-        data.f_blocks, data.f_bfree, data.f_bavail = disk.f_blocks, disk.f_bfree, disk.f_bavail
+        data.f_bsize = data.f_frsize = BLOCK_SIZE
+        data.f_blocks = data.f_bfree = data.f_bavail = 0
+        try:
+            disk = disk_of(self._cache_dir)
+        except OSError as error:
+            log.debug("the cache's disk has no numbers: %s", error.strerror)
+        else:
+            data.f_bsize = data.f_frsize = disk.f_frsize
+            data.f_blocks, data.f_bfree, data.f_bavail = disk.f_blocks, disk.f_bfree, disk.f_bavail
         data.f_files = data.f_ffree = data.f_favail = 0
         data.f_namemax = NAME_MAX
         return data

@@ -96,6 +96,11 @@ class Reference:
         return self.token == self.uri
 
     @property
+    def is_local(self) -> bool:
+        """Whether it leads to a file of this machine."""
+        return self.uri.partition(":")[0].lower() == "file"
+
+    @property
     def is_of_artifact(self) -> bool:
         """Whether it leads to another artifact's file."""
         return self.uri.startswith(ARTIFACT_SCHEME)

@@ -18,6 +18,10 @@ def while_doing(what: str, error: WbfsError) -> WbfsError:
     return more
 
 
+class Defect(WbfsError):
+    """What an exception of our own making is to those that wait for what failed by it."""
+
+
 class UsageError(WbfsError):
     """What the user asked for can't be done: bad arguments, settings or mountpoint."""
 

@@ -22,6 +22,8 @@ class SessionSettings:
     `sdk_cache_dir` is the wandb SDK's own cache directory. Times are in seconds, sizes in bytes; a
     `cache_size` of None is no limit. With `offline` no request is made at all. With `verify_always`
     no byte of a large file is served before its digest was checked, as of small ones.
+    `private_references` is whether manifests' URLs may lead to loopback and private addresses,
+    `file_references` whether they may name files of this machine.
     """
 
     cache_dir: Path
@@ -33,6 +35,8 @@ class SessionSettings:
     pin: bool = False
     offline: bool = False
     verify_always: bool = False
+    private_references: bool = True
+    file_references: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -234,7 +234,7 @@ class WandbApi:
         data = self._graphql.execute(queries.MANIFEST, {"id": version.id}, deadline=deadline)
         missing = f"{version.path} has no manifest"
         found = follow(data, ["artifact", "currentManifest", "file"], missing=missing)
-        location = Location(url=parse_direct_url(found), headers=self._transport.extra_headers)
+        location = Location(url=parse_direct_url(found))
         try:
             with open_stream(
                 self._transport, location, start=file.tell(), deadline=deadline
@@ -280,7 +280,7 @@ class WandbApi:
 
     def _has_algorithms(self, deadline: Deadline) -> bool:
         """Whether the server knows of digest algorithms; a server that can't say does not."""
-        with self._lock:
+        with deadline.hold(self._lock, "asking the server what it knows"):
             if self._features is None:
                 self._features = self._ask_features(deadline)
             return "ARTIFACT_DIGEST_ALGORITHM" in self._features

@@ -11,13 +11,16 @@ import requests
 
 from wbfs.model.errors import RemoteError, RemoteProtocolError, UrlExpired
 from wbfs.remote.failures import host_of
+from wbfs.remote.redirects import Peer
 from wbfs.remote.transport import Deadline, Transport
 
 ERROR_BODY_BYTES = 4096
 SLOWEST_BYTES_PER_S = 64 << 10
 """What bytes must come at: deadlines are stretched by the size at this rate."""
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+# Sizes beyond these no disk has, and no database takes.
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 # What stores answer with 400 to a URL that is past its time or wrongly signed.
 _EXPIRED = re.compile(rb"expired|ExpiredToken|AccessDenied|AuthenticationFailed", re.IGNORECASE)
 
@@ -30,10 +33,11 @@ class ObjectMissing(RemoteError):
 class Location:
     """Where a blob's bytes are: a URL, which may be signed, and how to ask for it.
 
-    `proxies` None means those of the environment.
+    `proxies` None means those for the peer: W&B's own for its stores, else the environment's.
     """
 
     url: str = field(repr=False)
+    peer: Peer = Peer.WANDB_STORE
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxies: Mapping[str, str] | None = None
 
@@ -43,12 +47,14 @@ class ByteStream:
     """Bytes as they come: `pieces` of up to 1 MiB; `size` is the whole object's, if it is known.
 
     Reading the pieces raises RemoteError where the connection breaks, RemoteTimeout where it falls
-    silent.
+    silent. Where the end is not certain, they may also just end: a connection that broke looks like
+    the end then, and only a size or a digest that is known otherwise can tell.
     """
 
     size: int | None
     etag: str
     pieces: Iterator[bytes]
+    end_is_certain: bool = True
 
 
 @contextmanager
@@ -72,17 +78,43 @@ def open_stream(
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
     url = location.url
     with transport.request(
-        "GET", url, headers=headers, proxies=location.proxies, deadline=deadline
+        "GET",
+        url,
+        peer=location.peer,
+        headers=headers,
+        proxies=location.proxies,
+        deadline=deadline,
     ) as response:
         _check_status(transport, response, url, deadline)
-        size = check_range(response, start, stop) if ranged else length(response)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise RemoteProtocolError(f"{host_of(response.url)} sent the file compressed")
-        yield ByteStream(
-            size=size,
-            etag=response.headers.get("ETag", ""),
-            pieces=transport.pieces(response, deadline),
-        )
+        yield stream_of(transport, response, start, stop, deadline)
+
+
+def stream_of(
+    transport: Transport,
+    response: requests.Response,
+    start: int,
+    stop: int | None,
+    deadline: Deadline,
+) -> ByteStream:
+    """Return the body of an answer with the bytes from `start` to before `stop`.
+
+    Raises RemoteProtocolError where it is of others.
+    """
+    pieces = transport.pieces(response, deadline)
+    etag = response.headers.get("ETag", "")
+    if start > 0 or stop is not None:
+        # The range's own length tells where it ends, however the answer is framed.
+        count, size = _check_range(response, start, stop)
+        return ByteStream(size=size, etag=etag, pieces=_all_of(pieces, count, response.url))
+    raw = response.raw
+    return ByteStream(
+        size=_number(response.headers.get("Content-Length", "")),
+        etag=etag,
+        pieces=pieces,
+        end_is_certain=raw.chunked or raw.length_remaining is not None,
+    )
 
 
 def _check_status(
@@ -103,8 +135,10 @@ def _check_status(
     raise kind(f"{host_of(url)} answers {status} {response.reason} to the file's URL")
 
 
-def check_range(response: requests.Response, start: int, stop: int | None) -> int | None:
-    """Check that the answer is the range asked for; return the whole object's size."""
+def _check_range(
+    response: requests.Response, start: int, stop: int | None
+) -> tuple[int, int | None]:
+    """Check that the answer is the range asked for; return its length and the whole object's."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if response.status_code != 206 or match is None:
         raise RemoteProtocolError(
@@ -116,9 +150,17 @@ def check_range(response: requests.Response, start: int, stop: int | None) -> in
     ends = [end for end in (stop, size) if end is not None]
     if first != start or (ends and last != min(ends) - 1):
         raise RemoteProtocolError(f"{host_of(response.url)} sent another range than was asked for")
-    return size
+    return last + 1 - first, size
 
 
-def length(response: requests.Response) -> int | None:
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdecimal() else None
+def _all_of(pieces: Iterator[bytes], count: int, url: str) -> Iterator[bytes]:
+    """Yield the pieces. Raises RemoteError where they are fewer than so many bytes."""
+    for piece in pieces:
+        yield piece
+        count -= len(piece)
+    if count > 0:
+        raise RemoteError(f"{host_of(url)} ended its answer {count} bytes early")
+
+
+def _number(text: str) -> int | None:
+    return int(text) if _NUMBER.fullmatch(text) else None

@@ -15,7 +15,10 @@ from wbfs.model.errors import RemoteError, RemoteTimeout
 
 def host_of(url: str) -> str:
     """Return the part of a URL that may be told: the server's name and port."""
-    return urlsplit(url).netloc.rpartition("@")[2]
+    try:
+        return urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:
+        return "a server whose URL is none"
 
 
 def timed_out(url: str) -> RemoteTimeout:

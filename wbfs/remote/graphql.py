@@ -18,6 +18,7 @@ from wbfs.model.errors import (
 )
 from wbfs.remote.credentials import Credentials, read_identity_token
 from wbfs.remote.failures import host_of
+from wbfs.remote.redirects import Peer
 from wbfs.remote.transport import Deadline, Transport
 
 SILENCE_S = 30.0
@@ -84,7 +85,7 @@ class GraphQL:
         status, body = self._post(query, variables, used, deadline)
         if status == 401:
             # The key may have been changed since it was read.
-            self._forget(used)
+            self._forget(used, deadline)
             fresh = self._header(deadline)
             if fresh != used:
                 status, body = self._post(query, variables, fresh, deadline)
@@ -93,7 +94,7 @@ class GraphQL:
     def _post(
         self, query: str, variables: Mapping[str, object], authorization: str, deadline: Deadline
     ) -> tuple[int, bytes]:
-        headers = {**self._transport.extra_headers, "Authorization": authorization}
+        headers = {"Authorization": authorization}
         if self._credentials.username:
             headers["X-WANDB-USERNAME"] = self._credentials.username
         if self._credentials.email:
@@ -101,7 +102,13 @@ class GraphQL:
         body = {"query": query, "variables": dict(variables)}
         url = f"{self._credentials.base_url}/graphql"
         with self._transport.request(
-            "POST", url, headers=headers, json=body, silence_s=SILENCE_S, deadline=deadline
+            "POST",
+            url,
+            peer=Peer.WANDB,
+            headers=headers,
+            json=body,
+            silence_s=SILENCE_S,
+            deadline=deadline,
         ) as response:
             return response.status_code, self._transport.body(response, deadline)
 
@@ -190,13 +197,13 @@ class GraphQL:
             wanted = PageRequest(after=page.next, size=size)
 
     def _header(self, deadline: Deadline) -> str:
-        with self._lock:
+        with deadline.hold(self._lock, f"logging in to {self._host}"):
             if not self._authorization or time.time() > self._valid_until:
                 self._authorization, self._valid_until = self._authorize(deadline)
             return self._authorization
 
-    def _forget(self, authorization: str) -> None:
-        with self._lock:
+    def _forget(self, authorization: str, deadline: Deadline) -> None:
+        with deadline.hold(self._lock, f"logging in to {self._host}"):
             if self._authorization == authorization:
                 self._authorization = ""
 
@@ -212,7 +219,7 @@ class GraphQL:
         }
         url = f"{self._credentials.base_url}/oidc/token"
         with self._transport.request(
-            "POST", url, headers=self._transport.extra_headers, data=form, deadline=deadline
+            "POST", url, peer=Peer.WANDB, headers={}, data=form, deadline=deadline
         ) as response:
             status, body = response.status_code, self._transport.body(response, deadline)
         if status >= 400:

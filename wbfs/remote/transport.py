@@ -1,36 +1,39 @@
-"""HTTP: one session, time-outs, retries, and answers turned into errors. The only user of requests.
+"""HTTP: connections, time-outs, retries, and answers turned into errors. The only user of requests.
 
 Blocking code, for worker threads. No message made here holds a URL's query or a header's value:
-signed URLs and keys are secrets, also in an exception's text.
+signed URLs and keys are secrets, also in an exception's text. Of requests it takes what prepares a
+request and what sends it, and no session: that would follow redirects with our headers, and put
+cookies and netrc's passwords in.
 """
 
 from __future__ import annotations
 
 import email.utils
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import Self
 
 import requests
 import tenacity
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from wbfs import __version__
 from wbfs.model.errors import (
     Offline,
     RateLimited,
     RemoteError,
+    RemoteTimeout,
     WbfsError,
 )
+from wbfs.remote.addresses import GuardedAdapter
 from wbfs.remote.credentials import Credentials
 from wbfs.remote.failures import host_of, is_of_certificate, root_cause, timed_out, unreachable
+from wbfs.remote.redirects import Hop, Peer, next_hop
+from wbfs.remote.ways import Way, Ways
 
-USER_AGENT = f"wbfs/{__version__}"
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_S = 15.0
 """Seconds that a connection may be silent before an attempt is given up."""
@@ -41,8 +44,8 @@ PIECE_BYTES = 1 << 20
 CONNECTIONS = 64
 """Connections kept alive to one host."""
 MAX_REDIRECTS = 10
-MAX_WAYS = 1000
-"""Servers whose proxies and CAs are remembered."""
+REDIRECT_BODY_BYTES = 64 << 10
+"""What of a redirect's own body is read, so that its connection can be used again."""
 
 _RETRIED = frozenset({408, 409, 425, 429})
 _NOT_RETRIED = frozenset({501, 505, 507, 511})
@@ -69,6 +72,16 @@ class Deadline:
         """Whether it has passed."""
         return self.remaining_s == 0
 
+    @contextmanager
+    def hold(self, lock: threading.Lock, doing: str) -> Iterator[None]:
+        """Hold a lock over which others may wait for a server. Raises RemoteTimeout."""
+        if not lock.acquire(timeout=self.remaining_s):
+            raise RemoteTimeout(f"{doing} takes too long: try again, or raise --timeout")
+        try:
+            yield
+        finally:
+            lock.release()
+
 
 class _Retryable(Exception):
     """An attempt that may go better next time; `error` is what it means if there is no next."""
@@ -77,24 +90,6 @@ class _Retryable(Exception):
         super().__init__(str(error))
         self.error = error
         self.retry_after_s = retry_after_s
-
-
-class _Session(requests.Session):
-    """A session that takes proxies and CAs from the environment, and never netrc's passwords."""
-
-    def rebuild_auth(
-        self, prepared_request: requests.PreparedRequest, response: requests.Response
-    ) -> None:
-        """Drop the key where a redirect leads to another host."""
-        before, after = response.request.url, prepared_request.url
-        if (
-            before is None
-            or after is None
-            or self.should_strip_auth(  # type: ignore[no-untyped-call]
-                before, after
-            )
-        ):
-            prepared_request.headers.pop("Authorization", None)
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -108,48 +103,51 @@ class Transport:
     def __init__(
         self,
         *,
+        server: str = "",
         extra_headers: Mapping[str, str] | None = None,
         proxies: Mapping[str, str] | None = None,
         verify: bool | str = True,
+        private_references: bool = True,
         checkpoint: Callable[[], None] = lambda: None,
         offline: bool = False,
     ) -> None:
-        """`extra_headers` go to W&B and its stores; `checkpoint` raises when nobody waits.
+        """`extra_headers` go to `server` alone, which is W&B's URL, and its `proxies` are for W&B.
 
-        With `offline` every request is refused.
+        References may lead to loopback and private addresses with `private_references` only;
+        `checkpoint` raises when nobody waits. With `offline` every request is refused.
         """
-        self.extra_headers = dict(extra_headers or {})
+        self._ways = Ways(
+            server=server, extra_headers=extra_headers or {}, proxies=proxies or {}, verify=verify
+        )
         self._offline = offline
         self._checkpoint = checkpoint
-        session = self._session = _Session()
-        session.max_redirects = MAX_REDIRECTS
-        session.headers["User-Agent"] = USER_AGENT
-        # Bytes must come as they are, and a session shared by threads must keep no cookies.
-        session.headers["Accept-Encoding"] = "identity"
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._proxies = dict(proxies or {})
-        self._verify = verify
-        self._ways: dict[tuple[str, str, tuple[tuple[str, str], ...] | None], dict[str, Any]] = {}
-        adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
+        self._adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
+        self._guarded = GuardedAdapter(connections=CONNECTIONS, private_allowed=private_references)
 
     @classmethod
     def for_credentials(
-        cls, credentials: Credentials, *, checkpoint: Callable[[], None], offline: bool = False
+        cls,
+        credentials: Credentials,
+        *,
+        checkpoint: Callable[[], None],
+        offline: bool = False,
+        private_references: bool = True,
     ) -> Transport:
         """Return the transport that a user's W&B settings ask for."""
         return cls(
+            server=credentials.base_url,
             extra_headers=credentials.extra_headers,
             proxies=credentials.proxies,
             verify=credentials.verify,
             checkpoint=checkpoint,
             offline=offline,
+            private_references=private_references,
         )
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        self._session.close()
+        self._adapter.close()
+        self._guarded.close()
 
     def checkpoint(self) -> None:
         """Raise, in whatever way was asked for, when nobody waits for the work any more."""
@@ -169,6 +167,7 @@ class Transport:
         method: str,
         url: str,
         *,
+        peer: Peer,
         headers: Mapping[str, str],
         json: object = None,
         data: Mapping[str, str] | None = None,
@@ -178,12 +177,30 @@ class Transport:
     ) -> Iterator[requests.Response]:
         """Send a request and yield the answer, of any status that is not worth a retry.
 
-        Its body is not read yet. Raises RemoteError, RateLimited, RemoteTimeout; Offline.
+        Redirects were followed, as far as the `peer` may be believed. Its body is not read yet.
+        `proxies` None means those for the peer. Raises RemoteError, RateLimited, RemoteTimeout;
+        Offline; AccessDenied where a reference leads to where none may.
         """
         self.refuse_offline()
 
         def attempt() -> requests.Response:
-            return self._attempt(method, url, headers, json, data, proxies, silence_s, deadline)
+            way = self._ways.to(url, peer, proxies)
+            guarded = peer is Peer.REFERENCE
+            hop = Hop(url=url, headers={**way.headers, **headers}, guarded=guarded)
+            for _ in range(MAX_REDIRECTS + 1):
+                response = self._attempt(method, hop, way, json, data, silence_s, deadline)
+                location = response.headers.get("Location", "")
+                status = response.status_code
+                try:
+                    after = next_hop(peer, hop, method=method, status=status, location=location)
+                except RemoteError:
+                    response.close()
+                    raise
+                if after is None:
+                    return response
+                self._use_up(response, deadline)
+                hop, way = after, self._ways.to(after.url, peer, proxies)
+            raise RemoteError(f"{host_of(url)} redirects without end")
 
         try:
             response = attempt()
@@ -244,34 +261,38 @@ class Transport:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise unreachable(url, error) from None
 
+    def _use_up(self, response: requests.Response, deadline: Deadline) -> None:
+        """Read a redirect's own body, if that is short, and give its connection back."""
+        with response:
+            read = 0
+            for piece in self.pieces(response, deadline):
+                read += len(piece)
+                if read > REDIRECT_BODY_BYTES:
+                    return
+
     def _attempt(
         self,
         method: str,
-        url: str,
-        headers: Mapping[str, str],
+        hop: Hop,
+        way: Way,
         json: object,
         data: Mapping[str, str] | None,
-        proxies: Mapping[str, str] | None,
         silence_s: float,
         deadline: Deadline,
     ) -> requests.Response:
         self._checkpoint()
+        url = hop.url
         remaining_s = max(deadline.remaining_s, 0.01)
         try:
-            # Not `Session.request`: it reads the environment anew for each request.
             request = requests.PreparedRequest()
             request.prepare(
-                method=method,
-                url=url,
-                headers={**self._session.headers, **headers},
-                json=json,
-                data=data,
-                auth=_no_auth,
+                method=method, url=url, headers=hop.headers, json=json, data=data, auth=_no_auth
             )
-            response = self._session.send(
+            adapter = self._guarded if hop.guarded else self._adapter
+            response = adapter.send(
                 request,
                 timeout=(min(CONNECT_TIMEOUT_S, remaining_s), min(silence_s, remaining_s)),
-                **self._way(url, proxies),
+                **way.options,
             )
         except requests.exceptions.SSLError as error:
             if not is_of_certificate(error):
@@ -282,13 +303,12 @@ class Transport:
                 f"can't trust {host_of(url)}: {root_cause(error)}; where a company's CA signs,"
                 " name its bundle in REQUESTS_CA_BUNDLE"
             ) from None
-        except requests.exceptions.TooManyRedirects:
-            raise RemoteError(f"{host_of(url)} redirects without end") from None
         except requests.exceptions.Timeout:
             raise _Retryable(timed_out(url)) from None
         except requests.exceptions.ConnectionError as error:
             raise _Retryable(unreachable(url, error)) from None
-        except requests.exceptions.RequestException as error:
+        except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
+            # Such as a URL that is none, or a header that HTTP can't carry.
             raise RemoteError(f"can't ask {host_of(url)}: {type(error).__name__}") from None
         status = response.status_code
         # Azure says by 409 that an account gives nothing to the public: that is final.
@@ -303,27 +323,6 @@ class Transport:
                 retry_after_s,
             )
         return response
-
-    def _way(self, url: str, proxies: Mapping[str, str] | None) -> dict[str, Any]:
-        """Return the proxies and CAs for a server: those asked for, else the environment's."""
-        parts = urlsplit(url)
-        # Not the session's proxies: the environment's would win over those.
-        asked = None if proxies is None else tuple(sorted(proxies.items()))
-        key = (parts.scheme, parts.netloc, asked)
-        way = self._ways.get(key)
-        if way is None:
-            if len(self._ways) >= MAX_WAYS:
-                self._ways.clear()
-            way = self._ways[key] = dict(
-                self._session.merge_environment_settings(
-                    url,
-                    dict(self._proxies if proxies is None else proxies),
-                    stream=True,
-                    verify=self._verify if self._verify is not True else None,
-                    cert=None,
-                )
-            )
-        return way
 
     def _sleep(self, seconds: float) -> None:
         end = Deadline.after(seconds)

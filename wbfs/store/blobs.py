@@ -27,23 +27,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wbfs.model.entries import Blob
-from wbfs.model.errors import StoreError, StoreFull
+from wbfs.model.errors import StoreError
+from wbfs.store.folder import disk_of, is_ours, make_folders, open_file, remove_foreign, store_error
 from wbfs.store.hashing import digest_of
+from wbfs.store.marks import (
+    BLOCK_BYTES,
+    OURS_NS,
+    SECOND_NS,
+    THE_SDKS_NS,
+    UNREAD_NS,
+    is_marked,
+    is_the_sdks,
+)
+from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
 
 log = logging.getLogger(__name__)
 
 USE_NOTED_NS = 60 * 10**9
 """Nanoseconds in which a cached file's further uses are not noted again."""
-OURS_NS = 1
-"""The nanoseconds of the time of modification of what is safely on disk."""
-THE_SDKS_NS = 2
-"""The same for what the SDK's cache had first: it is the SDK's to remove."""
-SECOND_NS = 10**9
-BLOCK_BYTES = 512
-"""What `stat` counts the blocks of a file in."""
-UNREAD_NS = 0
-"""The time of the last use of what was prefetched and that nobody has opened yet."""
+MOST_UNMARKED = 1 << 16
+"""Files that are known to be right without a mark, should the disk never take one."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,14 +60,17 @@ class Blobs:
         cache_dir: Path,
         sdk_cache: SdkCache,
         *,
+        room: Room,
         file_mode: int,
         checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open, or make, the folder below `cache_dir`. Raises StoreError.
+        """Take the folder below `cache_dir`, which has that `room`; it is made when it is needed.
 
         `file_mode` are the permission bits of new blobs: the SDK gives them to the files that it
-        copies from its cache. `checkpoint` raises when nobody waits for the work any more.
+        copies from its cache. `checkpoint` raises when nobody waits for the work any more. Raises
+        StoreError.
         """
+        self.room = room
         self._cache_dir = cache_dir
         self._sdk_cache = sdk_cache
         self._file_mode = file_mode
@@ -71,8 +78,10 @@ class Blobs:
         self._lock = threading.Lock()
         # Files without the mark that this daemon knows to be right, by inode.
         self._unmarked: dict[int, _Unmarked] = {}
-        make_folder(cache_dir / "blobs")
-        self._block = os.statvfs(cache_dir).f_frsize
+        try:
+            self._block = disk_of(cache_dir).f_frsize
+        except OSError as error:
+            raise store_error(f"look at the disk of the cache {cache_dir}", error) from error
 
     def path(self, blob: Blob) -> Path:
         """Where the sealed blob is, or would be."""
@@ -90,18 +99,22 @@ class Blobs:
         found = os.fstat(fd)
         sealed.was_unread = found.st_atime_ns == UNREAD_NS
         unmarked = self._unmarked.get(found.st_ino)
-        known = _is_marked(found) or (unmarked and unmarked.mtime_ns == found.st_mtime_ns)
+        known = is_marked(found) or (unmarked and unmarked.mtime_ns == found.st_mtime_ns)
         return sealed if known and mark_used(fd) else None
 
     def _open(self, blob: Blob) -> int | None:
         # Not a Path: one takes as long to make as the file takes to open.
         path = f"{self._cache_dir}/{_place(blob)}"
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_file(path)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise store_error(f"open the cached blob {path}", error) from error
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise store_error(f"open the cached blob {path}", error) from error
+            # A disk that fails has not got it, for all that a reader cares.
+            self.room.note_failure(f"open the cached blob {path}", error)
+            return None
         if blob.size is not None and os.fstat(fd).st_size != blob.size:
             # A damaged disk, another program's doing, or a manifest with a wrong size.
             os.close(fd)
@@ -111,17 +124,22 @@ class Blobs:
 
     def has(self, blob: Blob) -> bool:
         """Whether the blob is here, be it to be checked, so that it need not be fetched."""
-        is_here = os.path.exists(f"{self._cache_dir}/{_place(blob)}")
-        return is_here or _is_open(self._sdk_cache.open(blob))
+        return self._find(blob) is not None or _is_open(self._sdk_cache.open(blob))
+
+    def _find(self, blob: Blob) -> os.stat_result | None:
+        try:
+            found = os.lstat(f"{self._cache_dir}/{_place(blob)}")
+        except OSError:
+            return None
+        return found if is_ours(found) else None
 
     def size_of(self, blob: Blob) -> int | None:
         """Return how many bytes of the cache's the blob takes; None where it isn't here.
 
         What is in the SDK's cache takes none.
         """
-        try:
-            found = os.stat(f"{self._cache_dir}/{_place(blob)}")
-        except FileNotFoundError:
+        found = self._find(blob)
+        if found is None:
             return 0 if _is_open(self._sdk_cache.open(blob)) else None
         return 0 if is_the_sdks(found) else found.st_blocks * BLOCK_BYTES
 
@@ -129,7 +147,8 @@ class Blobs:
         """Note that the blob is used now, if it is here: more than that it is opened."""
         sealed = self.open(blob)
         if sealed is not None:
-            with contextlib.suppress(PermissionError):
+            # On a disk that is read-only, say.
+            with contextlib.suppress(OSError):
                 os.utime(sealed.fd, ns=(time.time_ns(), os.fstat(sealed.fd).st_mtime_ns))
 
     def rounded(self, size: int) -> int:
@@ -156,7 +175,9 @@ class Blobs:
                 self._know(fd, path, OURS_NS)
                 return sealed
             log.warning("the cached blob %s is not known to be whole: it is fetched again", path)
-            path.unlink(missing_ok=True)
+            # On a disk that is read-only it stays, and is never served.
+            with contextlib.suppress(OSError):
+                path.unlink()
         fd = self._sdk_cache.open(blob)
         if fd is None:
             return None
@@ -164,8 +185,11 @@ class Blobs:
         if not self._is_right(fd, blob):
             log.warning("the SDK's cached file of %s is damaged: it is fetched again", blob.key)
             return None
+        if not is_ours(os.fstat(fd)):
+            # Another user's: whoever owns a file may change it.
+            return sealed
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            make_folders(path.parent)
             # By descriptor: the SDK may have cleaned up, and another file have the name by now.
             # Only with a folder's descriptor, which stands for nothing here, are links followed.
             os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
@@ -193,25 +217,33 @@ class Blobs:
         StoreFull.
         """
         path = self.path(blob)
-        try:
-            os.fchmod(fd, self._file_mode)
-            sealed = SealedBlob(os.open(written, os.O_RDONLY | os.O_CLOEXEC))
+
+        def seal() -> SealedBlob:
+            # Not by its name, which may be gone with the cache.
+            sealed = SealedBlob(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+            # Some filesystems know no modes.
+            with contextlib.suppress(PermissionError):
+                os.fchmod(fd, self._file_mode)
             if is_unread:
                 os.utime(sealed.fd, ns=(UNREAD_NS, time.time_ns()))
+            if not _is_at(fd, written):
+                log.info("%s is not kept: somebody has removed it", written)
+                return sealed
             self._know(sealed.fd, path, OURS_NS)
             try:
                 written.rename(path)
-            except FileNotFoundError:
-                path.parent.mkdir(mode=0o700, exist_ok=True)
+            except (FileNotFoundError, IsADirectoryError):
+                make_folders(path.parent)
+                remove_foreign(path)
                 written.rename(path)
             # The writer's lock goes, the reader's comes. Not before it has its name: another daemon
             # would go on with the file.
             fcntl.flock(fd, fcntl.LOCK_UN)
             if not is_unread:
                 mark_used(sealed.fd)
-        except OSError as error:
-            raise store_error(f"seal {path}", error) from error
-        return sealed
+            return sealed
+
+        return self.room.run(seal, doing=f"seal {path}")
 
     def trust(self, blob: Blob) -> None:
         """Take a blob for right that another process of this daemon has checked and sealed."""
@@ -224,6 +256,8 @@ class Blobs:
         """Take the open file at `path` for right, and mark it later."""
         found = os.fstat(fd)
         with self._lock:
+            while len(self._unmarked) >= MOST_UNMARKED:
+                del self._unmarked[next(iter(self._unmarked))]
             self._unmarked[found.st_ino] = _Unmarked(path, found.st_mtime_ns, mark_ns)
 
     def flush(self) -> int:
@@ -267,15 +301,6 @@ def _is_open(fd: int | None) -> bool:
     return True
 
 
-def _is_marked(found: os.stat_result) -> bool:
-    return found.st_mtime_ns % SECOND_NS in (OURS_NS, THE_SDKS_NS)
-
-
-def is_the_sdks(found: os.stat_result) -> bool:
-    """Whether a cached file is also the SDK's, which had it first, by what `stat` says of it."""
-    return found.st_nlink > 1 and found.st_mtime_ns % SECOND_NS == THE_SDKS_NS
-
-
 def _sync(folder: Path) -> None:
     """Have the folder's filesystem write all it has to its disk. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -290,7 +315,7 @@ def _sync(folder: Path) -> None:
 def _mark(file: _Unmarked, inode: int) -> bool:
     """Mark a file unless another one is there by now; return whether it was done."""
     try:
-        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_file(file.path)
     except FileNotFoundError:
         # Evicted.
         return False
@@ -307,6 +332,14 @@ def _mark(file: _Unmarked, inode: int) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether the file that is open as `fd` still has its name."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def blob_path(cache_dir: Path, blob: Blob) -> Path:
@@ -376,18 +409,3 @@ def mark_used(fd: int) -> bool:
         with contextlib.suppress(OSError):
             os.utime(fd, ns=(now_ns, found.st_mtime_ns))
     return True
-
-
-def make_folder(path: Path) -> None:
-    """Make `path` a folder of its user only, where it isn't one. Raises StoreError."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise store_error(f"make the cache folder {path}", error) from error
-
-
-def store_error(doing: str, error: OSError) -> StoreError:
-    """Return the StoreError that says what was being done and why it failed."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(f"can't {doing}: the disk is full; free space or use --cache-dir")
-    return StoreError(f"can't {doing}: {error.strerror}")

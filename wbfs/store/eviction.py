@@ -15,14 +15,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wbfs.store.blobs import BLOCK_BYTES, UNREAD_NS, is_the_sdks, store_error
-from wbfs.store.partial import MAP_SUFFIX
+from wbfs.store.folder import disk_of, store_error
+from wbfs.store.marks import BLOCK_BYTES, MAP_SUFFIX, UNREAD_NS, is_the_sdks
 from wbfs.store.sdk_cache import SdkCache
 
 log = logging.getLogger(__name__)
 
 ROOM_SHARE = 0.05
 """Share of the limit that is freed beyond it, so that not every fetch has to look for room."""
+
+FILES_AT_ONCE = 32
+"""Files that are removed at least where the disk can take no more of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,19 +83,22 @@ def free_room(cache_dir: Path, bounds: Bounds) -> int:
     Raises StoreError.
     """
     try:
-        disk = os.statvfs(cache_dir)
+        disk = disk_of(cache_dir)
     except OSError as error:
         raise store_error(f"look how much room the cache {cache_dir} has", error) from error
     return disk.f_bavail * disk.f_frsize - (bounds.min_free or 0)
 
 
-def excess(cache_dir: Path, used: int, bounds: Bounds) -> int:
-    """Return how many bytes too many a cache of `used` bytes has; 0 if it is within bounds."""
+def excess(cache_dir: Path, used: int, bounds: Bounds, need: int = 0) -> int:
+    """Return how many bytes too many a cache of `used` bytes would have with `need` more.
+
+    It is 0 where that is within bounds.
+    """
     over = 0
     if bounds.limit is not None:
-        over = used - bounds.limit
-    if bounds.min_free is not None:
-        over = max(over, -free_room(cache_dir, bounds))
+        over = used + need - bounds.limit
+    if need or bounds.min_free is not None:
+        over = max(over, need - free_room(cache_dir, bounds))
     return max(0, over)
 
 
@@ -107,21 +113,34 @@ class Pruned:
     still_over: bool
 
 
-def prune(cache_dir: Path, bounds: Bounds, sdk_cache: SdkCache, *, spare: bool = True) -> Pruned:
-    """Remove what was used least recently, until the cache is within its bounds.
+def prune(
+    cache_dir: Path,
+    bounds: Bounds,
+    sdk_cache: SdkCache,
+    *,
+    need: int = 0,
+    is_full: bool = False,
+    spare: bool = True,
+) -> Pruned:
+    """Remove what was used least recently, until `need` more bytes are within the cache's bounds.
 
-    With `spare` it gets a little smaller than its limit, so that there is no pruning a fetch.
-    Raises StoreError.
+    Where the disk `is_full`, as it said itself, as much is removed whatever the bounds are. With
+    `spare` it gets a little smaller than that, so that there is no pruning a fetch. Raises
+    StoreError.
     """
     files = sorted(cached_files(cache_dir), key=lambda file: file.used_ns)
     used = sum(file.size for file in files)
-    to_free = excess(cache_dir, used, bounds)
-    if to_free and spare and bounds.limit is not None:
-        to_free += int(bounds.limit * ROOM_SHARE)
+    to_free = excess(cache_dir, used, bounds, need)
+    files_to_free = 0
+    if is_full:
+        to_free = max(to_free, need)
+        files_to_free = FILES_AT_ONCE
+    if to_free and spare:
+        to_free += int((used if bounds.limit is None else bounds.limit) * ROOM_SHARE)
     removed_files = removed = unread = 0
     for file in files:
         # With a limit of 0 those go too that take no room of ours.
-        if removed >= to_free and bounds.limit != 0:
+        if removed >= to_free and removed_files >= files_to_free and bounds.limit != 0:
             break
         if remove_unless_open(file.path, sdk_cache):
             removed_files += 1

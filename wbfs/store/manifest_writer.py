@@ -20,7 +20,7 @@ from urllib.parse import quote
 from wbfs.model.entries import ARTIFACT_SCHEME, Row, split_artifact_uri
 from wbfs.model.errors import StoreError, StoreFull
 from wbfs.model.names import is_safe_component
-from wbfs.store.blobs import store_error
+from wbfs.store.folder import store_error
 from wbfs.store.manifests import FORMAT, ROOT_FOLDER, ManifestTable
 
 MAX_ROWS = 1 << 24

@@ -10,14 +10,13 @@ look-ups take microseconds and may be made from any one thread at a time.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import glob
 import json
 import logging
+import math
 import os
 import sqlite3
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,11 @@ from urllib.parse import quote
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference
 from wbfs.model.errors import StoreError
-from wbfs.store.blobs import make_folder, mark_used, store_error
+from wbfs.store.blobs import mark_used
+from wbfs.store.folder import open_file, store_error
+from wbfs.store.marks import BLOCK_BYTES
+from wbfs.store.places import Cached, Elsewhere, Place, Scratch
+from wbfs.store.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,8 @@ KINDS = 128
 CACHE_KIB = 256
 """Memory that an open table keeps pages of its file in; the kernel has them too."""
 
-DRAFT_SUFFIX = ".tmp"
+SPILLED_S = 10.0
+"""Seconds in which new tables are not written to a cache that had no room for one."""
 
 FORMAT = 3
 """What `about` says of a table as `wbfs.store.manifest_writer` writes it."""
@@ -98,7 +102,7 @@ class ManifestTable:
         """Open the table at `path`. Raises StoreError, FileNotFoundError."""
         self.path = path
         # Held open and locked, so that it isn't evicted meanwhile.
-        self._pin = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._pin = open_file(path)
         # The file never changes, so SQLite needs no locks. It is opened in a worker thread and then
         # read by one thread at a time.
         self._db = sqlite3.connect(
@@ -284,47 +288,65 @@ def _folder_of(row: tuple[int, int, str, int, int, int, int]) -> Folder:
 class Manifests:
     """The manifest tables of one server in a cache directory."""
 
-    def __init__(self, cache_dir: Path, server: str) -> None:
-        """Open, or make, the folder; `server` is the W&B host, since ids are unique per server."""
-        self._folder = cache_dir / "manifests" / quote(server, safe="")
-        make_folder(self._folder)
+    def __init__(self, cache_dir: Path, server: str, room: Room) -> None:
+        """Take the folder, which is made when it is needed, in a cache that has that `room`.
 
-    def _path(self, artifact_id: str) -> Path:
-        return self._folder / f"{quote(artifact_id, safe='')}.sqlite"
+        `server` is the W&B host, since ids are unique per server.
+        """
+        self._folder = cache_dir / "manifests" / quote(server, safe="")
+        self._room = room
+        self._elsewhere = Elsewhere()
+        self._elsewhere_until = -math.inf
+
+    def _name(self, artifact_id: str) -> str:
+        return f"{quote(artifact_id, safe='')}.sqlite"
 
     def open(self, artifact_id: str) -> ManifestTable | None:
         """Return the table of a version, or None where there is none that can be used."""
-        path = self._path(artifact_id)
-        try:
-            return ManifestTable(path)
-        except FileNotFoundError:
-            return None
-        except StoreError as error:
-            log.warning("%s; it is fetched again", error)
-            return None
+        for folder in filter(None, (self._folder, self._elsewhere.folder)):
+            try:
+                return ManifestTable(folder / self._name(artifact_id))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.warning("can't open a cached manifest: %s; it is fetched again", error)
+            except StoreError as error:
+                log.warning("%s; it is fetched again", error)
+        return None
+
+    def spill(self) -> None:
+        """Have tables written elsewhere for a while: the cache has no room for one."""
+        self._elsewhere_until = time.monotonic() + SPILLED_S
+
+    def _place(self) -> Place:
+        """Return where a table is written now."""
+        if self._room.is_full or time.monotonic() < self._elsewhere_until:
+            return self._elsewhere
+        return Cached(self._folder, self._room)
 
     @contextmanager
     def drafting(self, artifact_id: str) -> Iterator[Path]:
         """Give the path of an empty file, which becomes a version's table at the context's end.
 
-        Where that is an exception, nothing is left of it. Raises StoreError, StoreFull.
+        Where that is an exception, nothing is left of it. Where it is StoreFull, `spill` and try
+        again. Raises StoreError, StoreFull.
         """
-        path = self._path(artifact_id)
+        name = self._name(artifact_id)
         try:
-            for leftover in self._folder.glob(f"{glob.escape(path.name)}.*{DRAFT_SUFFIX}"):
-                _remove_leftover(leftover)
-            fd, name = tempfile.mkstemp(
-                prefix=f"{path.name}.", suffix=DRAFT_SUFFIX, dir=self._folder
-            )
-        except OSError as error:
-            raise store_error(f"write the manifest {path}", error) from error
-        draft = Path(name)
+            place = self._place()
+            fd, draft = place.create(name)
+        except StoreError:
+            self.spill()
+            place = self._elsewhere
+            fd, draft = place.create(name)
+        path = draft.with_name(name)
         try:
             # Locked, so that neither eviction nor another daemon takes it for a leftover.
             fcntl.flock(fd, fcntl.LOCK_SH)
             yield draft
             try:
                 os.fsync(fd)
+                place.take(os.fstat(fd).st_blocks * BLOCK_BYTES, for_good=True)
                 draft.rename(path)
             except OSError as error:
                 raise store_error(f"write the manifest {path}", error) from error
@@ -333,15 +355,11 @@ class Manifests:
             os.close(fd)
 
     def scratch(self) -> IO[bytes]:
-        """Return a file without a name on the cache's disk. Raises StoreError, StoreFull."""
-        try:
-            return tempfile.TemporaryFile(dir=self._folder)
-        except OSError as error:
-            raise store_error(f"write to the cache folder {self._folder}", error) from error
+        """Return a file without a name, for what becomes a table. Raises StoreError, StoreFull.
 
-
-def _remove_leftover(draft: Path) -> None:
-    """Remove the draft of a daemon that was killed, unless another one writes it now."""
-    with contextlib.suppress(FileNotFoundError, BlockingIOError), draft.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        draft.unlink()
+        So do its writes.
+        """
+        place = self._place()
+        fd, path = place.create("scratch")
+        path.unlink(missing_ok=True)
+        return Scratch(fd, place)

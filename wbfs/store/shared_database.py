@@ -13,6 +13,7 @@ thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from wbfs.model.errors import StoreError, StoreFull
-from wbfs.store.blobs import make_folder, store_error
+from wbfs.store.folder import create_file, open_file, remove_foreign, store_error
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +54,11 @@ class SharedDatabase:
     def __init__(self, path: Path, *, format: int, schema: Sequence[str]) -> None:
         """Take the file's place. `format` is the number of the `schema`, whose statements make it.
 
-        Raises StoreError where there can be no folder for it.
+        The file, and its folder, are made when they are needed.
         """
         self.path = path
         self._format = format
         self._schema = schema
-        make_folder(path.parent)
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return what `work` finds. Raises StoreError."""
@@ -105,7 +105,12 @@ class SharedDatabase:
     def _lock(self, kind: int) -> Iterator[None]:
         """Hold the lock file; raise BlockingIOError where others hold it for too long."""
         path = self.path.with_suffix(".lock")
-        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = create_file(path)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            fd = open_file(path)
         try:
             end = time.monotonic() + BUSY_S
             while True:
@@ -121,8 +126,11 @@ class SharedDatabase:
             os.close(fd)
 
     def _inode(self) -> int | None:
+        """Return the file's, once all that isn't ours has made way."""
+        for path in (Path(f"{self.path}-journal"), self.path):
+            remove_foreign(path)
         with contextlib.suppress(FileNotFoundError):
-            return self.path.stat().st_ino
+            return self.path.lstat().st_ino
         return None
 
     def _prepare(self, db: sqlite3.Connection) -> None:

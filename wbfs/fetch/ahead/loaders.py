@@ -134,7 +134,7 @@ class Loaders:
         if loader.is_planned_for or not self._has_more(loader):
             return
         loader.is_planned_for = True
-        self._resources.nursery.start_soon(self._plan, loader, name="plan what to prefetch")
+        self._resources.background.spawn(lambda: self._plan(loader), name="plan what to prefetch")
 
     def _has_more(self, loader: _Loader) -> bool:
         """Whether there may be files to prefetch now."""
@@ -162,9 +162,8 @@ class Loaders:
             log.info("%s: nothing more is prefetched for now: %s", loader.version.path, error)
             self._pause(loader)
         except Exception:
-            # Whoever reads is served all the same.
-            log.exception("defect in planning what to prefetch of %s", loader.version.path)
             self._pause(loader)
+            raise
         finally:
             loader.is_planned_for = False
 

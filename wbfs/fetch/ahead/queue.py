@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 
 import trio
 
@@ -22,7 +23,7 @@ from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import fetch_whole, stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import RemoteError, UrlExpired, WbfsError
+from wbfs.model.errors import UrlExpired, WbfsError
 from wbfs.remote.transport import Deadline
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Prefetch:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._carrier = Carrier(
-            nursery=resources.nursery, setup=resources.setup, on_carried=self._note_carried
+            background=resources.background, setup=resources.setup, on_carried=self._note_carried
         )
         # By their contents' keys; what is wanted most comes first.
         self._waiting: dict[str, Job] = {}
@@ -168,7 +169,9 @@ class Prefetch:
             if order is not None:
                 orders.append(order)
             else:
-                self._resources.nursery.start_soon(self._fetch_here, job, name="prefetch a file")
+                self._resources.background.spawn(
+                    partial(self._fetch_here, job), name="prefetch a file"
+                )
         if orders:
             self._carrier.send(orders)
 
@@ -205,9 +208,8 @@ class Prefetch:
             )
         except WbfsError as raised:
             error = raised
-        except Exception as defect:
-            log.exception("defect in the prefetch of %s", job.wanted.path)
-            error = RemoteError(f"a defect: {type(defect).__name__}")
+        except Exception as defect:  # noqa: BLE001 - it is noted
+            error = resources.background.defect(f"prefetch {job.wanted.path}", defect)
         self._note(job, error)
         self._go_on()
 
@@ -226,7 +228,6 @@ class Prefetch:
             counters.fetched_bytes += job.size
             counters.prefetched_files += 1
             counters.prefetched_bytes += job.size
-            resources.room.added(resources.blobs.rounded(job.size))
             resources.writeback.due()
         else:
             if isinstance(error, UrlExpired):

@@ -15,6 +15,7 @@ import trio
 from wbfs.fetch.apart import carrying
 from wbfs.fetch.apart.carrying import Carried, Order, Setup
 from wbfs.fetch.apart.processes import command, error_of, surroundings
+from wbfs.fetch.background import Background
 from wbfs.model.errors import RemoteError, WbfsError
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,12 @@ class Carrier:
     def __init__(
         self,
         *,
-        nursery: trio.Nursery,
+        background: Background,
         setup: Setup,
         on_carried: Callable[[list[tuple[int, WbfsError | None]]], None],
     ) -> None:
         """`on_carried` is told the numbers of orders, and why they failed if they did."""
-        self._nursery = nursery
+        self._background = background
         self._setup = setup
         self._on_carried = on_carried
         self._under_way: set[int] = set()
@@ -52,7 +53,7 @@ class Carrier:
     def _start(self) -> None:
         if not self._is_running:
             self._is_running = True
-            self._nursery.start_soon(self._run, name="fetch small files")
+            self._background.spawn(self._run, name="fetch small files")
 
     async def _run(self) -> None:
         try:

@@ -29,7 +29,9 @@ from wbfs.remote.bytes import ByteStream, Location, open_stream
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.blobs import Blobs
+from wbfs.store.eviction import Bounds
 from wbfs.store.partial import PartialBlobs
+from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
 
 THREADS = 32
@@ -37,14 +39,23 @@ THREADS = 32
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What all orders have in common; `file_mode` is that of new blobs."""
+    """What all orders have in common; `file_mode` is that of new blobs.
+
+    `cache_size` and `min_free` are the cache's bounds in bytes, `private_references` and
+    `file_references` where references may lead.
+    """
 
     cache_dir: str
+    cache_size: int | None
+    min_free: int | None
     sdk_cache_dir: str
     file_mode: int
+    server: str
     extra_headers: Mapping[str, str]
     proxies: Mapping[str, str]
     verify: bool | str
+    private_references: bool
+    file_references: bool
     timeout_s: float
 
 
@@ -73,12 +84,18 @@ class _Carrying:
     def __init__(self, setup: Setup) -> None:
         self._timeout_s = setup.timeout_s
         self._transport = Transport(
-            extra_headers=setup.extra_headers, proxies=setup.proxies, verify=setup.verify
+            server=setup.server,
+            extra_headers=setup.extra_headers,
+            proxies=setup.proxies,
+            verify=setup.verify,
+            private_references=setup.private_references,
         )
-        self._references = References(self._transport)
+        self._references = References(self._transport, files_allowed=setup.file_references)
         sdk_cache = SdkCache(Path(setup.sdk_cache_dir))
         cache_dir = Path(setup.cache_dir)
-        blobs = Blobs(cache_dir, sdk_cache, file_mode=setup.file_mode)
+        bounds = Bounds(limit=setup.cache_size, min_free=setup.min_free)
+        room = Room(cache_dir, sdk_cache, bounds)
+        blobs = Blobs(cache_dir, sdk_cache, room=room, file_mode=setup.file_mode)
         self._partial = PartialBlobs(cache_dir, blobs)
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._print_lock = threading.Lock()

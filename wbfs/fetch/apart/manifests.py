@@ -14,10 +14,10 @@ from wbfs.fetch.apart.builders import Builders
 from wbfs.fetch.apart.building import Build, Done, FillIn
 from wbfs.fetch.outage import Reach
 from wbfs.model.entries import Version
-from wbfs.model.errors import NotFound, RemoteProtocolError, StoreError
+from wbfs.model.errors import NotFound, RemoteProtocolError, StoreError, StoreFull
 from wbfs.remote.artifacts import MANIFEST_ATTEMPTS, WandbApi
 from wbfs.remote.transport import Deadline
-from wbfs.store.blobs import store_error
+from wbfs.store.folder import store_error
 from wbfs.store.manifests import Manifests, ManifestTable
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,11 @@ class ManifestLoader:
     def _load(self, version: Version, timeout_s: float, hops: int) -> ManifestTable:
         table = self._manifests.open(version.id)
         if table is None:
-            with self._manifests.drafting(version.id) as draft, self._manifests.scratch() as file:
-                done = self._fetch_and_build(version, draft, file, timeout_s)
-                self._fill_in_sizes(draft, done, timeout_s, hops, size=file.tell())
+            try:
+                self._fetch_table(version, timeout_s, hops)
+            except StoreFull:
+                self._manifests.spill()
+                self._fetch_table(version, timeout_s, hops)
             table = self._manifests.open(version.id)
         if table is None:
             raise StoreError(
@@ -60,6 +62,11 @@ class ManifestLoader:
                 " small? Make it larger with --cache-size"
             )
         return table
+
+    def _fetch_table(self, version: Version, timeout_s: float, hops: int) -> None:
+        with self._manifests.drafting(version.id) as draft, self._manifests.scratch() as file:
+            done = self._fetch_and_build(version, draft, file, timeout_s)
+            self._fill_in_sizes(draft, done, timeout_s, hops, size=file.tell())
 
     def _fetch_and_build(
         self, version: Version, draft: Path, file: IO[bytes], timeout_s: float

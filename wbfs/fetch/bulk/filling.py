@@ -23,7 +23,6 @@ from wbfs.fetch.bulk.slices import Slice, Slices
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.room import Shortage
 from wbfs.fetch.small.whole import is_large
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
@@ -36,6 +35,7 @@ from wbfs.model.errors import (
 )
 from wbfs.remote.transport import Deadline
 from wbfs.store.manifests import ROOT_FOLDER
+from wbfs.store.room import Shortage
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,9 @@ class Filling(ManyFiles):
                     self.tally.to_fetch += found.missing_files
                     self.tally.to_fetch_bytes += found.missing_bytes
         self.tally.is_counted = True
-        return await self._resources.room.make_beside(total.held, total.missing)
+        return await self._resources.offload.run(
+            Kind.DISK, lambda: self._resources.room.make_beside(total.held, total.missing)
+        )
 
     def _survey(self, entries: list[Entry]) -> _Survey:
         blobs, partial_blobs = self._resources.blobs, self._resources.partial

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from wbfs.fetch.ahead.queue import Prefetch
 from wbfs.fetch.flights import Flights
@@ -16,7 +17,7 @@ from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import fetch_whole, stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Blob, Entry
-from wbfs.model.errors import StoreFull, WbfsError
+from wbfs.model.errors import StoreError, WbfsError
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.partial import SmallBlob
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 
 LARGEST_WHOLE = 4 << 20
 """Bytes of a file up to which it is fetched whole, and checked, before a byte is served."""
-LARGEST_IN_MEMORY = 8 << 20
-"""Bytes of a file that is kept in memory where the disk has no room for it."""
+LARGEST_IN_MEMORY = 32 << 20
+"""Bytes of a file that is kept in memory where the store can't hold it."""
 MEMORY_BYTES = 64 << 20
 """Bytes of all of them together."""
 
@@ -38,24 +39,24 @@ class WholeFiles:
         """What `prefetch` has under way is not fetched twice."""
         self._resources = resources
         self._prefetch = prefetch
-        self._flights: Flights[SealedBlob] = Flights(resources.nursery)
-        self._in_memory: OrderedDict[str, tuple[SealedBlob, int]] = OrderedDict()
+        self._flights: Flights[SealedBlob] = Flights(resources.background)
+        self._in_memory: OrderedDict[Blob, tuple[SealedBlob, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._flights)
 
     async def fetch(self, wanted: Wanted) -> SealedBlob:
-        """Return the entry's blob, fetched into the store; into memory if its disk is full.
+        """Return the entry's blob, fetched into the store; into memory if that can't hold it.
 
         Raises WbfsError.
         """
         blob = wanted.entry.blob
-        if blob.key in self._in_memory:
-            self._in_memory.move_to_end(blob.key)
-            return self._in_memory[blob.key][0]
+        if blob in self._in_memory:
+            self._in_memory.move_to_end(blob)
+            return self._in_memory[blob][0]
         return await self._flights.join(
             blob,
-            lambda: self._fetch(wanted),
+            partial(self._fetch, wanted),
             timeout_s=stretched(self._resources.timeout_s, blob.size),
             what=f"read {wanted.path}",
         )
@@ -67,38 +68,32 @@ class WholeFiles:
                 await landing.wait()
             # It may have come since the caller looked.
             sealed = self._resources.blobs.open(wanted.entry.blob)
-            return sealed or await self._fetch_now(wanted)
+            try:
+                return sealed or await self._fetch_now(wanted)
+            except WbfsError:
+                self._resources.counters.failed_fetches += 1
+                raise
 
     async def _fetch_now(self, wanted: Wanted) -> SealedBlob:
         size = wanted.entry.size
         deadline = Deadline.after(stretched(self._resources.timeout_s, size))
         try:
-            try:
-                return await self._fetch_to_store(wanted, deadline)
-            except StoreFull:
-                await self._resources.room.make(size or 0)
-            try:
-                return await self._fetch_to_store(wanted, deadline)
-            except StoreFull as error:
-                if size is None or size > LARGEST_IN_MEMORY:
-                    raise
-                log.warning("%s is read past the cache: %s", wanted.path, error)
+            return await self._fetch_to_store(wanted, deadline)
+        except StoreError as error:
+            if size is not None and size > LARGEST_IN_MEMORY:
+                raise
+            log.info("%s is read past the cache: %s", wanted.path, error)
             return await self._fetch_to_memory(wanted, deadline)
-        except WbfsError:
-            self._resources.counters.failed_fetches += 1
-            raise
 
     async def _fetch_to_store(self, wanted: Wanted, deadline: Deadline) -> SealedBlob:
-        partial = self._resources.partial
-        sealed, size = await self._fetch_checked(wanted, deadline, partial.small)
-        self._resources.room.added(self._resources.blobs.rounded(size))
+        sealed, _ = await self._fetch_checked(wanted, deadline, self._resources.partial.small)
         self._resources.writeback.due()
         return sealed
 
     async def _fetch_to_memory(self, wanted: Wanted, deadline: Deadline) -> SealedBlob:
-        partial = self._resources.partial
-        sealed, size = await self._fetch_checked(wanted, deadline, partial.in_memory)
-        self._in_memory[wanted.entry.blob.key] = sealed, size
+        create = partial(self._resources.partial.in_memory, limit=LARGEST_IN_MEMORY)
+        sealed, size = await self._fetch_checked(wanted, deadline, create)
+        self._in_memory[wanted.entry.blob] = sealed, size
         while sum(size for _, size in self._in_memory.values()) > MEMORY_BYTES:
             self._in_memory.popitem(last=False)
         return sealed
@@ -107,9 +102,11 @@ class WholeFiles:
         self, wanted: Wanted, deadline: Deadline, create: Callable[[Blob], SmallBlob]
     ) -> tuple[SealedBlob, int]:
         opener = self._resources.opener(wanted)
-        sealed, size = await self._resources.offload.run(
+        sealed, size = await self._resources.fetch(
             Kind.DATA,
+            wanted,
             lambda: fetch_whole(opener, create, wanted.entry, path=wanted.path, deadline=deadline),
+            deadline=deadline,
         )
         self._resources.counters.fetched_files += 1
         self._resources.counters.fetched_bytes += size
@@ -117,10 +114,11 @@ class WholeFiles:
 
 
 def is_large(entry: Entry) -> bool:
-    """Whether a file is fetched in ranges.
+    """Whether a file is fetched in ranges, and read before all of it was checked.
 
-    Not one that nothing identifies: its ranges could be of different objects.
+    Not one that nothing identifies: its ranges could be of different objects. Nor a local one,
+    which only its digest shows to be the artifact's and not some file that the reader may not see.
     """
-    if entry.reference is not None and entry.reference.unchecked:
+    if entry.reference is not None and (entry.reference.unchecked or entry.reference.is_local):
         return False
     return entry.size is not None and entry.size > LARGEST_WHOLE

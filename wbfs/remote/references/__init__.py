@@ -33,13 +33,13 @@ class ReferenceHandler(Protocol):
 class References:
     """The schemes that can be read."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, *, files_allowed: bool = True) -> None:
         http = HttpReferences(transport)
         self._azure = AzureReferences(transport)
         self._handlers: dict[str, ReferenceHandler] = {
             "http": http,
             "https": http,
-            "file": FileReferences(),
+            "file": FileReferences(allowed=files_allowed),
             "s3": S3References(transport),
             "gs": GcsReferences(transport),
         }

@@ -23,6 +23,7 @@ from wbfs.remote.bytes import ByteStream
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
+    Lately,
     ObjectRequest,
     Refused,
     check_etag,
@@ -63,7 +64,7 @@ class AzureReferences:
         self._transport = transport
         self._token = Kept(_token)
         # The versions of recorded ETags, as the store told them.
-        self._versions: dict[tuple[str, str], str] = {}
+        self._versions: Lately[tuple[str, str], str] = Lately()
 
     @contextmanager
     def open(
@@ -94,7 +95,8 @@ class AzureReferences:
     def _requests(
         self, reference: Reference, blob: _Blob, deadline: Deadline, *, conditional: bool = True
     ) -> Iterator[ObjectRequest]:
-        version = reference.version_id or self._versions.get((reference.uri, reference.token), "")
+        known = self._versions.get((reference.uri, reference.token))
+        version = reference.version_id or known or ""
         query = {"versionid": version} if version else {}
         headers = {"x-ms-version": API_VERSION} | (if_match(reference) if conditional else {})
 
@@ -127,7 +129,7 @@ class AzureReferences:
             if name != blob.name:
                 break
             if version and etag == reference.token:
-                self._versions[reference.uri, reference.token] = version
+                self._versions.put((reference.uri, reference.token), version)
                 return True
         return False
 

@@ -23,6 +23,7 @@ from wbfs.remote.bytes import ByteStream
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
+    Lately,
     ObjectRequest,
     Refused,
     changed,
@@ -55,7 +56,7 @@ class GcsReferences:
         self._transport = transport
         self._login = Kept(_log_in)
         # The generations of recorded ETags, as the store told them.
-        self._generations: dict[tuple[str, str], str] = {}
+        self._generations: Lately[tuple[str, str], str] = Lately()
 
     @contextmanager
     def open(
@@ -94,12 +95,14 @@ class GcsReferences:
     def _generation(self, reference: Reference, path: str, deadline: Deadline) -> str:
         """Return the generation of the object, which must have the recorded ETag."""
         known = (reference.uri, reference.token)
-        if known not in self._generations:
+        generation = self._generations.get(known)
+        if generation is None:
             found = self._object(reference, path, deadline)
             if found.etag != reference.token:
                 raise changed(reference)
-            self._generations[known] = found.generation
-        return self._generations[known]
+            generation = found.generation
+            self._generations.put(known, generation)
+        return generation
 
     def _object(self, reference: Reference, path: str, deadline: Deadline) -> _Object:
         """Return what the store says of the object as it is now."""

@@ -9,6 +9,7 @@ from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, ReferenceChanged, ReferenceMissing, UrlExpired
 from wbfs.remote.bytes import ByteStream, Location, ObjectMissing, open_stream
 from wbfs.remote.failures import host_of
+from wbfs.remote.redirects import Peer
 from wbfs.remote.transport import Deadline, Transport
 
 
@@ -27,9 +28,8 @@ class HttpReferences:
         Raises ReferenceChanged, or ReferenceMissing where it is gone; AccessDenied; RemoteError.
         """
         host = host_of(reference.uri)
-        request = open_stream(
-            self._transport, Location(url=reference.uri), start=start, stop=stop, deadline=deadline
-        )
+        location = Location(url=reference.uri, peer=Peer.REFERENCE)
+        request = open_stream(self._transport, location, start=start, stop=stop, deadline=deadline)
         with ExitStack() as stack:
             try:
                 stream = stack.enter_context(request)

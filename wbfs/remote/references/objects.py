@@ -10,6 +10,7 @@ import math
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,12 +28,15 @@ from wbfs.model.errors import (
     RemoteTimeout,
     WbfsError,
 )
-from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, check_range, length
+from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, stream_of
 from wbfs.remote.failures import host_of
+from wbfs.remote.redirects import Peer
 from wbfs.remote.transport import Deadline, Transport
 
 LOOK_AGAIN_S = 60.0
 """Seconds after which credentials that were not found, or were refused, are looked for again."""
+MOST_LEARNT = 10_000
+"""Buckets and objects of which is kept what their stores told."""
 
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 _REGION = re.compile(rb"<Region>([a-z0-9-]{1,32})</Region>")
@@ -42,6 +46,8 @@ _DENIED = frozenset({"ExpiredToken", "InvalidToken", "PublicAccessNotPermitted"}
 _HIDDEN = "ResourceNotFound"
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,30 @@ class Refused(RemoteError):
         )
 
 
+class Lately(Generic[K, V]):
+    """What was learnt lately: no more than fits, so that no manifest makes it grow without end."""
+
+    def __init__(self, most: int = MOST_LEARNT) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._found: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        """Return what was learnt, if it is still known."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: K, value: V) -> None:
+        """Remember it, and forget what was asked for least recently."""
+        with self._lock:
+            self._found[key] = value
+            self._found.move_to_end(key)
+            if len(self._found) > self._most:
+                self._found.popitem(last=False)
+
+
 class Kept(Generic[T]):
     """What a slow look-up found, kept while it is good; threads wait for the one that looks."""
 
@@ -83,9 +113,7 @@ class Kept(Generic[T]):
 
         Raises RemoteTimeout where the deadline passes meanwhile, and what the look-up raises.
         """
-        if not self._lock.acquire(timeout=deadline.remaining_s):
-            raise timed_out("looking for credentials")
-        try:
+        with deadline.hold(self._lock, "looking for credentials"):
             now_s = time.monotonic()
             stale = refused is self._found and now_s > self._found_at_s + LOOK_AGAIN_S
             if now_s >= self._good_until_s or (refused is not None and stale):
@@ -93,8 +121,6 @@ class Kept(Generic[T]):
                 self._found_at_s = time.monotonic()
                 self._good_until_s = self._found_at_s + good_s
             return self._found
-        finally:
-            self._lock.release()
 
 
 def requests_by(
@@ -161,21 +187,15 @@ def _get(
     transport: Transport, request: ObjectRequest, start: int, stop: int | None, deadline: Deadline
 ) -> Iterator[ByteStream]:
     headers = dict(request.headers)
-    ranged = start > 0 or stop is not None
-    if ranged:
+    if start > 0 or stop is not None:
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-    # The proxies are the environment's: W&B's settings are for W&B.
     with transport.request(
-        "GET", request.url, headers=headers, proxies={}, deadline=deadline
+        "GET", request.url, peer=Peer.OBJECT_STORE, headers=headers, deadline=deadline
     ) as response:
         if response.status_code not in (200, 206):
             raise _refused(transport, request, response, deadline)
         # Whatever its Content-Encoding: that is how it was stored, and its size is of that.
-        yield ByteStream(
-            size=check_range(response, start, stop) if ranged else length(response),
-            etag=response.headers.get("ETag", ""),
-            pieces=transport.pieces(response, deadline),
-        )
+        yield stream_of(transport, response, start, stop, deadline)
 
 
 def _refused(

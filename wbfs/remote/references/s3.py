@@ -23,6 +23,7 @@ from wbfs.remote.bytes import ByteStream
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
+    Lately,
     ObjectRequest,
     Refused,
     check_etag,
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 SCHEME = "s3://"
 ATTEMPTS = 3
 """Times that botocore asks, where it asks itself: for credentials and for an object's versions."""
+MOST_CLIENTS = 50
+"""Regions of which botocore's client is kept, which is slow to make."""
 
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 # The servers that serve each bucket under a name of its own: AWS's, and CoreWeave's.
@@ -59,8 +62,8 @@ class S3References:
         self._login = Kept(_log_in)
         self._anonymous = Kept(_anonymous)
         # What stores told: in which region a bucket is, and which version has a recorded ETag.
-        self._regions: dict[str, str] = {}
-        self._versions: dict[tuple[str, str], str] = {}
+        self._regions: Lately[str, str] = Lately()
+        self._versions: Lately[tuple[str, str], str] = Lately()
 
     @contextmanager
     def open(
@@ -95,8 +98,9 @@ class S3References:
     def _requests(
         self, reference: Reference, bucket: str, key: str, deadline: Deadline
     ) -> Iterator[ObjectRequest]:
-        region = self._regions.get(bucket, "")
-        version = reference.version_id or self._versions.get((reference.uri, reference.token), "")
+        region = self._regions.get(bucket) or ""
+        known = self._versions.get((reference.uri, reference.token))
+        version = reference.version_id or known or ""
         headers = if_match(reference)
 
         def request(login: _Signer | None) -> ObjectRequest:
@@ -114,22 +118,22 @@ class S3References:
         region = refused.region
         if refused.status in (301, 307, 400, 403) and region not in (
             "",
-            self._regions.get(bucket, ""),
+            self._regions.get(bucket),
         ):
-            self._regions[bucket] = region
+            self._regions.put(bucket, region)
             return True
         if refused.status != 412 or reference.version_id:
             return False
         # The SDK didn't always record versions, and never that of an object older than versioning.
         found = self._version_with_etag(bucket, key, reference.token, deadline)
         if found:
-            self._versions[reference.uri, reference.token] = found
+            self._versions.put((reference.uri, reference.token), found)
         return bool(found)
 
     def _version_with_etag(self, bucket: str, key: str, etag: str, deadline: Deadline) -> str:
         signer = self._login.get(deadline) or self._anonymous.get(deadline)
         assert signer is not None
-        for version in signer.versions(self._regions.get(bucket, ""), bucket, key):
+        for version in signer.versions(self._regions.get(bucket) or "", bucket, key):
             if deadline.expired:
                 raise timed_out("listing the object's versions")
             # Other keys that begin alike come after all versions of this one.
@@ -147,7 +151,7 @@ class _Signer:
         self._session = session
         self._signed = signed
         self._lock = threading.Lock()
-        self._clients: dict[str, Any] = {}
+        self._clients: Lately[str, Any] = Lately(MOST_CLIENTS)
 
     def url(self, region: str, bucket: str, key: str, version: str) -> str:
         """Return an object's URL, signed for an hour. Raises AccessDenied, RemoteError."""
@@ -171,13 +175,14 @@ class _Signer:
     def _client(self, region: str) -> Any:
         """Return botocore's client; those can be shared by threads, but not made by several."""
         with self._lock:
-            if region not in self._clients:
+            client = self._clients.get(region)
+            if client is None:
                 client = self._new_client(region, {})
                 if _BY_NAME.fullmatch(urlsplit(client.meta.endpoint_url).hostname or ""):
                     # Else botocore signs for AWS's first server, of whatever region the bucket is.
                     client = self._new_client(region, {"addressing_style": "virtual"})
-                self._clients[region] = client
-            return self._clients[region]
+                self._clients.put(region, client)
+            return client
 
     def _new_client(self, region: str, s3: dict[str, str]) -> Any:
         from botocore import UNSIGNED

@@ -1,0 +1,88 @@
+"""Web servers for tests that answer by a script and keep what they were asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Server:
+    """A server that answers each request by the next of its scripted answers."""
+
+    answers: list[Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=list)
+    seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
+    url: str = ""
+
+    @property
+    def port(self) -> str:
+        """The port that it listens at, in the URL's words."""
+        return self.url.rpartition(":")[2]
+
+
+class QuietServer(ThreadingHTTPServer):
+    """A server to which clients that leave early are no news."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def scripted_servers() -> Iterator[Callable[[], Server]]:
+    """Give what starts servers on loopback, and end them."""
+    running: list[ThreadingHTTPServer] = []
+
+    def start() -> Server:
+        server = Server()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                server.bodies.append(body.decode())
+                server.seen.append((self.path, dict(self.headers)))
+                answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
+                answer(self)
+
+            do_POST = do_GET
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Print nothing."""
+
+        http = QuietServer(("127.0.0.1", 0), Handler)
+        http.daemon_threads = True
+        # Polls often, so that its end takes no time.
+        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
+        running.append(http)
+        server.url = f"http://127.0.0.1:{http.server_port}"
+        return server
+
+    try:
+        yield start
+    finally:
+        for http in running:
+            http.shutdown()
+            http.server_close()
+
+
+def reply(
+    status: int, body: bytes = b"", **headers: str
+) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Return an answer; underscores in header names stand for hyphens."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        for name, value in ({"Content-Length": str(len(body))} | named).items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+        if len(body) != int(named.get("Content-Length", len(body))):
+            handler.close_connection = True
+
+    return answer

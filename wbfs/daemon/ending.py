@@ -1,0 +1,68 @@
+"""How a mount is told to end: by signals, from before it is there until its process is gone."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import trio
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """Have signals noted in a list, where no task waits for them, instead of ending the process.
+
+    Afterwards they are ignored for good: the process is about to end by itself.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+
+    # Under nohup it has been ignored, and stays so.
+    numbers = [number for number in SIGNALS if not _is_nohup(number)]
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _is_nohup(number: signal.Signals) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+
+
+class Ending:
+    """Whether the mount was told to end; the trio thread's.
+
+    Until `serving` is set there is nothing to take down, and `starting` is cancelled.
+    """
+
+    def __init__(self, starting: trio.CancelScope) -> None:
+        self._starting = starting
+        self.told = trio.Event()
+        self.serving = False
+
+    async def listen(self, noted: list[int]) -> None:
+        """Wait for signals, beginning with those that were noted, until cancelled."""
+        numbers = [number for number in SIGNALS if not _is_nohup(number)]
+        with trio.open_signal_receiver(*numbers) as signals:
+            for number in noted:
+                self._tell(number)
+            async for number in signals:
+                self._tell(number)
+
+    def _tell(self, number: int) -> None:
+        log.info("%s: unmounting", signal.Signals(number).name)
+        self.told.set()
+        if not self.serving:
+            self._starting.cancel()

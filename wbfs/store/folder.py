@@ -1,0 +1,219 @@
+"""The cache directory: its user's own, and nobody else's to write, or nothing in it is believed.
+
+What is in it is served as the content of artifacts, and what is written goes where its names lead:
+so no command uses a directory that others own or may write, and no file of it is opened that isn't
+a regular one of this user's. Whatever else has a file's name is a file that isn't there. A folder
+that somebody has removed is made again. Blocking code, safe to call from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from wbfs.model.errors import StoreError, StoreFull, UsageError
+
+log = logging.getLogger(__name__)
+
+FOLDERS = ("blobs", "partial", "manifests")
+"""What the cache directory has below it, each with files or with folders of files."""
+NAME_TRIES = 100
+NAME_BYTES = 6
+
+_NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV}
+"""What `open` says of links, folders, pipes and sockets."""
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def prepare_cache(cache_dir: Path) -> None:
+    """Make the cache directory, or see that nobody else can have put anything into it.
+
+    On a disk that is read-only or full there may be none: everything is then read past it. Raises
+    UsageError where it isn't to be trusted, StoreError where it can't be made.
+    """
+    check_cache(cache_dir)
+    try:
+        for name in FOLDERS:
+            make_folder(cache_dir / name)
+    except StoreError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.EROFS, errno.ENOSPC):
+            raise
+        log.warning("%s; nothing is cached", error)
+
+
+def check_cache(cache_dir: Path) -> None:
+    """See that the cache directory, where there is one, is this user's only. Raises UsageError."""
+    for parent in Path(os.path.realpath(cache_dir)).parents:
+        with _saying_why(parent):
+            mode = parent.stat().st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                raise UsageError(
+                    f"the cache {cache_dir} can't be trusted: everybody may rename what is in"
+                    f" {parent}; run `chmod o-w {parent}` (or `chmod +t`), or use --cache-dir"
+                )
+    with _saying_why(cache_dir):
+        # The directory itself may be a link that its user has made.
+        _refuse_others(cache_dir, cache_dir.stat())
+    for folder in _folders_below(cache_dir):
+        with _saying_why(folder):
+            _refuse_others(folder, folder.lstat())
+
+
+def _folders_below(cache_dir: Path) -> Iterator[Path]:
+    for name in FOLDERS:
+        folder = cache_dir / name
+        yield folder
+        with _saying_why(folder), os.scandir(folder) as entries:
+            yield from (
+                Path(entry.path)
+                for entry in entries
+                if name != "partial" and not entry.is_file(follow_symlinks=False)
+            )
+
+
+@contextlib.contextmanager
+def _saying_why(path: Path) -> Iterator[None]:
+    """What is not there needs no trust; of what can't be looked at, say so."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UsageError(
+            f"can't use the cache folder {path}: {error.strerror}; use --cache-dir"
+        ) from error
+
+
+def _refuse_others(folder: Path, found: os.stat_result) -> None:
+    """Raise UsageError unless what was found at `folder` is a folder of this user's only."""
+    if not stat.S_ISDIR(found.st_mode):
+        raise UsageError(
+            f"the cache folder {folder} is none: remove it, or use another --cache-dir"
+        )
+    if found.st_uid != os.geteuid():
+        raise UsageError(
+            f"the cache folder {folder} belongs to uid {found.st_uid}, and this is uid"
+            f" {os.geteuid()}: what others put there can't be trusted; use another --cache-dir"
+        )
+    if found.st_mode & _WRITABLE_BY_OTHERS:
+        raise UsageError(
+            f"others may write to the cache folder {folder} (mode {found.st_mode & 0o7777:04o}), so"
+            f" that what is there can't be trusted: empty it and run `chmod 700 {folder}`, or use"
+            " another --cache-dir"
+        )
+
+
+def make_folder(path: Path) -> None:
+    """Make `path` a folder of its user only, where it isn't one. Raises StoreError."""
+    try:
+        make_folders(path)
+    except OSError as error:
+        raise store_error(f"make the cache folder {path}", error) from error
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder, and those above it, for its user only. Raises OSError."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        make_folders(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def disk_of(path: Path) -> os.statvfs_result:
+    """Return what the disk of a folder has, be it that the folder is gone. Raises OSError."""
+    for folder in (path, *path.parents):
+        with contextlib.suppress(FileNotFoundError):
+            return os.statvfs(folder)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def is_ours(found: os.stat_result) -> bool:
+    """Whether `stat` has found a file that can only be what this user's programs wrote."""
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def open_file(path: str | Path) -> int:
+    """Open a file of the cache to read it. Raises OSError.
+
+    What isn't ours is not there: FileNotFoundError.
+    """
+    return _open(path, os.O_RDONLY)
+
+
+def create_file(path: Path) -> int:
+    """Open a file of the cache to read and write it; make it, and its folder, where it isn't there.
+
+    What has its name and isn't ours is removed. Raises OSError.
+    """
+    for is_last in (False, True):
+        try:
+            return _open(path, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            if is_last:
+                raise
+            make_folders(path.parent)
+            remove_foreign(path)
+    raise AssertionError
+
+
+def temporary_file(folder: Path, *, prefix: str, suffix: str = "") -> tuple[int, Path]:
+    """Create a file of a new name in a folder of the cache, which is made where it isn't there.
+
+    Return it open to read and write, and its path. Raises OSError.
+    """
+    for _ in range(NAME_TRIES):
+        path = folder / f"{prefix}{secrets.token_hex(NAME_BYTES)}{suffix}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(path, flags, 0o600), path
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            make_folders(folder)
+    raise FileNotFoundError(errno.ENOENT, "others remove the folder", str(folder))
+
+
+def remove_foreign(path: Path) -> None:
+    """Make way for a file where something has its name that isn't ours. Raises OSError."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(found.st_mode):
+        path.rmdir()
+    elif not is_ours(found):
+        path.unlink(missing_ok=True)
+
+
+def _open(path: str | Path, flags: int) -> int:
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise _foreign(path) from error
+    if is_ours(os.fstat(fd)):
+        return fd
+    os.close(fd)
+    raise _foreign(path)
+
+
+def _foreign(path: str | Path) -> FileNotFoundError:
+    log.warning("%s is no file that wbfs wrote: it is left aside", path)
+    return FileNotFoundError(errno.ENOENT, "it is no file that wbfs wrote", str(path))
+
+
+def store_error(doing: str, error: OSError) -> StoreError:
+    """Return the StoreError that says what was being done and why it failed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"can't {doing}: the disk is full; free space or use --cache-dir")
+    return StoreError(f"can't {doing}: {error.strerror}")
