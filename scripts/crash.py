@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import processes
 from contents import Content, Files, files_of_version
-from mounts import WBFS, Mount, run, wait_until
+from mounts import DEFECTS, WBFS, Mount, run, wait_until
 from programs import Program
 from stand_in import StandIn
 from versions import ENTITY, PROJECT, Versions
@@ -156,7 +157,7 @@ class Site:
         mount.kill()
         self.mount = None
         wait_until(
-            lambda: not any(map(is_running, children)),
+            lambda: not any(map(processes.is_running, children)),
             timeout_s=ENDS_WITHIN_S,
             what="the killed daemon's processes end",
         )
@@ -211,16 +212,9 @@ def children_of(pid: int) -> list[int]:
     return children + [grandchild for child in children for grandchild in children_of(child)]
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def main() -> None:
     """Kill as many times as the command line says."""
+    processes.adopt_orphans()
     kills, seed = int(sys.argv[1]), int(sys.argv[2])
     home = Path(tempfile.mkdtemp(prefix="wbfs-crash-"))
     server = StandIn(home / "server")
@@ -247,8 +241,8 @@ def main() -> None:
                 site.kill()
             for problem in site.wrong():
                 problems.append(f"after kill {number}, during {kind}: {problem}")
-            if "Traceback" in site.mounted().log():
-                problems.append(f"after kill {number}, during {kind}: a traceback in the log")
+            if defect := DEFECTS.search(site.mounted().log()):
+                problems.append(f"after kill {number}, during {kind}: {defect[0]}")
             if problems:
                 break
             if number % 20 == 19:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import processes
 from contents import Content, data
 from crash import FAULTS, LOADS, Site, log_versions
 from mounts import WBFS, check, run
@@ -165,8 +166,6 @@ def look_after(task: Path) -> None:
         try:
             problems = [*site.wrong(), *wrong_for_the_sdk(site)]
             log = site.mounted().log()
-            if "Traceback" in log:
-                problems.append(log[-3000:])
             site.left_behind()
             problems += [f"left behind: {name}" for name in site.left_behind()]
         finally:
@@ -192,6 +191,7 @@ def wrong_for_the_sdk(site: Site) -> list[str]:
 
 def main() -> None:
     """Cut the power as many times as the command line says, or look at what a cut left."""
+    processes.adopt_orphans()
     if sys.argv[1] == AFTER:
         look_after(Path(sys.argv[2]))
         return

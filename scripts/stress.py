@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import processes
 from judge import Violation
-from machine import MachineWithTheSdk, run_steps
+from steps import run_steps
 from world import World
 
 READS = 100_000
@@ -21,19 +22,15 @@ LONGEST_S = 2 * 3600.0
 
 def run(number: int, home: Path) -> Counter[str]:
     """Do one run of random steps, which the number decides; return what was counted."""
-    worlds: list[World] = []
-
-    def make_world() -> World:
-        # Every second one has each byte checked before it is served.
-        worlds.append(World(home, seed=number, readers=READERS, verify_always=number % 2 == 1))
-        return worlds[-1]
-
-    run_steps(MachineWithTheSdk, number=number, steps=STEPS, make_world=make_world)
-    return worlds[0].judge.figures
+    # Every second one has each byte checked before it is served.
+    world = World(home, readers=READERS, verify_always=number % 2 == 1)
+    run_steps(world, number=number, steps=STEPS, with_the_sdk=True)
+    return world.judge.figures
 
 
 def main() -> None:
     """Do runs until there were enough reads."""
+    processes.adopt_orphans()
     reads = int(sys.argv[1]) if len(sys.argv) > 1 else READS
     first = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     figures: Counter[str] = Counter()

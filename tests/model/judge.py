@@ -58,8 +58,6 @@ class Judge:
     windows: list[Window] = field(default_factory=list)
     checked: dict[Content, float] = field(default_factory=dict)
     figures: Counter[str] = field(default_factory=Counter)
-    violation: Violation | None = None
-    """The first that was found."""
 
     @property
     def patience_s(self) -> float:
@@ -103,9 +101,7 @@ class Judge:
         lines = sorted([*self.steps, *self.reads])
         steps = "\n".join(f"{at_s:8.2f}  {step}" for at_s, step in lines)
         now = time.monotonic() - self.began
-        violation = Violation(f"{what}\nat {now:.2f} s, after these steps:\n{steps}")
-        self.violation = self.violation or violation
-        return violation
+        return Violation(f"{what}\nat {now:.2f} s, after these steps:\n{steps}")
 
     def explain(self, cause: Cause, mount: int | None, began: float, ended: float) -> str | None:
         """Return what may have caused an error between two moments; None if nothing may have."""

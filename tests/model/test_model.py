@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from machine import Machine, run_steps
+from steps import run_steps
 from world import World
 
 pytestmark = pytest.mark.fuse
@@ -20,9 +20,4 @@ STEPS = 20
 def test_random_steps(tmp_path: Path, verify_always: bool) -> None:
     if os.getuid() != 0:
         pytest.skip("only root may mount a small disk")
-    run_steps(
-        Machine,
-        number=NUMBER,
-        steps=STEPS,
-        make_world=lambda: World(tmp_path, seed=NUMBER, verify_always=verify_always),
-    )
+    run_steps(World(tmp_path, verify_always=verify_always), number=NUMBER, steps=STEPS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 from contents import Content, Files, data, files_of_version
 from faults import FAULTS
 from judge import SLACK_S, Judge, Window
-from mounts import WBFS, Mount, check, run
+from mounts import DEFECTS, WBFS, Mount, check, run
 from programs import Hangs, Program
 from reader import random_pieces
 from stand_in import StandIn
@@ -49,24 +48,16 @@ SDK_DOWNLOAD = """
 import sys, wandb
 wandb.Api().artifact(sys.argv[1]).download(sys.argv[2])
 """
-NOT_IN_THE_LOG = ("Traceback", "defect")
 
 
 class World:
     """One server, one cache on a small disk, mounts of it, and programs that read."""
 
     def __init__(
-        self,
-        home: Path,
-        *,
-        seed: int,
-        mounts: int = 2,
-        readers: int = 0,
-        verify_always: bool = False,
+        self, home: Path, *, mounts: int = 2, readers: int = 0, verify_always: bool = False
     ) -> None:
         """Start all of it below `home`, an empty folder; `readers` read beside what is done."""
         self.home = home
-        self._chance = random.Random(seed)
         self.judge = Judge(
             timeout_s=TIMEOUT_S, alias_ttl_s=ALIAS_TTL_S, verify_always=verify_always
         )
@@ -80,6 +71,7 @@ class World:
         self._disk.mkdir()
         self._cleanup = contextlib.ExitStack()
         self._programs: list[Program] = []
+        self._hand = Program()
         try:
             check("mount", "-t", "tmpfs", "-o", f"size={DISK_SIZE}", "none", self._disk)
             self._cleanup.callback(check, "umount", "-l", self._disk)
@@ -90,10 +82,7 @@ class World:
             self.log_version()
             for number in range(mounts):
                 self.mounts.append(self._mount(number))
-            self._hand = Program()
-            self._programs = [
-                Program(self._expectations, str(seed + number)) for number in range(readers)
-            ]
+            self._programs = [Program(self._expectations, str(number)) for number in range(readers)]
         except BaseException:
             self.close()
             raise
@@ -190,17 +179,21 @@ class World:
             self.judge.note(f"fault off: {self._fault.what}")
             self._fault = None
 
+    @property
+    def _filler(self) -> Path:
+        return self._disk / "filler"
+
     def fill_disk(self) -> None:
         """Leave nothing free on the cache's disk."""
         self.judge.note("fill the disk")
-        with (self._disk / "filler").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        with self._filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(1 << 16))
 
     def free_disk(self) -> None:
         """Undo that."""
         self.judge.note("free the disk")
-        (self._disk / "filler").unlink(missing_ok=True)
+        self._filler.unlink(missing_ok=True)
 
     def remove_cache(self, part: str) -> None:
         """Remove the cache's folder, or a part of it, under the mounts."""
@@ -259,9 +252,11 @@ class World:
     def remount(self, number: int) -> None:
         """Take a mount down though programs may use it, and mount again."""
         self._look_at(number)
+        mount = self.mounts[number]
         with self._without_mount(number, "umount"):
-            # While programs have files open the daemon goes on for them, and is not waited for.
-            run(*WBFS, "umount", "--lazy", self.mounts[number].path)
+            run(*WBFS, "umount", "--lazy", mount.path)
+            # It goes on for those that have files open.
+            self._wait_for(lambda: not mount.is_alive(), f"the daemon of mount {number} ends")
         self.judge.figures["remounts"] += 1
 
     # What programs do.
@@ -272,9 +267,8 @@ class World:
         except Hangs as error:
             raise self.judge.broken(str(error)) from error
 
-    def use(self, aliases: Sequence[str]) -> None:
+    def use(self, aliases: Sequence[str], chance: random.Random) -> None:
         """Do a few of the things that programs do."""
-        chance = self._chance
         for _ in range(chance.randrange(1, 8)):
             mount = chance.randrange(len(self.mounts))
             match chance.randrange(12):
@@ -296,7 +290,9 @@ class World:
         version = chance.choice(list(self.versions))
         path, content = chance.choice(list(self.versions[version].items()))
         how = chance.choice(["plain", "mmap", "direct"])
-        self._read(mount, f"{version}/{path}", content, how, random_pieces(chance, content.size))
+        pieces = random_pieces(chance, content.size)
+        self.judge.note_read(f"mount {mount}: read {how} {version}/{path!r} {pieces}")
+        self._read(mount, f"{version}/{path}", content, how, pieces)
 
     def _read(
         self,
@@ -313,12 +309,12 @@ class World:
             "how": how,
             "pieces": pieces or [(0, content.size + 1)],
         }
-        self.judge.note_read(f"mount {mount}: read {how} {path!r} {request['pieces']}")
         self.judge.judge(request, self._ask(request, mount), mount)
 
     def read_in_order(self, mount: int, chance: random.Random) -> None:
         """Read the small files of a version one after another, as a data loader does."""
         version = chance.choice(list(self.versions))
+        self.judge.note_read(f"mount {mount}: read {version} in order")
         for path, content in sorted(self.versions[version].items()):
             if content.size <= 20_000:
                 self._read(mount, f"{version}/{path}", content)
@@ -417,9 +413,9 @@ class World:
             done = run(*WBFS, *words, env=self._env, timeout_s=COMMAND_S)
         except subprocess.TimeoutExpired as error:
             raise self.judge.broken(f"wbfs {shown} hangs") from error
+        except AssertionError as error:
+            raise self.judge.broken(f"wbfs {shown}: {error}") from error
         self.judge.figures[f"wbfs {words[0]}: {done.returncode}"] += 1
-        if "Traceback" in done.stderr:
-            raise self.judge.broken(f"wbfs {shown}: {done.stderr}")
         is_explained = may_fail or self.judge.is_disturbed(began, time.monotonic())
         if done.returncode not in (0, 1) or (done.returncode == 1 and not is_explained):
             raise self.judge.broken(f"wbfs {shown}: exit {done.returncode}: {done.stderr[-1500:]}")
@@ -474,7 +470,10 @@ class World:
         name = f"{ENTITY}/{PROJECT}/{COLLECTION}/{version}"
         lied = self._fault is not None and FAULTS[self._fault.what].lies
         folder = self._mountpoint(mount) / name
-        done = self._command("prefetch", "--timeout", f"{TIMEOUT_S:g}", folder / "large")
+        options = ("--timeout", f"{TIMEOUT_S:g}")
+        # What there is no room for, it refuses to fetch.
+        is_full = self._filler.exists()
+        done = self._command("prefetch", *options, folder / "large", may_fail=is_full)
         if done.returncode == 0 and not lied:
             for path, content in self.versions[name].items():
                 if path.startswith("large/"):
@@ -502,11 +501,9 @@ class World:
                 f"the daemon of mount {number} has ended: {mount.log()[-3000:]}"
             )
         log = mount.log()
-        for word in NOT_IN_THE_LOG:
-            if word in log:
-                raise self.judge.broken(
-                    f"mount {number} logs: {log[max(0, log.index(word) - 500) :][:4000]}"
-                )
+        if defect := DEFECTS.search(log):
+            around = log[max(0, defect.start() - 500) :][:4000]
+            raise self.judge.broken(f"mount {number} logs:\n{around}")
 
     def settle(self) -> None:
         """End all faults and readers; soon nothing is at work any more, and all is right."""
@@ -554,13 +551,9 @@ class World:
 
     def close(self) -> None:
         """Take everything down, whatever state it is in."""
-        with contextlib.suppress(Exception):
+        with self._cleanup:
+            for program in [*self._programs, self._hand]:
+                self._cleanup.callback(program.end)
+            for mount in self.mounts:
+                self._cleanup.callback(mount.take_down)
             self.calm()
-        for mount in self.mounts:
-            mount.take_down()
-        self._end_readers()
-        if hasattr(self, "_hand"):
-            self._hand.end()
-        self._cleanup.close()
-        with contextlib.suppress(OSError):
-            os.rmdir(self._disk)
