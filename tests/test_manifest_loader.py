@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 import trio
 from fetching import new_manifests
-from mounts import wait_until
 from tables import VERSION
 
-from wbfs.fetch.apart import builders, building
-from wbfs.fetch.apart.builders import Builders
-from wbfs.fetch.apart.building import Build, Done
+from wbfs.fetch.apart import builder, tables
+from wbfs.fetch.apart.builder import Builder
 from wbfs.fetch.apart.manifests import ManifestLoader
+from wbfs.fetch.apart.tables import Build, Done
+from wbfs.fetch.background import Background, in_background
 from wbfs.model.digests import Algorithm, new_hasher
 from wbfs.model.entries import Version
-from wbfs.model.errors import RemoteError, RemoteProtocolError, StoreError
+from wbfs.model.errors import RemoteProtocolError, StoreError
 from wbfs.remote.transport import Deadline
 
 MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="
@@ -65,6 +66,7 @@ def load(cache: Path, api: FakeApi, digest: str) -> list[str]:
         api=api,  # type: ignore[arg-type]
         reach=FakeReach(),  # type: ignore[arg-type]
         manifests=new_manifests(cache, "server"),
+        background=Background(None),  # type: ignore[arg-type]
     )
     table = loader.load(version(digest), deadline=Deadline.after(10))
     try:
@@ -112,17 +114,17 @@ def test_another_digest_is_the_servers_word_in_the_end(
 
 @pytest.fixture
 def always_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builders, "LARGE_BYTES", 0)
+    monkeypatch.setattr(builder, "LARGE_BYTES", 0)
 
 
-def build(made: Builders, table: Path, body: bytes) -> Done:
+def build(made: Builder, table: Path, body: bytes) -> Done:
     table.touch()
-    with tempfile.TemporaryFile() as file:
+    with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
         order = Build(
-            manifest_fd=file.fileno(),
-            table=str(table),
+            manifest=Path(file.name),
+            table=table,
             version_path="e/p/c:v0",
             digest="",
             digest_algorithm="MANIFEST_MD5",
@@ -131,18 +133,19 @@ def build(made: Builders, table: Path, body: bytes) -> Done:
 
 
 async def test_a_process_says_what_a_thread_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = {"digest": MD5, "ref": "wandb-artifact://41/x"}
     bodies = [b"", b"[]", document([]), document(GOOD), document({"ä": link, "b": 5})]
+    made = Builder(Background(nursery))
     said: list[list[object]] = []
     for limit in (0, 1 << 30):
-        monkeypatch.setattr(builders, "LARGE_BYTES", limit)
+        monkeypatch.setattr(builder, "LARGE_BYTES", limit)
         said.append([])
         for number, body in enumerate(bodies):
             table = tmp_path / f"{limit}-{number}"
             try:
-                done = await trio.to_thread.run_sync(build, Builders(), table, body)
+                done = await trio.to_thread.run_sync(build, made, table, body)
             except RemoteProtocolError as error:
                 said[-1].append(str(error))
             else:
@@ -151,64 +154,105 @@ async def test_a_process_says_what_a_thread_says(
     assert [type(one) for one in said[0]] == [str, str, str, tuple, tuple]
 
 
-def held(started: list[subprocess.Popen[bytes]]) -> type[subprocess.Popen[bytes]]:
-    """Return a Popen whose processes are stopped as they begin; they are put in `started`."""
+def stopped(started: list[subprocess.Popen[bytes]], count: int) -> type[subprocess.Popen[bytes]]:
+    """Return a Popen the first `count` processes of which are stopped; all are put in `started`."""
 
-    class Held(subprocess.Popen):  # type: ignore[type-arg]
+    class Stopped(subprocess.Popen):  # type: ignore[type-arg]
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            os.kill(self.pid, signal.SIGSTOP)
+            if len(started) < count:
+                os.kill(self.pid, signal.SIGSTOP)
             started.append(self)
 
-    return Held
+    return Stopped
+
+
+async def first_of(started: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    while not started:
+        await trio.sleep(0.01)
+    return started[0]
 
 
 @pytest.mark.usefixtures("always_a_process")
-@pytest.mark.parametrize("end", ["killed", "late", "closed", "cancelled"])
-async def test_a_process_that_does_not_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+@pytest.mark.parametrize("end", ["killed", "silent", "late"])
+async def test_a_process_that_does_not_answer_is_replaced(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
-    monkeypatch.setattr(subprocess, "Popen", held(started))
+    monkeypatch.setattr(subprocess, "Popen", stopped(started, 1))
     if end == "late":
-        monkeypatch.setattr(builders, "PATIENCE_S", 0.2)
-    made = Builders()
-    failures: list[Exception] = []
+        # Long enough for the second one.
+        monkeypatch.setattr(builder, "PATIENCE_S", 8)
+    if end == "silent":
+        monkeypatch.setattr(tables, "PROGRAM", replace(tables.PROGRAM, silent_s=8))
+    made = Builder(Background(nursery))
+    done: list[Done] = []
 
-    def run() -> None:
-        try:
-            build(made, tmp_path / "table", document(GOOD))
-        except (RemoteError, StoreError) as error:
-            failures.append(error)
+    async def run() -> None:
+        work = partial(build, made, tmp_path / "table", document(GOOD))
+        done.append(await trio.to_thread.run_sync(work))
 
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, run)
-            while not started:
-                await trio.sleep(0.01)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as ours:
+            ours.start_soon(run)
+            process = await first_of(started)
             if end == "killed":
-                started[0].kill()
-            elif end == "closed":
-                await trio.to_thread.run_sync(made.close)
-                assert not (tmp_path / "table").exists()
-            elif end == "cancelled":
-                nursery.cancel_scope.cancel()
-    # Nobody is left to be waited for.
-    wait_until(lambda: started[0].returncode == -signal.SIGKILL, what="the process is reaped")
-    texts = {
-        "killed": "was ended by signal 9",
-        "late": "takes too long",
-        "closed": "the mount is being taken down",
-    }
-    assert [texts[end] in str(failure) for failure in failures] == [True] * (end in texts)
+                process.kill()
+    assert done == [Done(digest_matches=False)]
+    assert len(started) == 2
+    assert started[0].returncode == -signal.SIGKILL
 
 
 @pytest.mark.usefixtures("always_a_process")
-async def test_a_process_whose_starter_is_gone_removes_the_table(tmp_path: Path) -> None:
-    table = tmp_path / "table"
-    table.touch()
-    done = await trio.run_process(
-        [sys.executable, "-m", building.__name__, str(table)], stdin=b"", check=False
-    )
-    assert done.returncode == 1
-    assert not table.exists()
+async def test_two_processes_that_are_killed_are_an_error(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.kill()
+
+    monkeypatch.setattr(subprocess, "Popen", Killed)
+    made = Builder(Background(nursery))
+    work = partial(build, made, tmp_path / "table", document(GOOD))
+    with trio.fail_after(30), pytest.raises(StoreError, match="by signal 9: is there enough mem"):
+        await trio.to_thread.run_sync(work)
+    # The next one doesn't find out the same once more, just now.
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with trio.fail_after(30), pytest.raises(StoreError, match="by signal 9: is there enough mem"):
+        await trio.to_thread.run_sync(work)
+
+
+@pytest.mark.usefixtures("always_a_process")
+@pytest.mark.parametrize("error", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+async def test_without_a_process_it_is_done_here(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    class NotOne(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(subprocess, "Popen", NotOne)
+    made = Builder(Background(nursery))
+    for number in range(3):
+        table = tmp_path / f"{number}"
+        work = partial(build, made, table, document(GOOD))
+        with trio.fail_after(30):
+            assert await trio.to_thread.run_sync(work) == Done(digest_matches=False)
+        assert table.stat().st_size
+
+
+@pytest.mark.usefixtures("always_a_process")
+async def test_the_end_of_the_session_leaves_neither_process_nor_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(subprocess, "Popen", stopped(started, 1))
+    with trio.fail_after(30):
+        async with in_background() as background, trio.open_nursery() as ours:
+            work = partial(build, Builder(background), tmp_path / "table", document(GOOD))
+            ours.start_soon(partial(trio.to_thread.run_sync, work, abandon_on_cancel=True))
+            await first_of(started)
+            ours.cancel_scope.cancel()
+    assert started[0].returncode == -signal.SIGKILL
+    assert not (tmp_path / "table").exists()

@@ -6,26 +6,25 @@ import hashlib
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import trio
 from conftest import Mounter
 from fetching import resources
-from mounts import Mount, check, run, wait_until
+from mounts import WBFS, Mount, check, run, wait_until
 from processes import is_running
 from stand_in import StandIn
 
 from wbfs.devserver.signing import SIGNATURE
-from wbfs.fetch.apart import carrying
-from wbfs.fetch.apart.carrier import Carrier
-from wbfs.fetch.apart.carrying import Order
+from wbfs.fetch.apart import small_files, worker
+from wbfs.fetch.apart.process import Process
+from wbfs.fetch.apart.small_files import Order
 from wbfs.fetch.background import Background
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference
-from wbfs.model.errors import WbfsError
 
 COUNT = 240
 FIRST = 60
@@ -76,7 +75,7 @@ def read(mount: Mount, logged: Logged, names: list[str]) -> None:
 def carriers(pid: int) -> list[int]:
     """Return a daemon's processes that fetch small files."""
     found = run("ps", "--ppid", str(pid), "-o", "pid=,stat=,args=").stdout.splitlines()
-    rows = [line.split(maxsplit=2) for line in found if carrying.__name__ in line]
+    rows = [line.split(maxsplit=2) for line in found if worker.__name__ in line]
     return [int(row[0]) for row in rows if not row[1].startswith("Z")]
 
 
@@ -110,7 +109,9 @@ def test_it_is_told_no_key_and_shows_no_signature(
     with busy(mount, logged, stand_in) as pid:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         environment = Path(f"/proc/{pid}/environ").read_bytes()
-    assert carrying.__name__.encode() in command
+        # Ctrl-C at the terminal is not for it.
+        assert os.getpgid(pid) == pid
+    assert worker.__name__.encode() in command
     assert b"HOME=" in environment
     for shown in (command, environment):
         assert stand_in.api_key.encode() not in shown
@@ -125,12 +126,46 @@ def test_it_is_killed(mounter: Mounter, logged: Logged, stand_in: StandIn) -> No
     with busy(mount, logged, stand_in) as pid:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_running(pid), what="the killed process is gone")
-        text = "the process that fetches small files has ended"
+        text = "the process for small files was ended by signal 9"
         wait_until(lambda: text in mount.log(), what="the log says so")
     read(mount, logged, list(logged.digests))
     warnings = [line for line in mount.log().splitlines() if "WARNING" in line and text in line]
     assert len(warnings) == 1
     assert mount.errors() == []
+
+
+def test_it_hangs(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
+    mount = mounter(options=["--timeout", "20"])
+    with busy(mount, logged, stand_in) as pid:
+        os.kill(pid, signal.SIGSTOP)
+        assert mount.status()["fetched"]["in_progress"] > 0
+    # Those too that it has.
+    read(mount, logged, list(logged.digests))
+    wait_until(lambda: not is_running(pid), timeout_s=30, what="the process that hangs is ended")
+    assert "the process for small files was silent for" in mount.log()
+    assert mount.errors() == []
+    assert mount.status()["defects"] == 0
+
+
+@pytest.mark.parametrize("descriptors", [64, 100, 160])
+def test_there_are_no_descriptors_left(mounter: Mounter, logged: Logged, descriptors: int) -> None:
+    limited = ("prlimit", f"--nofile={descriptors}:{descriptors}", *WBFS)
+    mount = mounter(program=limited)
+    folder = mount.path / logged.path
+    failed = 0
+    with ExitStack() as held:
+        for name, digest in logged.digests.items():
+            try:
+                file = held.enter_context((folder / name).open("rb"))
+                content = file.read()
+            except OSError:
+                failed += 1
+            else:
+                assert hashlib.md5(content).hexdigest() == digest
+    # More than it can hold open; what could be read was right.
+    assert 0 < failed < COUNT
+    read(mount, logged, list(logged.digests))
+    assert mount.status()["defects"] == 0
 
 
 def test_it_ends_with_its_mount(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
@@ -160,10 +195,7 @@ def test_it_ends_with_a_daemon_that_is_killed(
     read(again, logged, list(logged.digests))
 
 
-async def test_it_is_ended_when_idle(
-    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("wbfs.fetch.apart.carrier.IDLE_S", 0.2)
+async def test_it_is_ended_when_idle(nursery: trio.Nursery, tmp_path: Path) -> None:
     content = b"some bytes"
     (tmp_path / "file").write_bytes(content)
     (tmp_path / "cache").mkdir()
@@ -172,16 +204,17 @@ async def test_it_is_ended_when_idle(
     digest = Digest(Algorithm.MD5, hashlib.md5(content).hexdigest())
     reference = Reference(uri=uri, token=uri)
     entry = Entry(path="file", size=len(content), digest=digest, reference=reference)
-    carried: list[tuple[int, WbfsError | None]] = []
-    carrier = Carrier(background=used.background, setup=used.setup, on_carried=carried.extend)
+    ended: list[tuple[None, Exception | None]] = []
+    program = replace(small_files.program(used.setup), idle_s=0.2)
+    process = Process(used.background, program)
     # The second order finds it ended.
     for number in (1, 2):
-        order = Order(number=number, path="file", entry=entry, location=None, is_unread=False)
-        carrier.send([order])
-        with trio.fail_after(10):
-            while len(carried) < number:
+        order = Order(path="file", entry=entry, location=None, is_unread=False)
+        process.order(order, lambda _, error: ended.append((_, error)), timeout_s=20)
+        with trio.fail_after(20):
+            while len(ended) < number:
                 await trio.sleep(0.02)
             while carriers(os.getpid()):
                 await trio.sleep(0.05)
-    assert carried == [(1, None), (2, None)]
+    assert ended == [(None, None)] * 2
     assert used.blobs.path(entry.blob).read_bytes() == content

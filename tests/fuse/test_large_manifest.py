@@ -27,8 +27,8 @@ from mounts import Mount, check, run, wait_until
 from processes import is_running
 from stand_in import StandIn
 
-from wbfs.fetch.apart import building
-from wbfs.fetch.apart.builders import LARGE_BYTES
+from wbfs.fetch.apart import worker
+from wbfs.fetch.apart.builder import LARGE_BYTES
 
 FOLDERS, IN_A_FOLDER, IN_THE_LARGE_FOLDER = 100, 1000, 50_000
 PROJECT = "large-manifests"
@@ -85,7 +85,7 @@ def builders(pid: int) -> list[int]:
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for child in map(int, children.read_text().split()):
-                if building.__name__ in Path(f"/proc/{child}/cmdline").read_text():
+                if worker.__name__ in Path(f"/proc/{child}/cmdline").read_text():
                     found.append(child)
     return found
 
@@ -152,14 +152,14 @@ def test_others_are_answered_while_it_is_read(
         assert listing.poll() is None
         # No secrets.
         command = Path(f"/proc/{builder}/cmdline").read_text().split("\0")
-        assert command[1:3] == ["-m", building.__name__]
-        assert command[3].startswith(str(cache))
+        assert command[1:3] == ["-m", worker.__name__]
+        assert command[4] == "manifests"
         environment = Path(f"/proc/{builder}/environ").read_text()
         assert "WANDB" not in environment
         os.kill(builder, signal.SIGCONT)
         found = listing.communicate(timeout=30)[0].split()
     assert len(found) == FOLDERS + 3
-    assert not is_running(builder)
+    wait_until(lambda: not is_running(builder), what="its memory is given back")
     # Neither the JSON nor the entries have been in the daemon.
     assert peak(mount.pid) - before < logged.large.manifest_size / 2 - 4 * MIB
     # And nothing is left but the tables.

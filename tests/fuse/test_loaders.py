@@ -24,13 +24,13 @@ import pytest
 from conftest import Mounter
 from mounts import Mount, check, run, wait_until
 from stand_in import StandIn
-from wbfs.fetch.room import CHECKED_SHARE
 
 from wbfs.devserver.request_log import LoggedRequest
 from wbfs.fetch.ahead.loaders import FAILURES_IN_A_ROW, PAUSE_S
 from wbfs.fetch.ahead.queue import FILES_AT_ONCE
-from wbfs.fetch.apart import carrying
-from wbfs.fetch.apart.carrying import THREADS
+from wbfs.fetch.apart import worker
+from wbfs.fetch.apart.small_files import THREADS
+from wbfs.remote.transport import PIECE_BYTES
 
 WASTE = 0.1
 TRAIN, VAL, MIXED = 1_000, 150, 200
@@ -456,7 +456,7 @@ def test_prefetch_goes_on_when_its_process_is_killed(
 def process_of_prefetch(mount: Mount) -> int:
     """Return the process of this mount's that fetches small files."""
     found = check("ps", "--ppid", str(mount.pid), "-o", "pid=,args=").splitlines()
-    [pid] = [line.split()[0] for line in found if carrying.__name__ in line]
+    [pid] = [line.split()[0] for line in found if worker.__name__ in line]
     return int(pid)
 
 
@@ -524,8 +524,7 @@ def test_prefetch_keeps_within_the_cache(
         # All of it, though the folder is larger than the cache.
         read(mount, small, names, processes=4)
         wait_until_idle(mount)
-    on_the_way = 2 * THREADS * BLOCK_BYTES
-    assert size.most <= limit * (1 + CHECKED_SHARE) + on_the_way
+    assert size.most <= limit + PIECE_BYTES
     assert mount.errors() == []
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from wbfs.fetch.apart.carrying import Setup
+from wbfs.fetch.apart.small_files import Setup
 from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.fetcher import Fetcher
@@ -176,6 +176,7 @@ async def open_session(
             transport=transport,
             references=References(transport, files_allowed=settings.file_references),
             manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc, room),
+            background=background,
         )
         resources = Resources(
             background=background,
@@ -236,7 +237,6 @@ async def open_session(
                 resources=resources,
             )
         finally:
-            sources.close()
             fetcher.close()
             await names.close()
     finally:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from wbfs.fetch.apart.manifests import MAX_HOPS, ManifestLoader
+from wbfs.fetch.background import Background
 from wbfs.fetch.outage import Reach
 from wbfs.fetch.small.urls import SignedUrls
 from wbfs.model.entries import ARTIFACT_SCHEME, Blob, Entry, Version, split_artifact_uri
@@ -32,11 +33,14 @@ class Sources:
         transport: Transport,
         references: References,
         manifests: Manifests,
+        background: Background,
     ) -> None:
         self._api = api
         self._transport = transport
         self._references = references
-        self._loader = ManifestLoader(api=api, reach=reach, manifests=manifests)
+        self._loader = ManifestLoader(
+            api=api, reach=reach, manifests=manifests, background=background
+        )
         self._urls = SignedUrls(api=api, ask=reach.ask, manifests=manifests)
 
     def manifest(self, version: Version, *, deadline: Deadline) -> ManifestTable:
@@ -45,10 +49,6 @@ class Sources:
         Raises the errors of `WandbApi.manifest`, and StoreError.
         """
         return self._loader.load(version, deadline=deadline)
-
-    def close(self) -> None:
-        """End what runs in processes."""
-        self._loader.close()
 
     def open(
         self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline

@@ -1,8 +1,9 @@
 """Small files that nobody waits for yet, fetched into the store many at a time.
 
-A process of its own does the work of it, so that it holds up nobody in this one. A file that is
-wanted while it waits in the queue is taken out of it, and one that is on its way is waited for, so
-that nothing is fetched twice. Trio thread.
+A process apart does the work of it, so that it holds up nobody in this one; what it fails to do is
+done here. A file that is wanted while it waits in the queue is taken out of it, and one that is on
+its way is waited for, so that nothing is fetched twice; but not for long where the process is
+silent. Trio thread.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from functools import partial
 
 import trio
 
-from wbfs.fetch.apart.carrier import Carrier
-from wbfs.fetch.apart.carrying import THREADS, Order
+from wbfs.fetch.apart import small_files
+from wbfs.fetch.apart.process import MOMENT_S, Lost, Process
+from wbfs.fetch.apart.small_files import THREADS, Order
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import fetch_whole, stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import UrlExpired, WbfsError
+from wbfs.model.errors import StoreError, UrlExpired, WbfsError
 from wbfs.remote.transport import Deadline
 
 log = logging.getLogger(__name__)
@@ -64,21 +66,35 @@ class Job:
         return self.wanted.entry.size or 0
 
 
+class Landing:
+    """The arrival of a file that is on its way."""
+
+    def __init__(
+        self, arrived: trio.Event, process: Process[Order, None], patience_s: float
+    ) -> None:
+        self._arrived = arrived
+        self._process = process
+        self._patience_s = patience_s
+
+    async def wait(self) -> None:
+        """Wait until it has come or failed, or is better fetched by who waits for it."""
+        with trio.move_on_after(self._patience_s):
+            while not (self._arrived.is_set() or self._process.is_quiet):
+                with trio.move_on_after(MOMENT_S):
+                    await self._arrived.wait()
+
+
 class Prefetch:
     """The queue of one session."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._carrier = Carrier(
-            background=resources.background, setup=resources.setup, on_carried=self._note_carried
-        )
+        self._process = Process(resources.background, small_files.program(resources.setup))
         # By their contents' keys; what is wanted most comes first.
         self._waiting: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
         self._running_bytes = 0
-        self._numbers = 0
-        self._ordered: dict[int, Job] = {}
-        self._landings: dict[str, trio.Event] = {}
+        self._arrivals: dict[str, trio.Event] = {}
         self._demanded: set[str] = set()
         # What programs wait for had the threads until then.
         resources.offload.afterwards(Kind.DATA, self._go_on)
@@ -101,7 +117,7 @@ class Prefetch:
         """Put files into the queue; one whose content is under way already is LEFT."""
         for job in jobs:
             if job.key in self._waiting or job.key in self._running or job.key in self._demanded:
-                job.done(Outcome.LEFT, None)
+                self._tell(job, Outcome.LEFT, None)
             else:
                 self._waiting[job.key] = job
         self._go_on()
@@ -119,61 +135,80 @@ class Prefetch:
             resources.sources.prepare(version, missing, deadline=deadline)
             return missing
 
-        return await resources.offload.run(Kind.METADATA, prepare)
+        return await resources.offload.run(Kind.URLS, prepare)
 
     async def settled(self, key: str) -> None:
-        """Wait until a file is neither in the queue nor on its way, however that ended."""
-        if key in self._waiting or key in self._running:
-            await self._landings.setdefault(key, trio.Event()).wait()
+        """Wait until a file is neither in the queue nor on its way, however that ended.
+
+        Not for longer than a reader of it would wait.
+        """
+        job = self._waiting.get(key) or self._running.get(key)
+        if job is not None:
+            with trio.move_on_after(stretched(self._resources.timeout_s, job.size)):
+                await self._arrival(key).wait()
 
     @contextmanager
-    def demand(self, key: str) -> Iterator[trio.Event | None]:
+    def demand(self, key: str) -> Iterator[Landing | None]:
         """Leave a file to the caller, who fetches it now.
 
-        Where it is on its way already, give the event of its arrival, however that goes.
+        Where it is on its way already, give its arrival, to be waited for before that.
         """
         job = self._waiting.pop(key, None)
         if job is not None:
-            self._leave(job)
+            self._settle(job, Outcome.LEFT, None)
         self._demanded.add(key)
+        # So that there is time left to fetch it.
+        patience_s = self._resources.timeout_s / 2
         try:
             is_fetching = self.is_fetching(key)
-            yield self._landings.setdefault(key, trio.Event()) if is_fetching else None
+            yield Landing(self._arrival(key), self._process, patience_s) if is_fetching else None
         finally:
             self._demanded.discard(key)
+
+    def _arrival(self, key: str) -> trio.Event:
+        return self._arrivals.setdefault(key, trio.Event())
 
     def clear(self) -> None:
         """Forget what is not on its way yet."""
         jobs = list(self._waiting.values())
         self._waiting.clear()
         for job in jobs:
-            self._leave(job)
+            self._settle(job, Outcome.LEFT, None)
 
     def _go_on(self) -> None:
         """Have as many files fetched as may be, unless programs wait for others."""
         if not self._waiting or self._resources.offload.is_waited_for(Kind.DATA):
             return
-        orders: list[Order] = []
         while self._waiting and len(self._running) < FILES_AT_ONCE:
             key, job = next(iter(self._waiting.items()))
             if self._running and self._running_bytes + job.size > BYTES_AT_ONCE:
                 break
             del self._waiting[key]
-            if self._resources.blobs.has(job.wanted.entry.blob):
-                # A program has read it since it was planned.
-                self._leave(job)
-                continue
             self._running[key] = job
             self._running_bytes += job.size
-            order = self._order(job)
-            if order is not None:
-                orders.append(order)
-            else:
-                self._resources.background.spawn(
-                    partial(self._fetch_here, job), name="prefetch a file"
-                )
-        if orders:
-            self._carrier.send(orders)
+            try:
+                self._begin(job)
+            except WbfsError as error:
+                self._note(job, error)
+            except Exception as defect:  # noqa: BLE001 - the others go on
+                self._note(job, self._defect(job, defect))
+
+    def _begin(self, job: Job) -> None:
+        if self._resources.blobs.has(job.wanted.entry.blob):
+            # A program has read it since it was planned.
+            self._end(job, Outcome.LEFT, None)
+            return
+        timeout_s = self._resources.timeout_s
+        order = self._order(job)
+        if order is not None:
+            # It may wait there until all others have come that may be on their way.
+            patience_s = timeout_s + stretched(timeout_s, BYTES_AT_ONCE)
+            try:
+                self._process.order(order, partial(self._note_done, job), timeout_s=patience_s)
+                return
+            except Lost as error:
+                log.debug("%s is prefetched here: %s", job.wanted.path, error)
+        self._fetch_here_soon(job)
 
     def _order(self, job: Job) -> Order | None:
         """Return what to tell the process; None where only this one can find the bytes."""
@@ -181,66 +216,89 @@ class Prefetch:
         location = self._resources.sources.location(version, entry)
         if location is None and (entry.reference is None or entry.reference.is_of_artifact):
             return None
-        self._numbers += 1
-        self._ordered[self._numbers] = job
-        return Order(
-            number=self._numbers,
-            path=job.wanted.path,
-            entry=entry,
-            location=location,
-            is_unread=job.is_unread,
-        )
+        return Order(path=job.wanted.path, entry=entry, location=location, is_unread=job.is_unread)
+
+    def _note_done(self, job: Job, _: None, error: Exception | None) -> None:
+        """Note what the process did; what it failed at by its own fault is done here."""
+        if error is None or (isinstance(error, WbfsError) and not isinstance(error, Lost)):
+            self._note(job, error)
+        elif job.key in self._demanded:
+            # By whoever waits for it.
+            self._end(job, Outcome.LEFT, None)
+        else:
+            if not isinstance(error, Lost):
+                self._defect(job, error)
+            self._fetch_here_soon(job)
+        self._go_on()
+
+    def _fetch_here_soon(self, job: Job) -> None:
+        self._resources.background.spawn(partial(self._fetch_here, job), name="prefetch a file")
 
     async def _fetch_here(self, job: Job) -> None:
         resources = self._resources
         error: WbfsError | None = None
+        deadline = Deadline.after(stretched(resources.timeout_s, job.size))
+        fetch = partial(
+            fetch_whole,
+            resources.opener(job.wanted),
+            resources.partial.small,
+            job.wanted.entry,
+            path=job.wanted.path,
+            deadline=deadline,
+            is_unread=job.is_unread,
+        )
         try:
-            await resources.offload.run(
-                Kind.AHEAD,
-                lambda: fetch_whole(
-                    resources.opener(job.wanted),
-                    resources.partial.small,
-                    job.wanted.entry,
-                    path=job.wanted.path,
-                    deadline=Deadline.after(stretched(resources.timeout_s, job.size)),
-                    is_unread=job.is_unread,
-                ),
-            )
+            await resources.fetch(Kind.AHEAD, job.wanted, fetch, deadline=deadline)
         except WbfsError as raised:
             error = raised
         except Exception as defect:  # noqa: BLE001 - it is noted
-            error = resources.background.defect(f"prefetch {job.wanted.path}", defect)
+            error = self._defect(job, defect)
         self._note(job, error)
-        self._go_on()
-
-    def _note_carried(self, carried: list[tuple[int, WbfsError | None]]) -> None:
-        for number, error in carried:
-            self._note(self._ordered.pop(number), error)
         self._go_on()
 
     def _note(self, job: Job, error: WbfsError | None) -> None:
         resources, counters = self._resources, self._resources.counters
-        del self._running[job.key]
-        self._running_bytes -= job.size
-        if error is None:
-            resources.blobs.trust(job.wanted.entry.blob)
-            counters.fetched_files += 1
-            counters.fetched_bytes += job.size
-            counters.prefetched_files += 1
-            counters.prefetched_bytes += job.size
-            resources.writeback.due()
-        else:
-            if isinstance(error, UrlExpired):
+        try:
+            if error is None:
+                self._note_fetched(job)
+            elif isinstance(error, UrlExpired):
                 resources.sources.forget_url(job.wanted.version, job.wanted.entry)
+        except Exception as defect:  # noqa: BLE001 - whoever waits is told
+            error = self._defect(job, defect)
+        if error is not None:
             counters.failed_prefetches += 1
             log.info("%s is not prefetched: %s", job.wanted.path, error)
-        self._settle(job, Outcome.FETCHED if error is None else Outcome.FAILED, error)
+        self._end(job, Outcome.FETCHED if error is None else Outcome.FAILED, error)
 
-    def _leave(self, job: Job) -> None:
-        self._settle(job, Outcome.LEFT, None)
+    def _note_fetched(self, job: Job) -> None:
+        resources, counters = self._resources, self._resources.counters
+        try:
+            resources.blobs.trust(job.wanted.entry.blob)
+        except StoreError as error:
+            log.info("%s is to be checked before it is read: %s", job.wanted.path, error)
+        counters.fetched_files += 1
+        counters.fetched_bytes += job.size
+        counters.prefetched_files += 1
+        counters.prefetched_bytes += job.size
+        resources.writeback.due()
+
+    def _end(self, job: Job, outcome: Outcome, error: WbfsError | None) -> None:
+        """Note that a file is on its way no more."""
+        del self._running[job.key]
+        self._running_bytes -= job.size
+        self._settle(job, outcome, error)
+
+    def _defect(self, job: Job, error: Exception) -> WbfsError:
+        return self._resources.background.defect(f"prefetch {job.wanted.path}", error)
 
     def _settle(self, job: Job, outcome: Outcome, error: WbfsError | None) -> None:
-        job.done(outcome, error)
-        landing = self._landings.pop(job.key, None)
-        if landing is not None:
-            landing.set()
+        self._tell(job, outcome, error)
+        arrived = self._arrivals.pop(job.key, None)
+        if arrived is not None:
+            arrived.set()
+
+    def _tell(self, job: Job, outcome: Outcome, error: WbfsError | None) -> None:
+        try:
+            job.done(outcome, error)
+        except Exception as defect:  # noqa: BLE001 - the others go on
+            self._defect(job, defect)

@@ -7,11 +7,13 @@ code, run in worker threads.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import IO
 
-from wbfs.fetch.apart.builders import Builders
-from wbfs.fetch.apart.building import Build, Done, FillIn
+from wbfs.fetch.apart.builder import Builder
+from wbfs.fetch.apart.tables import Build, Done, FillIn
+from wbfs.fetch.background import Background
 from wbfs.fetch.outage import Reach
 from wbfs.model.entries import Version
 from wbfs.model.errors import NotFound, RemoteProtocolError, StoreError, StoreFull
@@ -29,11 +31,13 @@ MAX_HOPS = 5
 class ManifestLoader:
     """Loads the tables of versions."""
 
-    def __init__(self, *, api: WandbApi, reach: Reach, manifests: Manifests) -> None:
+    def __init__(
+        self, *, api: WandbApi, reach: Reach, manifests: Manifests, background: Background
+    ) -> None:
         self._api = api
         self._reach = reach
         self._manifests = manifests
-        self._builders = Builders()
+        self._builder = Builder(background)
 
     def load(self, version: Version, *, deadline: Deadline) -> ManifestTable:
         """Return the version's table, from the store or else from the server.
@@ -42,10 +46,6 @@ class ManifestLoader:
         Raises the errors of `WandbApi.manifest`, and StoreError.
         """
         return self._load(version, deadline.remaining_s, MAX_HOPS)
-
-    def close(self) -> None:
-        """End what runs in processes."""
-        self._builders.close()
 
     def _load(self, version: Version, timeout_s: float, hops: int) -> ManifestTable:
         table = self._manifests.open(version.id)
@@ -108,13 +108,14 @@ class ManifestLoader:
 
     def _build(self, version: Version, draft: Path, file: IO[bytes]) -> Done:
         order = Build(
-            manifest_fd=file.fileno(),
-            table=str(draft),
+            # It has no name of its own.
+            manifest=Path(f"/proc/{os.getpid()}/fd/{file.fileno()}"),
+            table=draft,
             version_path=version.path,
             digest=version.digest,
             digest_algorithm=version.digest_algorithm,
         )
-        return self._builders.obey(order, size=file.tell())
+        return self._builder.obey(order, size=file.tell())
 
     def _fill_in_sizes(
         self, draft: Path, done: Done, timeout_s: float, hops: int, *, size: int
@@ -131,8 +132,8 @@ class ManifestLoader:
                     continue
                 tables[artifact_id] = self._load(version, timeout_s, hops - 1)
             if tables:
-                targets = {artifact_id: str(table.path) for artifact_id, table in tables.items()}
-                self._builders.obey(FillIn(table=str(draft), targets=targets), size=size)
+                targets = {artifact_id: table.path for artifact_id, table in tables.items()}
+                self._builder.obey(FillIn(table=draft, targets=targets), size=size)
         finally:
             for table in tables.values():
                 table.close()

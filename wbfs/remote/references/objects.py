@@ -60,18 +60,36 @@ class ObjectRequest:
 
 
 class Refused(RemoteError):
-    """A store's answer other than the bytes; `region` is where S3 says that the bucket is."""
+    """A store's answer other than the bytes; `region` is where S3 says that the bucket is.
 
-    def __init__(self, request: ObjectRequest, *, status: int, code: str, region: str) -> None:
-        super().__init__(f"{host_of(request.url)} answers {status} {code} to a GET of the object")
-        self.status = status
-        self.answer = f"{status} {code}".rstrip()
-        self.code = code
-        self.region = region
-        self.signed = request.signed
-        self.denied = (
-            status in (401, 403) or code in _DENIED or (code == _HIDDEN and not self.signed)
-        )
+    Like every error of ours it can be made of its text, and pickled.
+    """
+
+    status = 0
+    code = ""
+    region = ""
+    signed = False
+
+    @classmethod
+    def answered(cls, request: ObjectRequest, *, status: int, code: str, region: str) -> Refused:
+        """Return the error of an answer to `request`."""
+        refused = cls(f"{host_of(request.url)} answers {status} {code} to a GET of the object")
+        refused.status = status
+        refused.code = code
+        refused.region = region
+        refused.signed = request.signed
+        return refused
+
+    @property
+    def answer(self) -> str:
+        """The answer in short."""
+        return f"{self.status} {self.code}".rstrip()
+
+    @property
+    def denied(self) -> bool:
+        """Whether it is for want of permission."""
+        hidden = self.code == _HIDDEN and not self.signed
+        return self.status in (401, 403) or self.code in _DENIED or hidden
 
 
 class Lately(Generic[K, V]):
@@ -207,7 +225,7 @@ def _refused(
         if len(body) >= ERROR_BODY_BYTES:
             break
     code, region = _CODE.search(body), _REGION.search(body)
-    return Refused(
+    return Refused.answered(
         request,
         status=response.status_code,
         code=response.headers.get("x-ms-error-code") or (code[1].decode() if code else ""),

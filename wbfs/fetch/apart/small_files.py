@@ -1,0 +1,123 @@
+"""Fetches small files into the store: what a process apart does for `Prefetch`.
+
+A request costs Python half a millisecond, and it can do one thing at a time: in the filesystem's
+process, many requests would hold up whoever waits for an answer there. The process is given signed
+URLs, and no key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from wbfs.fetch.apart.worker import Program
+from wbfs.fetch.transfer import fetch_whole, stretched
+from wbfs.model.entries import Entry
+from wbfs.remote.bytes import ByteStream, Location, open_stream
+from wbfs.remote.references import References
+from wbfs.remote.transport import Deadline, Transport
+from wbfs.store.blobs import Blobs
+from wbfs.store.eviction import Bounds
+from wbfs.store.partial import PartialBlobs
+from wbfs.store.room import Room
+from wbfs.store.sdk_cache import SdkCache
+
+THREADS = 32
+"""Files that are on their way at the same time."""
+IDLE_S = 30.0
+"""Seconds without an order after which the process is ended, and its memory given back."""
+SILENT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What all orders have in common; `file_mode` is that of new blobs.
+
+    `cache_size` and `min_free` are the cache's bounds in bytes, `private_references` and
+    `file_references` where references may lead.
+    """
+
+    cache_dir: str
+    cache_size: int | None
+    min_free: int | None
+    sdk_cache_dir: str
+    file_mode: int
+    server: str
+    extra_headers: Mapping[str, str]
+    proxies: Mapping[str, str]
+    verify: bool | str
+    private_references: bool
+    file_references: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A file to fetch. Without a location it is a reference, and its bytes are where that says.
+
+    `path` is for messages; what `is_unread` is the first to be evicted, until it is opened.
+    """
+
+    path: str
+    entry: Entry
+    location: Location | None
+    is_unread: bool
+
+
+def program(setup: Setup) -> Program[Order, None]:
+    """Return what a process is to be started with."""
+    return Program(
+        name="small files",
+        prepare=partial(SmallFiles, setup),
+        threads=THREADS,
+        silent_s=SILENT_S,
+        idle_s=IDLE_S,
+    )
+
+
+class SmallFiles:
+    """Fetches what is ordered."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Open the store. Raises StoreError."""
+        self._timeout_s = setup.timeout_s
+        self._transport = Transport(
+            server=setup.server,
+            extra_headers=setup.extra_headers,
+            proxies=setup.proxies,
+            verify=setup.verify,
+            private_references=setup.private_references,
+        )
+        self._references = References(self._transport, files_allowed=setup.file_references)
+        sdk_cache = SdkCache(Path(setup.sdk_cache_dir))
+        cache_dir = Path(setup.cache_dir)
+        bounds = Bounds(limit=setup.cache_size, min_free=setup.min_free)
+        room = Room(cache_dir, sdk_cache, bounds)
+        blobs = Blobs(cache_dir, sdk_cache, room=room, file_mode=setup.file_mode)
+        self._partial = PartialBlobs(cache_dir, blobs)
+
+    def __call__(self, order: Order) -> None:
+        """Fetch a file. Raises WbfsError."""
+        fetch_whole(
+            partial(self._open, order),
+            self._partial.small,
+            order.entry,
+            path=order.path,
+            deadline=Deadline.after(stretched(self._timeout_s, order.entry.size)),
+            is_unread=order.is_unread,
+        )
+
+    def _open(
+        self, order: Order, *, start: int, stop: int | None, deadline: Deadline
+    ) -> AbstractContextManager[ByteStream]:
+        if order.location is not None:
+            return open_stream(
+                self._transport, order.location, start=start, stop=stop, deadline=deadline
+            )
+        reference = order.entry.reference
+        assert reference is not None
+        handler = self._references.for_uri(reference.uri)
+        return handler.open(reference, start=start, stop=stop, deadline=deadline)

@@ -1,0 +1,83 @@
+"""Makes a manifest's JSON into its table: here, or in a process apart.
+
+For a million files that takes hundreds of megabytes, which the system gets back from a process.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wbfs.fetch.apart.worker import Program
+from wbfs.remote.manifests import Manifest
+from wbfs.store.manifest_writer import fill_in_sizes, write_table
+
+SILENT_S = 30.0
+"""While JSON of hundreds of megabytes is decoded no other thread has its turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """Write the table of the manifest that is in the file `manifest`."""
+
+    manifest: Path
+    table: Path
+    version_path: str
+    digest: str
+    digest_algorithm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillIn:
+    """Give a table the sizes of other artifacts' files, whose tables are given by artifact id."""
+
+    table: Path
+    targets: dict[str, Path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """`targets` are the ids of the artifacts whose files' sizes are to be filled in."""
+
+    digest_matches: bool = True
+    targets: tuple[str, ...] = ()
+
+
+def obey(order: Build | FillIn) -> Done:
+    """Do what is ordered. Raises RemoteProtocolError, StoreError, StoreFull."""
+    if isinstance(order, FillIn):
+        fill_in_sizes(order.table, order.targets)
+        return Done()
+    manifest = Manifest(
+        _mapped(order.manifest),
+        digest=order.digest,
+        digest_algorithm=order.digest_algorithm,
+        what=order.version_path,
+    )
+    found = write_table(
+        order.table, order.version_path, manifest.paths, manifest.row, manifest.unreadable
+    )
+    return Done(digest_matches=manifest.digest_matches, targets=tuple(sorted(found)))
+
+
+def _mapped(path: Path) -> bytes | mmap.mmap:
+    # What is mapped needs no memory that the kernel couldn't take back; nothing can't be mapped.
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if size else b""
+
+
+def prepare() -> Callable[[Build | FillIn], Done]:
+    """Return what obeys an order in a process."""
+    return obey
+
+
+def abandon(order: Build | FillIn) -> None:
+    """Remove the table that nobody waits for any more."""
+    order.table.unlink(missing_ok=True)
+
+
+PROGRAM = Program(name="manifests", prepare=prepare, abandon=abandon, silent_s=SILENT_S)

@@ -1,0 +1,162 @@
+"""The program of a process apart: does what it is told, and says what became of it.
+
+    python -m wbfs.fetch.apart.worker FD NAME
+
+It talks over the socket `FD`, in pickles with their length in front: it is sent a `Program`, then
+lists of orders with their numbers, and answers each with its number, what was returned, and what
+was raised. `None` now and then tells that it is well. `NAME` is for who looks at the processes.
+
+When its input ends, whoever started it is gone, or needs it no more, and it ends too. Its standard
+streams lead nowhere: a library may print what it likes. It imports little, to start fast.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar
+
+from wbfs.model.errors import RemoteError
+
+O = TypeVar("O")  # noqa: E741 - an order
+A = TypeVar("A")
+
+WELL_EVERY_S = 0.5
+RECEIVED_BYTES = 1 << 18
+_LENGTH = struct.Struct("!I")
+
+
+def nothing(order: object) -> None:
+    """Leave nothing of an order to be tidied up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program(Generic[O, A]):
+    """What a process is for. All of it can be pickled.
+
+    `prepare` returns, in the process, what obeys an order, in as many `threads`; `abandon` removes
+    what is left of one that is under way when nobody wants it any more. Of a process that was
+    `silent_s` seconds silent it is taken that it hangs; one without orders ends after `idle_s`.
+    """
+
+    name: str
+    prepare: Callable[[], Callable[[O], A]]
+    abandon: Callable[[O], None] = nothing
+    threads: int = 1
+    silent_s: float
+    idle_s: float = 0.0
+
+
+def packed(message: object) -> bytes:
+    """Return a message as it is sent."""
+    body = pickle.dumps(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def unpacked(received: bytearray) -> Iterator[Any]:
+    """Take the messages that are whole off what was received."""
+    while len(received) >= _LENGTH.size:
+        stop = _LENGTH.size + _LENGTH.unpack_from(received)[0]
+        if len(received) < stop:
+            return
+        body = bytes(received[_LENGTH.size : stop])
+        del received[:stop]
+        yield pickle.loads(body)
+
+
+class _Worker:
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._sending = threading.Lock()
+        self._orders: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._under_way: dict[int, Any] = {}
+        self._program: Program[Any, Any] | None = None
+
+    def run(self) -> NoReturn:
+        """Obey until the input ends."""
+        received = bytearray()
+        well_at_s = time.monotonic()
+        while True:
+            if select.select([self._channel], [], [], WELL_EVERY_S)[0]:
+                piece = self._channel.recv(RECEIVED_BYTES)
+                if not piece:
+                    self._end()
+                received += piece
+                for message in unpacked(received):
+                    self._take(message)
+            if time.monotonic() >= well_at_s:
+                well_at_s = time.monotonic() + WELL_EVERY_S
+                self._send(None)
+
+    def _take(self, message: Any) -> None:
+        if self._program is None:
+            self._program = message
+            obey = self._program.prepare()
+            for _ in range(self._program.threads):
+                threading.Thread(target=self._work, args=(obey,), daemon=True).start()
+            return
+        self._under_way.update(message)
+        for numbered in message:
+            self._orders.put(numbered)
+
+    def _work(self, obey: Callable[[Any], Any]) -> NoReturn:
+        while True:
+            number, order = self._orders.get()
+            answer: tuple[int, Any, BaseException | None]
+            try:
+                answer = (number, obey(order), None)
+            except BaseException as error:  # noqa: BLE001 - each order has an answer
+                answer = (number, None, _portable(error))
+            del self._under_way[number]
+            self._send(answer)
+
+    def _send(self, message: object) -> None:
+        try:
+            with self._sending:
+                self._channel.sendall(packed(message))
+        except OSError:
+            # Whoever started it was killed.
+            self._end()
+
+    def _end(self) -> NoReturn:
+        if self._program is not None:
+            for order in list(self._under_way.values()):
+                self._program.abandon(order)
+        # Threads may wait for slow servers; nobody waits for them.
+        os._exit(0)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """Return an error that is the same when it arrives; in words where it can't be sent."""
+    if not isinstance(error, Exception):
+        return RemoteError(f"a process apart was to end: {type(error).__name__}")
+    # What a traceback says but for its values.
+    error.add_note("in a process apart:\n" + "".join(traceback.format_tb(error.__traceback__)))
+    try:
+        is_same = type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:  # noqa: BLE001 - an exception's own code may fail in any way
+        is_same = False
+    if is_same:
+        return error
+    # Nothing is known of what its text may hold.
+    return RemoteError(f"a process apart failed: {type(error).__name__}")
+
+
+def main() -> NoReturn:
+    """Obey whoever started this."""
+    os.umask(0o077)
+    _Worker(socket.socket(fileno=int(sys.argv[1]))).run()
+
+
+if __name__ == "__main__":
+    main()
