@@ -25,8 +25,13 @@ CACHE_COMMANDS = (("clear",), ("prune", "--to", "10MB"), ("verify",))
 class Steps:
     """The steps of one run."""
 
-    def __init__(self, world: World, *, number: int, with_the_sdk: bool) -> None:
-        """`with_the_sdk` has the real SDK take part, which takes seconds each time."""
+    def __init__(
+        self, world: World, *, number: int, with_the_sdk: bool, daemons_end: bool = True
+    ) -> None:
+        """`with_the_sdk` has the real SDK take part, which takes seconds each time.
+
+        Without `daemons_end` all mounts stay.
+        """
         self._world = world
         self._chance = random.Random(number)
         # Fewer at a time, so that each meets the others often enough.
@@ -34,9 +39,10 @@ class Steps:
         self._kinds: list[Callable[[], None]] = [
             *[self._fault] * 5,
             *[self._change] * 2,
-            *[self._disturb] * 3,
+            *[self._disturb] * 2,
             *[self._command] * 3,
             *[self._use_the_sdk] * with_the_sdk,
+            *[self._end_daemon] * 2 * daemons_end,
         ]
 
     def step(self) -> None:
@@ -67,17 +73,17 @@ class Steps:
             self._world.move_alias(chance.choice(ALIASES), chance)
 
     def _disturb(self) -> None:
-        match self._chance.choice(["fill", "free", "kill", "remount", "remove"]):
+        match self._chance.choice(["fill", "free", "remove"]):
             case "fill":
                 self._world.fill_disk()
             case "free":
                 self._world.free_disk()
-            case "kill":
-                self._world.kill(self._mount())
-            case "remount":
-                self._world.remount(self._mount())
             case _:
                 self._world.remove_cache(self._chance.choice(PARTS))
+
+    def _end_daemon(self) -> None:
+        end = self._chance.choice([self._world.kill, self._world.remount])
+        end(self._mount())
 
     def _command(self) -> None:
         match self._chance.choice(["get", "prefetch", "cache"]):
