@@ -93,6 +93,7 @@ class Mount:
         may_log_defects: the test makes defects of its own, which `take_down` is not to find.
         """
         self.path = path
+        self.env = env
         self.cache_dir = cache_dir
         self.log_file = log_file
         self._may_log_defects = may_log_defects
@@ -125,7 +126,7 @@ class Mount:
 
     def umount(self) -> None:
         """Run `wbfs umount`, which must succeed."""
-        check(*WBFS, "umount", self.path)
+        check(*WBFS, "umount", self.path, env=self.env)
 
     def is_alive(self) -> bool:
         """Whether the daemon still runs."""

@@ -47,8 +47,11 @@ class Population:
         """
         self._create(entity, project, names, types, [{} for _ in names])
 
-    def add_versions(self, entity: str, project: str, collection: str, count: int) -> None:
-        """Log versions of one artifact, each of one file: a reference that leads nowhere."""
+    def add_versions(self, entity: str, project: str, collection: str, count: int) -> list[str]:
+        """Log versions of one artifact, each of one file: a reference that leads nowhere.
+
+        Return their ids.
+        """
         contents: list[Contents] = [
             {"file": {"digest": f"{number}", "ref": f"http://127.0.0.1:9/{number}", "size": 1}}
             for number in range(count)
@@ -74,6 +77,7 @@ class Population:
             self._upload(manifest["artifactManifest"]["file"], file)
         commits = ({"artifactID": artifact_id} for artifact_id in ids)
         self._mutate("commitArtifact", "CommitArtifactInput", commits, "artifact { id }")
+        return ids
 
     def _create(
         self,

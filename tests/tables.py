@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from wbfs.model.digests import Algorithm, Digest, digest_bytes
-from wbfs.model.entries import Entry, Row, Version
+from wbfs.model.entries import Entry, LeftOut, Row, Version
 from wbfs.store.manifest_writer import write_table
 from wbfs.store.manifests import Folder, Manifests, ManifestTable
 
@@ -31,8 +31,10 @@ def add_table(
 ) -> ManifestTable:
     """Write the table of an artifact of these entries, and open it."""
     rows = {entry.path: row_of(entry) for entry in entries}
+    left_out = LeftOut(len(unreadable), unreadable)
+    artifact = manifests.name(artifact_id)
     with manifests.drafting(artifact_id) as draft:
-        write_table(draft, VERSION_PATH, sorted(rows), rows.__getitem__, unreadable)
+        write_table(draft, VERSION_PATH, artifact, sorted(rows), rows.__getitem__, left_out)
     table = manifests.open(artifact_id)
     assert table is not None
     return table

@@ -170,3 +170,82 @@ def test_proxies_headers_and_cas(home: Path) -> None:
     assert found.verify == "/ca.pem"
     assert "sesame" not in repr(found)
     assert load(home, WANDB_API_KEY=KEYS[0], WANDB_INSECURE_DISABLE_SSL="true").verify is False
+
+
+@pytest.mark.parametrize("url", ["https://user:verysecret@wandb.example.com:8443/", "{netrc}"])
+def test_user_and_password_in_the_servers_address_go_nowhere(
+    home: Path, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(home / ".netrc", f"machine wandb.example.com:8443 login user password {KEYS[0]}\n")
+    url = url.replace("{netrc}", "https://verysecret@wandb.example.com:8443")
+    found = load(home, WANDB_BASE_URL=url)
+    assert found.base_url == SERVER
+    assert found.read_key().value == KEYS[0]
+    assert "left out" in caplog.text
+    assert "verysecret" not in repr(found) + caplog.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1",
+        "http://",
+        "http://user:verysecret@",
+        "http://user:verysecret@[",
+        "nowhere://user:verysecret@host",
+        "https://host:99999",
+        "https://host:port",
+        "https://host/?token=verysecret",
+        "https://host/#verysecret",
+        "user:verysecret@host",
+    ],
+)
+def test_an_address_that_is_none_is_refused_and_not_shown(home: Path, url: str) -> None:
+    with pytest.raises(UsageError, match="WANDB_BASE_URL") as caught:
+        load(home, WANDB_BASE_URL=url, WANDB_API_KEY=KEYS[0])
+    assert "verysecret" not in str(caught.value)
+
+
+def test_a_proxy_s_header_goes_to_no_server(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    headers = json.dumps({"proxy-Authorization": "verysecret", "X-Gateway": "sesame"})
+    found = load(home, WANDB_API_KEY=KEYS[0], WANDB_X_EXTRA_HTTP_HEADERS=headers)
+    assert found.extra_headers == {"X-Gateway": "sesame"}
+    assert "left out" in caplog.text
+    assert "verysecret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "environ"),
+    [
+        ({"wandb/settings": settings(api_key="{key}")}, {}),
+        ({".wandb/settings": settings(api_key="{key}")}, {}),
+        ({"there/wandb/settings": settings(api_key="{key}")}, {"WANDB_DIR": "there"}),
+        ({"there/settings": settings(api_key="{key}")}, {"WANDB_CONFIG_DIR": "./there"}),
+        (
+            {"there/netrc": "machine api.wandb.ai login user password {key}"},
+            {"NETRC": "there/../there/netrc"},
+        ),
+        ({"there/.netrc": "machine api.wandb.ai login user password {key}"}, {"HOME": "there"}),
+    ],
+)
+def test_a_key_is_found_again_from_elsewhere(
+    home: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], environ: dict[str, str]
+) -> None:
+    (home / "work").mkdir()
+    monkeypatch.chdir(home / "work")
+    found = None
+    for key in KEYS[:2]:
+        for name, text in files.items():
+            write(home / "work" / name, text.replace("{key}", key))
+        found = found or load_credentials({"HOME": str(home)} | environ)
+        assert found.read_key().value == key
+        # As a daemon does.
+        monkeypatch.chdir("/")
+
+
+def test_a_working_directory_that_is_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "work").mkdir()
+    monkeypatch.chdir(home / "work")
+    (home / "work").rmdir()
+    environ = {"HOME": str(home), "WANDB_API_KEY": KEYS[0]}
+    assert load_credentials(environ).read_key().value == KEYS[0]

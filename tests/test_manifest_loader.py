@@ -49,7 +49,9 @@ class FakeApi:
         self.bodies = list(bodies)
         self.asked = 0
 
-    def manifest(self, version: Version, file: IO[bytes], *, deadline: Deadline) -> None:
+    def manifest(
+        self, version: Version, file: IO[bytes], *, limit: int, deadline: Deadline, is_patient: bool
+    ) -> None:
         assert file.tell() == 0
         self.asked += 1
         file.write(self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0])
@@ -67,6 +69,7 @@ def load(cache: Path, api: FakeApi, digest: str) -> list[str]:
         reach=FakeReach(),  # type: ignore[arg-type]
         manifests=new_manifests(cache, "server"),
         background=Background(None),  # type: ignore[arg-type]
+        limit=1 << 20,
     )
     table = loader.load(version(digest), deadline=Deadline.after(10))
     try:
@@ -126,6 +129,7 @@ def build(made: Builder, table: Path, body: bytes) -> Done:
             manifest=Path(file.name),
             table=table,
             version_path="e/p/c:v0",
+            artifact="server/id",
             digest="",
             digest_algorithm="MANIFEST_MD5",
         )

@@ -116,7 +116,7 @@ def test_entries() -> None:
     )
     by_path = {path: entry_of(path, parsed.row(path)) for path in parsed.paths}
     md5 = digest_of(MD5)
-    assert parsed.unreadable == []
+    assert parsed.left_out.report == []
     assert by_path["plain"].digest == md5
     assert by_path["plain"].birth_artifact_id == "QQ=="
     assert by_path["sizeless"].size == 0
@@ -156,7 +156,7 @@ def test_what_is_no_manifest(data: bytes) -> None:
 def test_rows_of_no_use_are_named(row: object) -> None:
     parsed = parse(manifest({"good": {"digest": MD5, "size": 0}, "bad": row}))
     assert parsed.paths == ["good"]
-    [(path, reason)] = parsed.unreadable
+    [(path, reason)] = parsed.left_out.report
     assert path == "bad"
     assert reason.startswith("it can't be read: ")
     assert not parsed.digest_matches

@@ -62,7 +62,8 @@ def mounter(stand_in: StandIn, tmp_path: Path, request: pytest.FixtureRequest) -
         home.mkdir(exist_ok=True)
         mounted = Mount(
             path=path or tmp_path / f"mount{number}",
-            env=server.env(home, api_key),
+            # All are one user's.
+            env=server.env(home, api_key) | {"XDG_STATE_HOME": str(tmp_path / "state")},
             cache_dir=cache or tmp_path / "cache",
             log_file=tmp_path / f"mount{number}.log",
             source=source,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import check, run
+from mounts import WBFS, check, run
 from stand_in import StandIn
 
 KEYS = {
@@ -125,3 +126,42 @@ def test_no_secret_is_written_anywhere(mounter: Mounter, team: Team, tmp_path: P
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert kept
     assert not [path for path in kept if KEYS["writer"].encode() in path.read_bytes()]
+
+
+def test_a_daemon_finds_its_settings_where_it_was_started(
+    mounter: Mounter, team: Team, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    (work / "wandb").mkdir(parents=True)
+    secret = f"user:verysecret@{team.server.base_url.removeprefix('http://')}"
+    text = f"[default]\nbase_url = http://{secret}\napi_key = {KEYS['viewer']}\n"
+    (work / "wandb/settings").write_text(text)
+    unset = [f"--unset={name}" for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_DIR")]
+    relative = ["REQUESTS_CA_BUNDLE=wandb/settings", "NETRC=netrc"]
+    mount = mounter(program=["env", "-C", str(work), *unset, *relative, *WBFS])
+    assert mount.status()["server"] == team.server.base_url
+    file = mount.path / team.version / "folder/a.txt"
+    assert run("cat", file).returncode == 1
+    (work / "wandb/settings").write_text(text.replace(KEYS["viewer"], KEYS["writer"]))
+    with team.server.faults(port="api", first=1, error_share=1.0, error_status=401):
+        assert check("cat", file) == "content"
+    command_line = Path(f"/proc/{mount.pid}/cmdline").read_text()
+    told = mount.log() + json.dumps([mount.status(), mount.errors()]) + command_line
+    assert "verysecret" not in told
+    names = [str(path) for path in (tmp_path / "cache").rglob("*")]
+    contents = [path.read_bytes() for path in (tmp_path / "cache").rglob("*.sqlite*")]
+    assert names
+    assert "verysecret" not in repr(names)
+    assert contents
+    assert not any(b"verysecret" in content for content in contents)
+    assert Path(f"/proc/{mount.pid}/cwd").readlink() == Path("/")
+
+
+def test_a_ca_bundle_that_is_not_there_is_named(team: Team, tmp_path: Path) -> None:
+    (tmp_path / "mountpoint").mkdir()
+    env = team.server.env(tmp_path / "home") | {"REQUESTS_CA_BUNDLE": "no/such/bundle"}
+    done = run(*WBFS, "mount", "--cache-dir", tmp_path / "cache", tmp_path / "mountpoint", env=env)
+    assert done.returncode == 1
+    assert "there is no CA bundle" in done.stderr
+    assert "no/such/bundle" in done.stderr
+    assert "Traceback" not in done.stderr

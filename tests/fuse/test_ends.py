@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -25,12 +26,14 @@ class Daemon:
         """Start it; it need not have mounted yet."""
         self.path = path
         self.log_file = path.with_name(f"{path.name}.log")
-        path.mkdir(exist_ok=True)
+        if not is_mounted(path):
+            path.mkdir(exist_ok=True)
         command = [*WBFS, "mount", "-f", "--cache-dir", path.with_name("cache"), *options, path]
+        self.env = stand_in.env(path.with_name("home"))
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(part) for part in command],
-                env=stand_in.env(path.with_name("home")),
+                env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -57,6 +60,10 @@ class Daemon:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         caught = int(status.partition("SigCgt:")[2].split()[0], 16)
         return all(caught >> (number - 1) & 1 for number in SIGNALS)
+
+    def umount(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run `wbfs umount`, as its user."""
+        return run(*WBFS, "umount", *options, self.path, env=self.env)
 
     def exit_code(self) -> int:
         """Wait for its end; a negative number is the signal that ended it."""
@@ -89,10 +96,31 @@ def start(stand_in: StandIn, tmp_path: Path) -> Iterator[Starter]:
         daemon.take_down()
 
 
+def devices_at(path: Path) -> list[bytes]:
+    """The numbers of what is mounted there, by the kernel's table: a dead mount can't be asked."""
+    lines = Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]
+    return [line.split()[2] for line in lines if line.split()[4] == os.fsencode(path)]
+
+
 def is_mounted(path: Path) -> bool:
-    """Whether something is mounted there, by the kernel's table: a dead mount can't be asked."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return str(path) in [line.split()[4] for line in lines]
+    """Whether something is mounted there."""
+    return bool(devices_at(path))
+
+
+def abort(daemon: Daemon) -> None:
+    """Cut the connection of the mount, as root may where the kernel's control files are."""
+    if os.getuid() != 0:
+        pytest.skip("only root may mount the control filesystem")
+    [device] = devices_at(daemon.path)
+    connections = "/sys/fs/fuse/connections"
+    minor = device.decode().partition(":")[2]
+    script = f"mount -t fusectl none {connections} && echo 1 > {connections}/{minor}/abort"
+    check("unshare", "--mount", "sh", "-c", script)
+
+
+def records(daemon: Daemon) -> list[Path]:
+    """What daemons wrote down about themselves in the state directory."""
+    return list(Path(daemon.env["XDG_STATE_HOME"]).glob("wbfs/mounts/*"))
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -148,3 +176,199 @@ def test_signals_without_end(start: Starter) -> None:
         time.sleep(0.001)
     assert daemon.process.returncode == 0, daemon.log()
     assert not is_mounted(daemon.path)
+
+
+def test_an_aborted_mount_is_taken_down(start: Starter) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    abort(daemon)
+    assert daemon.exit_code() == 79
+    assert not is_mounted(daemon.path)
+    assert "was lost" in daemon.log()
+    assert os.listdir(daemon.path) == []
+    assert records(daemon) == []
+
+
+def test_an_abort_and_a_signal(start: Starter) -> None:
+    for number in SIGNALS:
+        daemon = start()
+        daemon.wait_until_mounted()
+        daemon.process.send_signal(signal.SIGSTOP)
+        abort(daemon)
+        daemon.process.send_signal(number)
+        daemon.process.send_signal(signal.SIGCONT)
+        # Whichever it finds first.
+        assert daemon.exit_code() in (0, 79), daemon.log()
+        assert not is_mounted(daemon.path)
+
+
+def test_another_mount_at_its_place_stays(start: Starter, tmp_path: Path) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    # It serves on for whoever has something of it open.
+    with subprocess.Popen(["sleep", "60"], cwd=daemon.path) as user:
+        try:
+            check("fusermount3", "-u", "-z", daemon.path)
+            other = start()
+            other.wait_until_mounted()
+            [device] = devices_at(daemon.path)
+            daemon.process.send_signal(signal.SIGTERM)
+            assert daemon.exit_code() == 0, daemon.log()
+            assert devices_at(daemon.path) == [device]
+            assert other.process.poll() is None
+            assert other.umount().returncode == 0
+            assert other.exit_code() == 0
+        finally:
+            user.kill()
+
+
+def test_a_number_that_was_given_out_again(start: Starter) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    numbers = devices_at(daemon.path)
+    daemon.process.send_signal(signal.SIGSTOP)
+    check("fusermount3", "-u", "-z", daemon.path)
+    for _ in range(5):
+        other = start()
+        other.wait_until_mounted()
+        if devices_at(daemon.path) == numbers:
+            break
+        assert other.umount().returncode == 0
+    else:
+        pytest.skip("the number went to somebody else's mount")
+    daemon.process.send_signal(signal.SIGCONT)
+    assert daemon.exit_code() == 0, daemon.log()
+    assert devices_at(daemon.path) == numbers
+    assert other.process.poll() is None
+    assert len(records(other)) == 1
+    assert other.umount().returncode == 0
+    assert other.exit_code() == 0
+
+
+def test_a_mount_on_top_stays(start: Starter, tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root may mount there")
+    daemon = start()
+    daemon.wait_until_mounted()
+    check("mount", "-t", "tmpfs", "none", daemon.path)
+    try:
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.exit_code() == 0
+        assert "moved or covered" in daemon.log()
+        assert len(devices_at(daemon.path)) == 2
+    finally:
+        check("umount", daemon.path)
+
+
+def test_a_hung_daemon(start: Starter) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    daemon.process.send_signal(signal.SIGSTOP)
+    # A program that waits for it, for good.
+    with subprocess.Popen(["ls", daemon.path / "entity"], stderr=subprocess.DEVNULL) as user:
+        try:
+            command = [*WBFS, "mount", "--cache-dir", daemon.path.with_name("cache")]
+            done = run(*command, daemon.path, env=daemon.env)
+            assert done.returncode == 1
+            assert "does not answer: end it with wbfs umount --force" in done.stderr
+            done = run(*WBFS, "prefetch", daemon.path / "entity/project/a/v0", env=daemon.env)
+            assert done.returncode == 1
+            assert "does not answer" in done.stderr
+            done = run(*command, "--log-file", daemon.path / "log", daemon.path, env=daemon.env)
+            assert "inside the mountpoint" in done.stderr
+            done = daemon.umount()
+            assert done.returncode == 1
+            [line] = done.stderr.splitlines()
+            assert f"(process {daemon.process.pid}) does not answer" in line
+            assert f"wbfs umount --force {daemon.path}" in line
+            assert is_mounted(daemon.path)
+            done = daemon.umount("--force")
+            assert done.returncode == 0, done.stderr
+            assert user.wait(END_TIMEOUT_S) != 0
+        finally:
+            user.kill()
+    assert not is_mounted(daemon.path)
+    assert daemon.exit_code() == -signal.SIGKILL
+
+
+def test_a_hung_daemon_that_nobody_waits_for(start: Starter) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    daemon.process.send_signal(signal.SIGSTOP)
+    done = daemon.umount()
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert f"its daemon (process {daemon.process.pid}) has not ended within 20 s" in line
+    assert f"kill -KILL {daemon.process.pid}" in line
+    assert not is_mounted(daemon.path)
+    daemon.process.send_signal(signal.SIGCONT)
+    assert daemon.exit_code() == 0
+
+
+def test_force_on_a_mount_that_serves(start: Starter) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    with subprocess.Popen(["sleep", "60"], cwd=daemon.path) as user:
+        try:
+            assert daemon.umount("--force").returncode == 0
+        finally:
+            user.kill()
+    assert not is_mounted(daemon.path)
+    # Aborted: it finds its mount there still, or not any more.
+    assert daemon.exit_code() in (0, 79)
+
+
+def test_no_fuse_has_a_code_of_its_own(stand_in: StandIn, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "place").mkdir()
+    env = stand_in.env(tmp_path) | {"PATH": str(tmp_path / "bin")}
+    for options in ([], ["-f"]):
+        command = [*WBFS, "mount", *options, "--cache-dir", tmp_path / "cache"]
+        assert run(*command, tmp_path / "place", env=env).returncode == 78
+
+
+def test_a_mount_whose_path_is_not_utf8(start: Starter, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9 \r \xe2\x80\xa8 \\134 of tests")
+    odd.mkdir()
+    daemon = start(path=odd / "mount")
+    daemon.wait_until_mounted()
+    other = start()
+    other.wait_until_mounted()
+    for one in (other, daemon):
+        done = one.umount()
+        assert done.returncode == 0, done.stderr
+        assert one.exit_code() == 0
+
+
+def test_records(start: Starter) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    [record] = records(daemon)
+    assert record.stat().st_mode & 0o777 == 0o600
+    assert record.parent.stat().st_mode & 0o777 == 0o700
+    daemon.process.kill()
+    daemon.exit_code()
+    assert records(daemon) == [record]
+    again = start()
+    again.wait_until_mounted()
+    assert len(records(again)) == 1
+    assert again.umount().returncode == 0
+    assert again.exit_code() == 0
+    assert records(again) == []
+
+
+def test_a_state_directory_that_others_may_write_to(start: Starter) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    assert daemon.umount().returncode == 0
+    folder = Path(daemon.env["XDG_STATE_HOME"], "wbfs/mounts")
+    folder.chmod(0o777)
+    daemon = start()
+    daemon.wait_until_mounted()
+    assert list(folder.iterdir()) == []
+    assert "others may write to it" in daemon.log()
+    done = run(*WBFS, "prefetch", daemon.path, env=daemon.env)
+    assert "there is no record of the mount" in done.stderr
+    # It is unmounted all the same; nobody waits for the daemon.
+    assert daemon.umount().returncode == 0
+    assert daemon.exit_code() == 0

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import sys
 from pathlib import Path
 
+import pytest
 from conftest import Mounter
-from mounts import check, run
+from hostile_manifests import DEEP, MD5, STRANGE_VALUES
+from mounts import WBFS, check, run
 from stand_in import StandIn
+
+from wbfs.model.entries import MAX_REPORTED
 
 LOG = """
 import wandb
@@ -37,15 +41,19 @@ BAD = [
 ]
 
 
-def test_attack(mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path) -> None:
-    server = fresh_stand_in
-    done = run(sys.executable, "-c", LOG, env=server.env(tmp_path / "home"), timeout_s=60)
-    assert done.returncode == 0, done.stderr[-2000:]
-    entity = done.stdout.split()[-1]
+def logged(server: StandIn, home: Path) -> tuple[str, Path]:
+    """Log an artifact of one file; return the entity, and where the manifest is."""
+    entity = server.run_sdk(LOG, home)
     # As a server that was taken over, or an old client, would: behind the SDK's back.
     [path] = [
         path for path in server.data_dir.rglob("*.json") if b'"good.txt"' in path.read_bytes()
     ]
+    return entity, path
+
+
+def test_attack(mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path) -> None:
+    server = fresh_stand_in
+    entity, path = logged(server, tmp_path / "home")
     manifest = json.loads(path.read_text())
     good = manifest["contents"]["good.txt"]
     for name in BAD:
@@ -74,3 +82,89 @@ def test_attack(mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path) -> No
     assert reasons["both"] == "its name is also a folder's"
     assert f"{len(BAD) + 3} entries are left out" in mount.log()
     assert "does not match" in mount.log()
+
+
+def test_a_name_forges_no_line_of_the_log(
+    mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path
+) -> None:
+    server = fresh_stand_in
+    entity = server.run_sdk(LOG, tmp_path / "home")
+    [path] = [
+        path for path in server.data_dir.rglob("*.json") if b'"good.txt"' in path.read_bytes()
+    ]
+    manifest = json.loads(path.read_text())
+    name = "a\n2026-11-25 10:00:00,000 ERROR forged: \x1b[2J\u202e"
+    # The server knows no file of that name, so that reading it fails.
+    manifest["contents"][name] = manifest["contents"].pop("good.txt")
+    manifest["contents"][name]["digest"] = "1B2M2Y8AsgTpgAmY7PhCfg=="
+    path.write_text(json.dumps(manifest))
+    mount = mounter(server=server, options=["--timeout", "2"])
+    with pytest.raises(OSError, match="error|timed out") as caught:
+        (mount.path / entity / "hostile/attack/v0" / name).read_bytes()
+    assert caught.value.errno in (errno.EIO, errno.ETIMEDOUT)
+    log = mount.log()
+    assert r"a\n2026-11-25 10:00:00,000 ERROR forged: \x1b[2J\u202e" in log
+    assert not [line for line in log.split("\n") if line.startswith("2026-11-25 10:00:00,000")]
+    assert all(line.isprintable() for line in log.split("\n"))
+    # JSON is its readers' to show, and has it escaped.
+    assert "\x1b" not in (mount.path / ".wbfs/errors.jsonl").read_text()
+
+
+def test_rows_that_no_program_wrote(
+    mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path
+) -> None:
+    server = fresh_stand_in
+    entity, path = logged(server, tmp_path / "home")
+    rows = [
+        b'"%s %d":{"digest":%s,"%s":%s}' % (field, number, MD5, field, value)
+        for field in (b"size", b"ref", b"extra", b"digest")
+        for number, value in enumerate(STRANGE_VALUES)
+    ]
+    text = path.read_bytes()
+    at = text.index(b'"good.txt"')
+    path.write_bytes(text[:at] + b",".join([b'"deep":' + DEEP, *rows, text[at:]]))
+    mount = mounter(server=server, options=("--timeout", "2"))
+    version = mount.path / entity / "hostile/attack/v0"
+    assert (version / "good.txt").read_text() == "good"
+    shown = os.listdir(version)
+    assert check("ls", "-l", version)
+    [left_out] = mount.status()["left_out"].values()
+    assert left_out["count"] + len(shown) == len(rows) + 2
+    assert len(left_out["report"]) == MAX_REPORTED
+    beyond = STRANGE_VALUES.index(b"9223372036854775808")
+    assert f"size {beyond}" not in shown
+    assert (version / f"size {beyond - 1}").stat().st_size == (1 << 63) - 1
+    # Whatever there is to be read, or not, the mount goes on.
+    for name in shown:
+        run("head", "-c", "1", version / name)
+    assert (version / "good.txt").read_text() == "good"
+    assert not any(error["error"] == "Defect" for error in mount.errors())
+    assert "Traceback" not in mount.log()
+
+
+LIMIT = {
+    "option": {"options": ["--manifest-limit=5MB"]},
+    "environment": {"program": ("env", "WBFS_MANIFEST_LIMIT=5MB", *WBFS)},
+}
+
+
+@pytest.mark.parametrize("by", LIMIT)
+def test_a_manifest_beyond_the_limit(
+    mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path, by: str
+) -> None:
+    server = fresh_stand_in
+    entity, path = logged(server, tmp_path / "home")
+    path.write_bytes(path.read_bytes() + b" " * 9_000_000)
+    mount = mounter(server=server, **LIMIT[by])
+    version = mount.path / entity / "hostile/attack/v0"
+    server.clear_requests()
+    assert "Input/output error" in run("ls", version).stderr
+    cause = mount.errors()[-1]["cause"]
+    assert f"the manifest of {entity}/hostile/attack:v0 has more than 5000000 bytes" in cause
+    assert "--manifest-limit" in cause
+    # Nor is it asked for again at once: it would be as large.
+    assert len(server.requests(operation="FetchArtifactManifest")) == 1
+    [folder] = (tmp_path / "cache/manifests").iterdir()
+    assert os.listdir(folder) == []
+    mount = mounter(server=server, options=["--manifest-limit", "10MB"])
+    assert os.listdir(mount.path / entity / "hostile/attack/v0") == ["good.txt"]

@@ -54,8 +54,11 @@ def artifact(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str
 
 @pytest.fixture
 def env(stand_in: StandIn, tmp_path: Path) -> dict[str, str]:
-    # Another cache than the mount's.
-    return stand_in.env(tmp_path / "home") | {"WBFS_CACHE_DIR": str(tmp_path / "other cache")}
+    # Another cache than the mount's, and the same user's state.
+    return stand_in.env(tmp_path / "home") | {
+        "WBFS_CACHE_DIR": str(tmp_path / "other cache"),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
 
 
 Prefetch = Callable[..., subprocess.CompletedProcess[str]]
@@ -154,8 +157,15 @@ def test_several_paths(
     ],
 )
 def test_a_path_is_what_the_source_makes_of_it(
-    mounter: Mounter, artifact: str, source: str, path: str, found: str
+    mounter: Mounter,
+    artifact: str,
+    env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    path: str,
+    found: str,
 ) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", env["XDG_STATE_HOME"])
     mount = mounter(source.format(artifact=artifact))
     place = look_at(str(mount.path / path))
     assert place is not None
@@ -253,7 +263,7 @@ def test_no_wait(
         log = Path(said[2])
         try:
             assert blobs(mount) < TRAIN
-            assert tmp_path / "home" in log.parents
+            assert tmp_path / "state" in log.parents
             # A mount serves meanwhile.
             assert len(os.listdir(version / "val")) == VAL + 2
             wait_until(

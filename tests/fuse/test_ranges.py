@@ -18,6 +18,8 @@ from conftest import Mounter
 from mounts import check, run, wait_until
 from stand_in import StandIn
 
+from wbfs.daemon.kernel import MAX_BACKGROUND
+
 SIZE = 40 << 20
 MIB = 1 << 20
 LOG = f"""
@@ -434,7 +436,7 @@ def test_the_kernels_settings_are_told(mounter: Mounter) -> None:
     assert kernel["read_ahead_kb"] == int(setting.read_text())
     if os.getuid() == 0:
         assert kernel["read_ahead_kb"] > 128
-        assert kernel["max_background"] == 256
+        assert kernel["max_background"] == MAX_BACKGROUND
 
 
 def test_a_signal_ends_it_in_mid_fetch(mounter: Mounter, version: Path, stand_in: StandIn) -> None:

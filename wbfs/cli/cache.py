@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from wbfs.cli.echo import echo, echo_json
 from wbfs.cli.options import cache_dir_option
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.cli.sizes import Size, show_size
+from wbfs.model.text import plain
 
 
 @click.group()
@@ -47,14 +48,14 @@ def info(cache_dir: Path, as_json: bool) -> None:
 
     found = summary(cache_dir)
     if as_json:
-        click.echo(json.dumps({"dir": str(cache_dir), **asdict(found)}))
+        echo_json({"dir": str(cache_dir), **asdict(found)})
         return
-    click.echo(f"cache      {cache_dir}")
-    click.echo(f"blobs      {found.blobs} files, {show_size(found.blob_bytes)}")
-    click.echo(f"manifests  {found.manifests} versions, {show_size(found.manifest_bytes)}")
-    click.echo(f"partial    {found.partial} files, {show_size(found.partial_bytes)}")
-    click.echo(f"names      {show_size(found.catalog_bytes)}")
-    click.echo(f"disk       {show_size(found.disk_free_bytes)} free")
+    echo(f"cache      {cache_dir}")
+    echo(f"blobs      {found.blobs} files, {show_size(found.blob_bytes)}")
+    echo(f"manifests  {found.manifests} versions, {show_size(found.manifest_bytes)}")
+    echo(f"partial    {found.partial} files, {show_size(found.partial_bytes)}")
+    echo(f"names      {show_size(found.catalog_bytes)}")
+    echo(f"disk       {show_size(found.disk_free_bytes)} free")
 
 
 @cache.command(name="list", short_help="Show the versions, and how much of each is here.")
@@ -66,11 +67,11 @@ def list_(cache_dir: Path, as_json: bool) -> None:
 
     versions = sorted(cached_versions(cache_dir), key=lambda version: version.path)
     if as_json:
-        click.echo(json.dumps([asdict(version) for version in versions]))
+        echo_json([asdict(version) for version in versions])
         return
     rows = [
         (
-            version.path,
+            plain(version.path),
             f"{version.cached_files}/{version.files}",
             f"{show_size(version.cached_bytes)} of {show_size(version.bytes)}",
         )
@@ -79,7 +80,7 @@ def list_(cache_dir: Path, as_json: bool) -> None:
     table = [("VERSION", "FILES", "SIZE"), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(2)]
     for name, files, size in table:
-        click.echo(f"{name:<{widths[0]}}  {files:>{widths[1]}}  {size}")
+        echo(f"{name:<{widths[0]}}  {files:>{widths[1]}}  {size}")
 
 
 @cache.command()
@@ -101,15 +102,15 @@ def clear(cache_dir: Path, as_json: bool) -> None:
 
 def _prune(cache_dir: Path, to: int, *, as_json: bool) -> None:
     from wbfs.store.eviction import Bounds
-    from wbfs.store.eviction import prune as prune_to
+    from wbfs.store.room import Room
     from wbfs.store.sdk_cache import SdkCache
 
     bounds = Bounds(limit=to, min_free=None)
-    pruned = prune_to(cache_dir, bounds, SdkCache(sdk_cache_dir()), spare=False)
+    pruned = Room(cache_dir, SdkCache(sdk_cache_dir()), bounds).prune()
     if as_json:
-        click.echo(json.dumps(asdict(pruned)))
+        echo_json(asdict(pruned))
         return
-    click.echo(
+    echo(
         f"removed {pruned.removed_files} files, {show_size(pruned.removed)};"
         f" {show_size(pruned.kept)} are left"
     )
@@ -128,12 +129,12 @@ def verify(context: click.Context, cache_dir: Path, as_json: bool) -> None:
 
     verified = verify_all(cache_dir)
     if as_json:
-        click.echo(json.dumps(asdict(verified)))
+        echo_json(asdict(verified))
     else:
-        click.echo(f"{verified.good} files are good, {show_size(verified.good_bytes)}")
+        echo(f"{verified.good} files are good, {show_size(verified.good_bytes)}")
         if verified.unknown:
-            click.echo(f"{verified.unknown} files, of references, have no digest to check")
+            echo(f"{verified.unknown} files, of references, have no digest to check")
         for name in verified.damaged:
-            click.echo(f"damaged, and removed: {name}")
+            echo(f"damaged, and removed: {name}")
     if verified.damaged:
         context.exit(1)

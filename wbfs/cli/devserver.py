@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from wbfs.cli.echo import echo
 from wbfs.model.errors import UsageError
 
 
@@ -98,11 +99,13 @@ def devserver(
         raise UsageError(
             f"can't serve on {host}:{port} from {data_dir}: {error.strerror}"
         ) from error
-    click.echo(f"The stand-in server keeps its data in {data_dir}. To use it as {user!r}:\n")
-    click.echo(f"  export WANDB_BASE_URL={server.addresses.base_url}")
+    echo(f"The stand-in server keeps its data in {data_dir}. To use it as {user!r}:")
+    echo()
+    echo(f"  export WANDB_BASE_URL={server.addresses.base_url}")
     key_file = shlex.quote(str(server.api_key_file.absolute()))
-    click.echo(f"  export WANDB_API_KEY=$(cat {key_file})\n")
-    click.echo("Ctrl-C ends it.")
+    echo(f"  export WANDB_API_KEY=$(cat {key_file})")
+    echo()
+    echo("Ctrl-C ends it.")
     asyncio.run(server.run())
 
 

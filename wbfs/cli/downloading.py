@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import trio
 
+from wbfs.cli.echo import echo_path
 from wbfs.cli.progress import Progress, progress
 from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, say_failures, show, tidy_up
 from wbfs.cli.sizes import show_size
@@ -73,7 +73,8 @@ def download(settings: SessionSettings, order: Order) -> int:
     assert ending.download is not None
     if ending.download.tally.failed or ending.download.gave_up:
         return 1
-    click.echo(ending.root)
+    assert ending.root is not None
+    echo_path(ending.root)
     return 0
 
 

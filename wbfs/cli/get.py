@@ -7,7 +7,13 @@ from pathlib import Path
 
 import click
 
-from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
+from wbfs.cli.options import (
+    cache_dir_option,
+    cache_size_option,
+    manifest_limit_option,
+    min_free_option,
+    timeout_option,
+)
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.model.settings import SessionSettings
 
@@ -40,6 +46,7 @@ INTERRUPTED = 130
 @cache_dir_option("Where what is fetched is kept as well; mounts may share it.")
 @cache_size_option
 @min_free_option
+@manifest_limit_option
 @timeout_option
 def get(
     source: str,
@@ -49,6 +56,7 @@ def get(
     cache_dir: Path,
     cache_size: int | None,
     min_free: int,
+    manifest_limit: int,
     timeout: float,
 ) -> None:
     """Download an artifact, or a part of it, and print the directory that it is in.
@@ -78,6 +86,7 @@ def get(
             cache_size=cache_size,
             min_free=min_free,
             timeout_s=timeout,
+            manifest_limit=manifest_limit,
         )
         order = Order(
             source=source,

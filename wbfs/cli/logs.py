@@ -9,6 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from wbfs.model.errors import UsageError
+from wbfs.model.text import LineFormatter
 
 LOG_BYTES = 10 << 20
 LOG_FILES = 3
@@ -29,20 +30,11 @@ def start_logging(log_file: Path | None, *, debug: bool = False) -> None:
         try:
             log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handler = logging.handlers.RotatingFileHandler(
-                log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES
+                log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
             )
         except OSError as error:
             raise UsageError(
                 f"can't log to {log_file}: {error.strerror}; choose another place with --log-file"
             ) from error
-    logging.basicConfig(
-        handlers=[handler],
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    keep_urls_secret()
-
-
-def keep_urls_secret() -> None:
-    """Have no URL logged by the library: it has the query too, which is a signed URL's secret."""
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if debug else logging.INFO)

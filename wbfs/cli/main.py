@@ -9,10 +9,13 @@ import click
 from wbfs import __version__
 from wbfs.cli.cache import cache
 from wbfs.cli.devserver import devserver
+from wbfs.cli.echo import echo
 from wbfs.cli.get import get
 from wbfs.cli.mount import mount
+from wbfs.cli.places import keep_paths
 from wbfs.cli.prefetch import prefetch
 from wbfs.cli.umount import umount
+from wbfs.daemon.exit_codes import exit_code_of
 from wbfs.model.errors import WbfsError
 
 
@@ -43,10 +46,11 @@ commands.add_command(devserver)
 def main() -> None:
     """Run the command line; errors are one line, without a traceback."""
     try:
+        keep_paths()
         commands()
     except WbfsError as error:
-        click.echo(f"wbfs: {error}", err=True)
-        sys.exit(1)
+        echo(f"wbfs: {error}", err=True)
+        sys.exit(exit_code_of(error))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,13 @@ from pathlib import Path
 import click
 
 from wbfs.cli.logs import default_log_file, start_logging
-from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
+from wbfs.cli.options import (
+    cache_dir_option,
+    cache_size_option,
+    manifest_limit_option,
+    min_free_option,
+    timeout_option,
+)
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.model.settings import ALIAS_TTL_S, MountSettings
 
@@ -66,6 +72,7 @@ class _Octal(click.ParamType[int]):
     is_flag=True,
     help="Ask nobody for anything: show what was looked up and read before with this cache.",
 )
+@manifest_limit_option
 @timeout_option
 @click.option(
     "--uid", type=int, default=os.getuid, show_default="you", help="Owner of all files, by number."
@@ -102,7 +109,9 @@ class _Octal(click.ParamType[int]):
 )
 @click.option(
     "--log-file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    # Not click's own type of paths, which looks at what is there: a mount may hang.
+    type=Path,
+    metavar="FILE",
     show_default="one a mountpoint, below ~/.local/state/wbfs",
     help="Where the daemon in the background logs.",
 )
@@ -118,6 +127,7 @@ def mount(
     offline: bool,
     path_prefix: str,
     verify: str,
+    manifest_limit: int,
     timeout: float,
     uid: int,
     gid: int,
@@ -146,12 +156,13 @@ def mount(
     # Imported late: `wbfs --help` needs none of it.
     from wbfs.daemon.background import run_in_background
     from wbfs.daemon.mount import run_mount
-    from wbfs.daemon.mountpoint import refuse_inside, resolve_mountpoint
+    from wbfs.daemon.mount_table import resolve
+    from wbfs.daemon.mountpoint import refuse_inside
 
     if len(source_and_mountpoint) > 2:
         raise click.UsageError("give one MOUNTPOINT, and at most one SOURCE before it")
     *sources, mountpoint = source_and_mountpoint
-    path = resolve_mountpoint(Path(mountpoint))
+    path = resolve(Path(mountpoint))
     if not foreground and log_file is None:
         log_file = default_log_file(str(path))
     settings = MountSettings(
@@ -165,6 +176,7 @@ def mount(
         log_file=log_file.absolute() if log_file else None,
         alias_ttl_s=alias_ttl,
         timeout_s=timeout,
+        manifest_limit=manifest_limit,
         pin=pin,
         offline=offline,
         verify_always=verify == "always",

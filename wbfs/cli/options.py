@@ -10,7 +10,7 @@ import click
 import platformdirs
 
 from wbfs.cli.sizes import Size
-from wbfs.model.settings import MIN_FREE_BYTES, TIMEOUT_S
+from wbfs.model.settings import MANIFEST_LIMIT_BYTES, MIN_FREE_BYTES, TIMEOUT_S
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,7 +20,9 @@ def cache_dir_option(purpose: str) -> Callable[[F], F]:
     return click.option(
         "--cache-dir",
         envvar="WBFS_CACHE_DIR",
-        type=click.Path(path_type=Path),
+        # Not click's own type of paths, which looks at what is there: a mount may hang.
+        type=Path,
+        metavar="DIRECTORY",
         default=lambda: platformdirs.user_cache_path("wbfs"),
         show_default="WBFS_CACHE_DIR, or ~/.cache/wbfs",
         help=purpose,
@@ -39,6 +41,14 @@ min_free_option = click.option(
     default=MIN_FREE_BYTES,
     show_default="1GiB",
     help="What the cache leaves free on its disk.",
+)
+manifest_limit_option = click.option(
+    "--manifest-limit",
+    envvar="WBFS_MANIFEST_LIMIT",
+    type=Size(),
+    default=MANIFEST_LIMIT_BYTES,
+    show_default="WBFS_MANIFEST_LIMIT, or 4GiB",
+    help="How large the list of a version's files may be that is taken from the server.",
 )
 timeout_option = click.option(
     "--timeout",

@@ -10,7 +10,13 @@ from click.core import ParameterSource
 
 from wbfs.cli.get import INTERRUPTED
 from wbfs.cli.logs import default_log_file, start_logging
-from wbfs.cli.options import cache_dir_option, cache_size_option, min_free_option, timeout_option
+from wbfs.cli.options import (
+    cache_dir_option,
+    cache_size_option,
+    manifest_limit_option,
+    min_free_option,
+    timeout_option,
+)
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.model.errors import UsageError
 from wbfs.model.settings import SessionSettings
@@ -32,6 +38,7 @@ OF_THE_MOUNT = ("cache_dir", "cache_size", "min_free")
 )
 @cache_size_option
 @min_free_option
+@manifest_limit_option
 @timeout_option
 @click.pass_context
 def prefetch(
@@ -41,6 +48,7 @@ def prefetch(
     cache_dir: Path,
     cache_size: int | None,
     min_free: int,
+    manifest_limit: int,
     timeout: float,
 ) -> None:
     """Fetch files into the cache now, so that reading them later asks nobody for anything.
@@ -74,6 +82,7 @@ def prefetch(
             cache_size=cache.cache_size if cache else cache_size,
             min_free=cache.min_free if cache else min_free,
             timeout_s=timeout,
+            manifest_limit=manifest_limit,
         )
         if wait:
             sys.exit(run_in_front(settings, wanted))

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import trio
 
+from wbfs.cli.echo import echo
 from wbfs.cli.progress import Lines, Progress, progress
 from wbfs.cli.running import Ending, keep_bounds, log_to, run_session, say_failures, show, tidy_up
 from wbfs.cli.sizes import show_size
@@ -104,7 +104,7 @@ def run_behind(settings: SessionSettings, wanted: Wanted, log_file: Path) -> Non
         def on_counted(filling: Filling) -> None:
             what = f"{filling.tally.to_fetch:,} files, {show_size(filling.tally.to_fetch_bytes)}"
             where = f"in the background, as process {os.getpid()}; its log is {log_file}"
-            click.echo(f"wbfs: fetching {what} {where}", err=True)
+            echo(f"wbfs: fetching {what} {where}", err=True)
             on_ready()
 
         _run(settings, wanted, _Logged(), on_counted=on_counted)

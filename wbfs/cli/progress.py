@@ -8,9 +8,9 @@ import threading
 import time
 from typing import Protocol
 
-import click
-
+from wbfs.cli.echo import echo
 from wbfs.cli.sizes import show_size
+from wbfs.model.text import plain
 
 
 class Counts(Protocol):
@@ -124,7 +124,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        click.echo(_line(text), err=True)
+        echo(_line(text), err=True)
 
     def close(self) -> None:
         """Do nothing: lines stay."""
@@ -154,5 +154,4 @@ def show_time(seconds: float) -> str:
 
 def _line(text: str) -> str:
     """Return the text as a line of ours; a name in it can't do anything to the terminal."""
-    shown = (char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    return "wbfs: " + "".join(shown)
+    return "wbfs: " + plain(text)

@@ -10,7 +10,6 @@ from functools import partial
 
 import trio
 
-from wbfs.cli.logs import keep_urls_secret
 from wbfs.cli.progress import Progress, SayHandler, Shown
 from wbfs.daemon.session import Session, open_session
 from wbfs.fetch.background import Background, in_background
@@ -33,7 +32,6 @@ class Ending:
 def log_to(shown: Progress) -> None:
     """Have warnings said among what is shown."""
     logging.basicConfig(handlers=[SayHandler(shown)], level=logging.WARNING, format="%(message)s")
-    keep_urls_secret()
 
 
 async def run_session(

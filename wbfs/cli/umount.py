@@ -8,20 +8,30 @@ import click
 
 
 @click.command(short_help="Take a mount down.")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+# Not click's own type of paths, which looks at what is there: that may hang.
+@click.argument("mountpoint", type=Path, metavar="MOUNTPOINT")
 @click.option(
     "-z",
     "--lazy",
     is_flag=True,
     help="Detach it now, though programs use it; they go on with what they have open.",
 )
-def umount(mountpoint: Path, lazy: bool) -> None:
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also where its daemon hangs: what programs wait for fails, and the daemon is ended.",
+)
+def umount(mountpoint: Path, lazy: bool, force: bool) -> None:
     """Take the mount at MOUNTPOINT down and wait for its daemon to end.
 
     \b
-    Example:
+    Examples:
       wbfs umount ~/artifacts
+      wbfs umount --force ~/artifacts
     """
-    from wbfs.daemon.mountpoint import resolve_mountpoint, unmount_and_wait
+    from wbfs.daemon.mount_table import resolve
+    from wbfs.daemon.unmounting import take_down
 
-    unmount_and_wait(resolve_mountpoint(mountpoint), lazy=lazy)
+    if lazy and force:
+        raise click.UsageError("--lazy lets programs go on and --force doesn't: give one of them")
+    take_down(resolve(mountpoint), lazy=lazy, force=force)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from wbfs.daemon.exit_codes import MAY_GO_BETTER, FailedBehind, exit_code_of
 from wbfs.model.errors import WbfsError
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def run_in_background(
 
     `what` it is, as in "the mount", is for messages.
 
-    An error before that is raised here as WbfsError, in its own words; what comes after goes to
+    An error before that is raised here as FailedBehind, in its own words; what comes after goes to
     `log_file`. To be called before any thread is started.
     """
     reading, writing = os.pipe()
@@ -39,8 +40,11 @@ def run_in_background(
         os.kill(child, signal.SIGTERM)
         raise WbfsError(f"{what} was not ready within {timeout_s:.0f} s; see {log_file}")
     if message != _READY:
-        os.waitpid(child, 0)
-        raise WbfsError(message.decode() or f"{what} ended at once; see {log_file}")
+        exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        raise FailedBehind(
+            message.decode() or f"{what} ended at once; see {log_file}",
+            exit_code if exit_code > 0 else MAY_GO_BETTER,
+        )
 
 
 def _run_child(
@@ -62,11 +66,11 @@ def _run_child(
     except WbfsError as error:
         log.error("%s", error)
         _try_to_tell(writing, str(error))
-        return 1
+        return exit_code_of(error)
     except BaseException:
         log.exception("%s ends on a defect", what)
         _try_to_tell(writing, f"{what} failed; see {log_file}")
-        return 1
+        return MAY_GO_BETTER
     finally:
         logging.shutdown()
         sys.stderr.flush()
@@ -76,7 +80,7 @@ def _run_child(
 def _try_to_tell(writing: int, message: str) -> None:
     """Tell the waiting parent, if there is still one."""
     try:
-        os.write(writing, message.encode())
+        os.write(writing, message.encode(errors="backslashreplace"))
     except OSError as error:
         log.debug("nobody waits for the daemon any more: %s", error)
 

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 from pathlib import Path
 
 import pyfuse3
 import trio
 
+from wbfs.daemon.connection import CONTROL, set_connection
 from wbfs.fetch.background import Background
 
 log = logging.getLogger(__name__)
 
-MAX_BACKGROUND = 256
-"""Reads that the kernel sends at once. Its default of 12 would make every reader wait for the
-twelve that wait for a slow server, those of cached files too. The threshold of congestion goes
-with it: beyond that the kernel reads in a way in which a waiting process can't be killed."""
+MAX_BACKGROUND = 2048
+"""Reads that the kernel sends at once. With its default of 12, or any number that the readers of a
+silent server reach, all readers would wait for those, be it for cached files. The threshold of
+congestion goes with it: beyond that the kernel reads in a way in which a waiting process can't be
+killed."""
 
 READ_AHEAD_KB = 4096
 """KiB that the kernel asks for ahead of a reader. Its default of 128 makes small requests, two at a
 time."""
 NOTICES_AT_ONCE = 2
+NOTICES_END_TIMEOUT_S = 5.0
+"""Seconds that notices have at the mount's end, when what they wait for was answered."""
 
-_CONTROL = Path("/sys/fs/fuse/connections")
-_COMMAND_TIMEOUT_S = 5.0
-_SETTINGS = ("max_background", "congestion_threshold")
-_SET_PRIVATELY = f"""
-set -e
-mount --make-private /sys
-mount -t fusectl none {_CONTROL}
-cd "{_CONTROL}/$1"
-for setting in {" ".join(_SETTINGS)}; do echo {MAX_BACKGROUND} > $setting; done
-"""
+_SETTINGS = {"max_background": MAX_BACKGROUND, "congestion_threshold": MAX_BACKGROUND}
 
 
 class Kernel:
@@ -45,19 +39,28 @@ class Kernel:
     def __init__(self, background: Background) -> None:
         self._background = background
         self._notices = trio.CapacityLimiter(NOTICES_AT_ONCE)
+        self._takes_notices = True
         self.read_ahead_kb: int | None = None
         self.max_background: int | None = None
 
-    async def set_up(self, mountpoint: Path) -> None:
-        """Set what may be set for the mount, which must answer already."""
-        self.read_ahead_kb, self.max_background = await trio.to_thread.run_sync(_set_up, mountpoint)
+    async def set_up(self, device: str) -> None:
+        """Set what may be set for the mount on `device` ("0:45"), which must answer already."""
+        self.read_ahead_kb, self.max_background = await trio.to_thread.run_sync(_set_up, device)
 
     def drop_pages(self, inodes: frozenset[int]) -> None:
         """Have the kernel forget all bytes of files.
 
         It waits for reads of those files that are under way, and no read may wait for it.
         """
-        self._background.spawn(lambda: self._drop_pages(inodes), name="drop pages")
+        if self._takes_notices:
+            self._background.spawn(lambda: self._drop_pages(inodes), name="drop pages")
+
+    async def end_notices(self) -> None:
+        """Send none any more, and wait for those under way: pyfuse3's session must not go first."""
+        self._takes_notices = False
+        with trio.move_on_after(NOTICES_END_TIMEOUT_S, shield=True):
+            while self._notices.borrowed_tokens:
+                await trio.sleep(0.01)
 
     async def _drop_pages(self, inodes: frozenset[int]) -> None:
         await trio.to_thread.run_sync(
@@ -65,10 +68,8 @@ class Kernel:
         )
 
 
-def _set_up(mountpoint: Path) -> tuple[int | None, int | None]:
-    device = os.stat(mountpoint).st_dev
-    minor = str(os.minor(device))
-    return _read_ahead(f"{os.major(device)}:{minor}"), _allow_many_reads(minor)
+def _set_up(device: str) -> tuple[int | None, int | None]:
+    return _read_ahead(device), _allow_many_reads(device)
 
 
 def _read_ahead(device: str) -> int | None:
@@ -85,32 +86,15 @@ def _read_ahead(device: str) -> int | None:
         return None
 
 
-def _allow_many_reads(connection: str) -> int | None:
-    """Raise the number of reads in flight; return it, or None where it was not permitted.
-
-    The control filesystem is mounted in most systems; where it isn't, root mounts it for a moment
-    where nobody else sees it.
-    """
-    folder = _CONTROL / connection
-    command = ["unshare", "--mount", "--propagation", "unchanged"]
-    command += ["sh", "-c", _SET_PRIVATELY, "sh", connection]
+def _allow_many_reads(device: str) -> int | None:
+    """Raise the number of reads in flight; return it, or None where it was not permitted."""
     try:
-        if folder.exists():
-            for setting in _SETTINGS:
-                (folder / setting).write_text(str(MAX_BACKGROUND))
-        else:
-            subprocess.run(
-                command,
-                check=True,
-                capture_output=True,
-                timeout=_COMMAND_TIMEOUT_S,
-                stdin=subprocess.DEVNULL,
-            )
+        set_connection(device, _SETTINGS)
     except (OSError, subprocess.SubprocessError) as error:
         log.info(
             "the kernel will send 12 reads at once at most: root, or who finds %s mounted, may set"
             " more (%s)",
-            _CONTROL,
+            CONTROL,
             type(error).__name__,
         )
         return None

@@ -15,33 +15,35 @@ import pyfuse3
 import trio
 
 from wbfs.daemon.ending import Ending, signals_noted
-from wbfs.daemon.kernel import Kernel
+from wbfs.daemon.kernel import MAX_BACKGROUND, Kernel
 from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mountpoint import prepare_mountpoint, refuse_inside
+from wbfs.daemon.own_mount import OwnMount
 from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status
 from wbfs.fetch.background import Background, in_background
 from wbfs.fetch.offload import Kind
-from wbfs.fs.control import Control, ErrorLog
+from wbfs.fs.control import Control, ErrorLog, LeftOut
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
-from wbfs.model.errors import UsageError
+from wbfs.model.errors import MountLost, UsageError
 from wbfs.model.settings import MountSettings
 
 log = logging.getLogger(__name__)
 
 GRACE_S = 1.0
 """Seconds that requests have to end after a signal."""
-MAX_TASKS = 512
-"""Requests that are answered at once; most of them only wait."""
+MAX_TASKS = MAX_BACKGROUND + 512
+"""Requests that are answered at once, more than reads alone can be; most of them only wait."""
 
 
 def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     """Mount, call `on_ready` when the mount answers, serve until it is taken down.
 
-    Ends on SIGTERM, SIGINT, SIGHUP and an unmount from outside. Raises WbfsError where there can be
-    no mount; nothing is left behind then. To be called once: signals are ignored afterwards.
+    Ends on SIGTERM, SIGINT, SIGHUP and an unmount from outside. Raises MountLost where it was
+    aborted, and another WbfsError where there can be no mount; nothing is left behind in any case.
+    To be called once: signals are ignored afterwards.
     """
     faulthandler.register(signal.SIGUSR1)
     with signals_noted() as noted:
@@ -95,12 +97,14 @@ def _operations(
 ) -> Operations:
     requests: Counter[str] = Counter()
     errors = ErrorLog()
+    left_out = LeftOut()
     status = Status(
         settings=settings,
         session=session,
         kernel=kernel,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         requests=requests,
+        left_out=left_out,
     )
     metrics = Metrics(fetcher=session.fetcher, offload=session.offload, requests=requests)
     control = Control(
@@ -110,6 +114,7 @@ def _operations(
         tree=tree,
         fetcher=session.fetcher,
         control=control,
+        left_out=left_out,
         errors=errors,
         requests=requests,
         background=session.resources.background,
@@ -137,14 +142,25 @@ async def _serve(
         hint = " (is user_allow_other in /etc/fuse.conf?)" if settings.allow_other else ""
         raise UsageError(f"can't mount on {mountpoint}: {error}{hint}") from error
     ending.serving = True
+    own = OwnMount(settings, server=session.credentials.base_url)
     try:
         background.spawn(
-            partial(_announce, settings, session, kernel, on_ready), name="announce the mount"
+            partial(_announce, settings, session, kernel, own, on_ready), name="announce the mount"
         )
         await _answer(ending.told)
-        log.info("%s is unmounted", mountpoint)
+        is_lost = own.is_there and not ending.told.is_set()
     finally:
-        pyfuse3.close(unmount=True)
+        own.take_down()
+        await kernel.end_notices()
+        # It is ours to unmount: pyfuse3 would unmount whatever is at that place by now.
+        pyfuse3.close(unmount=False)
+        own.forget()
+    if is_lost:
+        raise MountLost(
+            f"the mount of {mountpoint} was lost, since its connection to the kernel was aborted:"
+            " mount it again"
+        )
+    log.info("%s is unmounted", mountpoint)
 
 
 async def _answer(told: trio.Event) -> None:
@@ -167,7 +183,11 @@ async def _stop(told: trio.Event, serving: trio.CancelScope) -> None:
 
 
 async def _announce(
-    settings: MountSettings, session: Session, kernel: Kernel, on_ready: Callable[[], None]
+    settings: MountSettings,
+    session: Session,
+    kernel: Kernel,
+    own: OwnMount,
+    on_ready: Callable[[], None],
 ) -> None:
     """Tell that the mount answers, once it does, and tidy up what others left in the cache."""
     offload = session.offload
@@ -177,7 +197,8 @@ async def _announce(
     except OSError as error:
         log.info("%s ended before it answered: %s", settings.mountpoint, error.strerror)
         return
-    await kernel.set_up(settings.mountpoint)
+    if own.device is not None:
+        await kernel.set_up(own.device)
     log.info("%s is mounted on %s", settings.source or "everything", settings.mountpoint)
     on_ready()
     removed = await offload.run(Kind.DISK, session.partial.remove_abandoned)

@@ -1,19 +1,22 @@
 """What a path below a mount is: which files of which version, and of which mount.
 
-Told by what the mount shows everybody: the mount table, the extended attributes of paths, and
-`.wbfs/status.json`.
+Which mount, and so whose cache and which server, is told by the kernel's mount table and by the
+record of the mount's daemon. Which version is told by the extended attributes of paths, which are
+read through the mount and need not be believed: the server is asked for that version with the
+user's own key, and every byte is checked against that one's digests. At worst something else is
+fetched that the user may read, into the user's own cache.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from wbfs.daemon.mountpoint import FILESYSTEM_TYPE, Mount, mount_of
+from wbfs.daemon.health import Health, health_of
+from wbfs.daemon.mount_table import Mount, mount_of, resolve
+from wbfs.daemon.records import Record, Records
 from wbfs.fs.control import CONTROL_NAME
 from wbfs.fs.nodes import XATTR_PREFIX
 from wbfs.model.errors import UsageError
@@ -52,10 +55,16 @@ def look_at(text: str) -> MountedPath | None:
 
     Raises UsageError where it is, and nothing can be fetched for it.
     """
-    path = Path(os.path.realpath(text))
+    path = resolve(Path(text))
     mount = mount_of(path)
-    if mount is None or mount.filesystem_type != FILESYSTEM_TYPE:
+    if mount is None or not mount.is_ours:
         return None
+    record = _record_of(mount)
+    if mount.root != "/":
+        raise UsageError(
+            f"{mount.mountpoint} shows a folder of the mount at {record.mountpoint}: give the path"
+            " below that"
+        )
     try:
         os.stat(path)
     except FileNotFoundError:
@@ -69,22 +78,16 @@ def look_at(text: str) -> MountedPath | None:
             f"{path} is above the versions: name one of them, such as"
             f" {path.joinpath(*_missing_levels(path, mount))}"
         )
-    status = _status(mount)
-    if mount.user_id not in (None, os.getuid()):
-        raise UsageError(
-            f"{mount.mountpoint} is a mount of another user (uid {mount.user_id}), who alone may"
-            " write to its cache: run it as that user"
-        )
-    if status["offline"]:
+    if record.offline:
         raise UsageError(
             f"{mount.mountpoint} is mounted with --offline, and nothing can be fetched for it:"
             " mount it without"
         )
     cache = MountedCache(
-        server=status["server"],
-        cache_dir=Path(status["cache"]["dir"]),
-        cache_size=status["cache"]["limit_bytes"],
-        min_free=status["cache"]["min_free_bytes"],
+        server=record.server,
+        cache_dir=Path(record.cache_dir),
+        cache_size=record.cache_size,
+        min_free=record.min_free,
     )
     if not cache.cache_dir.is_dir():
         raise UsageError(
@@ -95,7 +98,7 @@ def look_at(text: str) -> MountedPath | None:
     parts = list(path.relative_to(top).parts)
     if top == mount.mountpoint:
         # Only with an alias there can be a version at the mountpoint; a folder goes behind that.
-        source = parse_source(status["source"], default_entity="-", default_project="-")
+        source = parse_source(record.source, default_entity="-", default_project="-")
         parts = [*source.folder.split("/"), *parts] if source.folder else parts
     return MountedPath(
         cache=cache,
@@ -105,8 +108,34 @@ def look_at(text: str) -> MountedPath | None:
         name=version["version"],
         artifact_id=version["id"],
         path="/".join(parts),
-        path_prefix=status["path_prefix"],
+        path_prefix=record.path_prefix,
     )
+
+
+def _record_of(mount: Mount) -> Record:
+    """Return what the daemon of a mount, which must be ours and answer, wrote down."""
+    if mount.is_another_users:
+        raise UsageError(
+            f"{mount.mountpoint} is a mount of another user (uid {mount.user_id}), who alone may"
+            " write to its cache: run it as that user"
+        )
+    match health_of(mount.mountpoint):
+        case Health.DEAD:
+            raise UsageError(
+                f"can't look at {mount.mountpoint}: the mount's daemon is gone: mount it again"
+            )
+        case Health.HANGS:
+            raise UsageError(
+                f"can't look at {mount.mountpoint}: the mount's daemon does not answer: end it with"
+                f" wbfs umount --force {mount.mountpoint}, and mount it again"
+            )
+    record = Records().find(mount.device)
+    if record is None:
+        raise UsageError(
+            f"there is no record of the mount at {mount.mountpoint}, which says where its cache is:"
+            " run it with the XDG_STATE_HOME and HOME of the mount, or name the version instead"
+        )
+    return record
 
 
 def _version_of(path: Path, mount: Mount) -> dict[str, str] | None:
@@ -151,17 +180,6 @@ def _missing_levels(path: Path, mount: Mount) -> list[str]:
     return [*missing, "latest"]
 
 
-def _status(mount: Mount) -> dict[str, Any]:
-    path = mount.mountpoint / CONTROL_NAME / "status.json"
-    try:
-        status: dict[str, Any] = json.loads(path.read_bytes())
-        return status
-    except OSError as error:
-        raise _unreadable(path, mount, error) from error
-
-
 def _unreadable(path: Path, mount: Mount, error: OSError) -> UsageError:
     hint = f"{mount.mountpoint / CONTROL_NAME / 'errors.jsonl'} says why"
-    if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-        hint = "the mount's daemon is gone: mount it again"
     return UsageError(f"can't look at {path}: {error.strerror}; {hint}")

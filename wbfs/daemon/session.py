@@ -177,6 +177,7 @@ async def open_session(
             references=References(transport, files_allowed=settings.file_references),
             manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc, room),
             background=background,
+            manifest_limit=settings.manifest_limit,
         )
         resources = Resources(
             background=background,

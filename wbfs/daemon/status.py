@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from wbfs import __version__
 from wbfs.daemon.kernel import Kernel
 from wbfs.daemon.session import Session
+from wbfs.fs.control import CONTROL_NAME, WHY_LEFT_OUT, LeftOut
 from wbfs.model.settings import MountSettings
 
 
@@ -22,6 +24,7 @@ class Status:
     kernel: Kernel
     started_at: str
     requests: Mapping[str, int]
+    left_out: LeftOut
 
     def render(self) -> bytes:
         """Return the status as JSON. It holds no key and no signed URL."""
@@ -60,10 +63,19 @@ class Status:
             "fetched": asdict(session.fetcher.counters) | {"in_progress": session.fetcher.fetching},
             "prefetch": session.fetcher.loaders.report(),
             "busy_threads": session.offload.busy(),
-            "left_out": {
-                artifact_id: {"count": table.left_out.count, "report": table.left_out.report}
-                for artifact_id, table in session.fetcher.open_manifests().items()
-                if table.left_out.count
-            },
+            "left_out": self._left_out(),
         }
         return json.dumps(status, indent=2).encode() + b"\n"
+
+    def _left_out(self) -> dict[str, dict[str, Any]]:
+        """Return how many entries of what aren't shown, and some of them with reasons."""
+        found: dict[str, dict[str, Any]] = {
+            artifact_id: {"count": table.left_out.count, "report": [*table.left_out.report]}
+            for artifact_id, table in self.session.fetcher.open_manifests().items()
+            if table.left_out.count
+        }
+        for place in self.left_out.places:
+            entries = found.setdefault(place, {"count": 0, "report": []})
+            entries["count"] += 1
+            entries["report"].append((CONTROL_NAME, WHY_LEFT_OUT))
+        return found

@@ -23,7 +23,7 @@ from wbfs.fetch.small.whole import WholeFiles, is_large
 from wbfs.fetch.transfer import stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import BadHandle, StoreError, WbfsError
+from wbfs.model.errors import BadHandle, StaleInode, StoreError, WbfsError
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.manifests import File, ManifestTable
@@ -57,6 +57,8 @@ class Fetcher:
         """
         self._resources = resources
         self._manifests: OrderedDict[str, ManifestTable] = OrderedDict()
+        # Those of all tables that inode numbers were made of.
+        self._fingerprints: dict[str, bytes] = {}
         self._manifest_flights: Flights[None] = Flights(resources.background)
         self._checks: Flights[SealedBlob | None] = Flights(resources.background)
         self.prefetch = Prefetch(resources)
@@ -99,6 +101,12 @@ class Fetcher:
                 version, deadline=Deadline.after(resources.timeout_s)
             ),
         )
+        if self._fingerprints.setdefault(version.id, table.fingerprint) != table.fingerprint:
+            table.close()
+            raise StaleInode(
+                f"the server's manifest of {version.path} is another one than it was, which should"
+                " never be: programs would take one file for another; mount again"
+            )
         if table.left_out.count:
             log.warning(
                 "%s: %d entries are left out, for example %s",

@@ -27,7 +27,6 @@ class Kind(StrEnum):
     DISK = "disk"  # the local cache
     SYNC = "sync"  # the local cache, until it is safely on its disk
     CHECK = "check"  # digests of whole large files
-    KERNEL = "kernel"  # notices to the kernel, which may wait for reads
 
 
 THREADS = {
@@ -39,7 +38,6 @@ THREADS = {
     Kind.DISK: 8,
     Kind.SYNC: 2,
     Kind.CHECK: 2,
-    Kind.KERNEL: 2,
 }
 """Threads of each kind, those for file bytes for each server: that many requests are on the wire,
 or reads on the disk, at most."""

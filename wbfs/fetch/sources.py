@@ -34,12 +34,18 @@ class Sources:
         references: References,
         manifests: Manifests,
         background: Background,
+        manifest_limit: int,
     ) -> None:
+        """Take no manifest of more than `manifest_limit` bytes."""
         self._api = api
         self._transport = transport
         self._references = references
         self._loader = ManifestLoader(
-            api=api, reach=reach, manifests=manifests, background=background
+            api=api,
+            reach=reach,
+            manifests=manifests,
+            background=background,
+            limit=manifest_limit,
         )
         self._urls = SignedUrls(api=api, ask=reach.ask, manifests=manifests)
 

@@ -1,4 +1,6 @@
-"""`.wbfs/` at the mount's root: not listed, but it can be opened and tells how the mount is.
+"""`.wbfs/` at the mount's root: not listed, but its owner can open it and see how the mount is.
+
+The name is the mount's own there, whatever an artifact holds; below the root it is like others.
 
 status.json     what is mounted and how it goes
 metrics         counters in the Prometheus text format
@@ -8,14 +10,19 @@ errors.jsonl    the last errors with their cause in words, since a program sees 
 from __future__ import annotations
 
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from wbfs.fs.inodes import FIRST_CONTROL_FILE, Inode
+from wbfs.fs.nodes import Directory, FolderDirectory, VersionDirectory, path_of
+
+log = logging.getLogger(__name__)
 
 CONTROL_NAME = ".wbfs"
+WHY_LEFT_OUT = "its name is the mount's own at the mount's root"
 MAX_ERRORS = 200
 """Errors that errors.jsonl holds."""
 
@@ -27,6 +34,29 @@ class ControlFile:
     inode: Inode
     name: str
     render: Callable[[], bytes]
+
+
+class LeftOut:
+    """What isn't shown at the mount's root, since its name is the mount's own there.
+
+    `places` are the directories that have such an entry: versions by their ids, others by path.
+    """
+
+    def __init__(self) -> None:
+        self.places: set[str] = set()
+
+    def add(self, root: Directory) -> None:
+        """Note that the directory at the mount's root has such an entry."""
+        match root:
+            case VersionDirectory():
+                place = root.version.id
+            case FolderDirectory():
+                place = root.top.version.id
+            case _:
+                place = path_of(root)
+        if place not in self.places:
+            self.places.add(place)
+            log.warning("%s/%s is left out: %s", path_of(root), CONTROL_NAME, WHY_LEFT_OUT)
 
 
 class Control:

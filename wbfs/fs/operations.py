@@ -24,14 +24,14 @@ import trio
 
 from wbfs.fetch.background import Background
 from wbfs.fetch.fetcher import Fetcher, Reader
-from wbfs.fs.control import CONTROL_NAME, Control, ControlFile, ErrorLog
+from wbfs.fs.control import CONTROL_NAME, Control, ControlFile, ErrorLog, LeftOut
 from wbfs.fs.errno_map import errno_for
 from wbfs.fs.folders import OpenFolder, Row, chunk_end
 from wbfs.fs.handles import HandleId, Handles
 from wbfs.fs.inodes import CONTROL_FOLDER, ROOT_INODE, Inode
-from wbfs.fs.nodes import XATTR_PREFIX, Attributes, VersionFile, xattrs_of
+from wbfs.fs.nodes import XATTR_PREFIX, Attributes, Directory, VersionFile, xattrs_of
 from wbfs.fs.tree import DirectoryListing, Tree
-from wbfs.model.errors import IsADirectory, WbfsError
+from wbfs.model.errors import InodeTaken, IsADirectory, WbfsError
 from wbfs.model.names import NAME_MAX
 from wbfs.store.folder import disk_of
 
@@ -66,6 +66,14 @@ class OpenControlFile:
     contents: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class OpenDirectory:
+    """A directory that is open; at the mount's root one name is the mount's own."""
+
+    listing: DirectoryListing | OpenFolder
+    is_root: bool
+
+
 def _operation(
     function: Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, R]]:
@@ -79,6 +87,10 @@ def _operation(
             return await function(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise
+        except trio.Cancelled:
+            # The mount ends. Without an answer whoever waits keeps pages locked, and a notice of
+            # ours may wait for those, with the connection held open by it.
+            raise pyfuse3.FUSEError(errno.ENOTCONN) from None
         except WbfsError as error:
             number = errno_for(error)
             self._report(name, number, error)
@@ -104,6 +116,7 @@ class Operations(pyfuse3.Operations):
         tree: Tree,
         fetcher: Fetcher,
         control: Control,
+        left_out: LeftOut,
         errors: ErrorLog,
         requests: Counter[str],
         background: Background,
@@ -114,10 +127,11 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._fetcher = fetcher
         self._control = control
+        self._left_out = left_out
         self._ownership = ownership
         self._cache_dir = cache_dir
         self._files: Handles[Reader | OpenControlFile] = Handles()
-        self._directories: Handles[DirectoryListing | OpenFolder | None] = Handles()
+        self._directories: Handles[OpenDirectory | None] = Handles()
         self._logged: dict[tuple[str, str], float] = {}
         self._errors = errors
         self._requests = requests
@@ -182,17 +196,19 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> HandleId:
         if inode == CONTROL_FOLDER:
             return self._directories.add(None)
-        return self._directories.add(await self._tree.listing(Inode(inode)))
+        listing = await self._tree.listing(Inode(inode))
+        return self._directories.add(OpenDirectory(listing, inode == ROOT_INODE))
 
     @_operation
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        listing = self._directories.get(HandleId(fh))
-        if listing is None:
+        opened = self._directories.get(HandleId(fh))
+        if opened is None:
             for number, file in enumerate(self._control.files[start_id:], start_id + 1):
                 attributes = self._control_file_attributes(file)
                 if not pyfuse3.readdir_reply(token, file.name.encode(), attributes, number):
                     return
             return
+        listing = opened.listing
         own = self._entry(self._tree.attributes(listing.node), listing.ttl_s)
         # The directory itself and the one above: the kernel looks at their names only.
         for number, dots in enumerate(DOTS[start_id:], start_id + 1):
@@ -201,16 +217,36 @@ class Operations(pyfuse3.Operations):
         skip = max(start_id - len(DOTS), 0)
         if isinstance(listing, OpenFolder):
             while skip < listing.count:
-                if not self._reply_rows(token, own, await self._tree.rows(listing, skip)):
+                rows = await self._tree.rows(listing, skip)
+                if opened.is_root:
+                    rows = [row for row in rows if not self._is_left_out(row[1], listing.node)]
+                if not self._reply_rows(token, own, rows):
                     return
                 skip = chunk_end(skip)
             return
-        children = await listing.names.after(skip)
-        ttl_s = listing.ttl_s
-        for number, (name, node) in enumerate(children, skip + len(DOTS) + 1):
-            entry = self._entry(self._tree.attributes(node), ttl_s)
-            if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number):
-                return
+        has_replied = False
+        while not has_replied and (children := await listing.names.after(skip)):
+            for number, (name, node) in enumerate(children, skip + len(DOTS) + 1):
+                if opened.is_root and self._is_left_out(os.fsencode(name), listing.node):
+                    continue
+                try:
+                    shown = self._tree.attributes(node)
+                except InodeTaken as error:
+                    # One name less is better than none.
+                    self._report("readdir", errno.EIO, error)
+                    continue
+                entry = self._entry(shown, listing.ttl_s)
+                if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number):
+                    return
+                has_replied = True
+            skip += len(children)
+
+    def _is_left_out(self, name: bytes, root: Directory) -> bool:
+        """Whether a name at the mount's root isn't shown, since it is the mount's own there."""
+        if name != CONTROL_NAME.encode():
+            return False
+        self._left_out.add(root)
+        return True
 
     def _reply_rows(
         self, token: pyfuse3.ReaddirToken, folder: pyfuse3.EntryAttributes, rows: Iterable[Row]
@@ -343,14 +379,20 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _control_folder_attributes(self) -> pyfuse3.EntryAttributes:
-        mode = 0o040555
-        return self._entry(
-            Attributes(inode=CONTROL_FOLDER, mode=mode, size=0, mtime_ns=0), math.inf
-        )
+        return self._control_entry(CONTROL_FOLDER, stat.S_IFDIR | 0o500)
 
     def _control_file_attributes(self, file: ControlFile) -> pyfuse3.EntryAttributes:
-        mode = 0o100444
-        return self._entry(Attributes(inode=file.inode, mode=mode, size=0, mtime_ns=0), math.inf)
+        return self._control_entry(file.inode, stat.S_IFREG | 0o400)
+
+    def _control_entry(self, inode: Inode, mode: int) -> pyfuse3.EntryAttributes:
+        """Return attributes that let in whoever mounted, whose paths and errors are in there.
+
+        With `default_permissions` the kernel keeps others out.
+        """
+        entry = self._entry(Attributes(inode=inode, mode=mode, size=0, mtime_ns=0), math.inf)
+        entry.st_mode = pyfuse3.ModeT(mode)
+        entry.st_uid, entry.st_gid = os.getuid(), os.getgid()
+        return entry
 
 
 def _no_such_name(ttl_s: float) -> pyfuse3.EntryAttributes:

@@ -34,7 +34,7 @@ from wbfs.fs.nodes import (
 )
 from wbfs.fs.prefix import PathPrefix
 from wbfs.model.entries import Version
-from wbfs.model.errors import NotADirectory, NotFound, StaleInode, WbfsError
+from wbfs.model.errors import InodeTaken, NotADirectory, NotFound, StaleInode
 from wbfs.model.names import Source, is_safe_component
 from wbfs.store.manifests import ROOT_FOLDER, ManifestTable
 
@@ -132,7 +132,10 @@ class Tree:
         raise StaleInode(f"inode {inode} is none that this mount gave out")
 
     def attributes(self, node: Node, *, is_root: bool = False) -> Attributes:
-        """Return what `stat` shows of the node, and remember it for when the kernel asks again."""
+        """Return what `stat` shows of the node, and remember it for when the kernel asks again.
+
+        Raises InodeTaken.
+        """
         attributes = attributes_of(node)
         if is_root:
             return replace(attributes, inode=ROOT_INODE)
@@ -151,7 +154,10 @@ class Tree:
         if old is top:
             return
         if old is not None and _identity(old) != _identity(top):
-            raise WbfsError(f"two directories have one inode number: {old} and {top}")
+            raise InodeTaken(
+                f"{_name_of(top)} can't be shown beside {_name_of(old)}: both would have the inode"
+                " number of one, which is rare; mount it by itself"
+            )
         self._tops[key] = top
 
     async def look_up(self, parent: Inode, name: str) -> Found:
@@ -269,6 +275,10 @@ def _place(node: VersionDirectory | FolderDirectory) -> tuple[VersionDirectory, 
     if isinstance(node, VersionDirectory):
         return node, ROOT_FOLDER
     return node.top, node.folder.id
+
+
+def _name_of(top: Listed | VersionDirectory | Version) -> str:
+    return f"what is in {top.path}" if isinstance(top, Version) else path_of(top)
 
 
 def _identity(top: Listed | VersionDirectory | Version) -> tuple[str, ...]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wbfs.model.digests import Algorithm, Digest
 
 ARTIFACT_SCHEME = "wandb-artifact://"
+MAX_REPORTED = 100
+"""Left-out entries that are kept by name; the rest are counted."""
+SHOWN_CHARACTERS = 300
+"""Of a left-out entry's path, and of the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +97,11 @@ class Reference:
 
     @property
     def unchecked(self) -> bool:
-        """Whether the manifest says nothing of the object's content."""
-        return self.token == self.uri
+        """Whether the manifest says nothing of the object's content.
+
+        That of a file behind another artifact's unchecked reference is not known either.
+        """
+        return self.token == self.uri or (self.is_of_artifact and "://" in self.token)
 
     @property
     def is_local(self) -> bool:
@@ -112,7 +120,8 @@ class Entry:
 
     `digest` is None for a reference whose content digest the manifest doesn't know. `size` is in
     bytes, and None where it is not known before the bytes are fetched. `birth_artifact_id` is the
-    artifact that first stored the bytes.
+    artifact that first stored the bytes. `artifact` names the one that the entry is of, among those
+    of all servers, where the reference is an unchecked one.
     """
 
     path: str
@@ -120,6 +129,7 @@ class Entry:
     digest: Digest | None
     reference: Reference | None = None
     birth_artifact_id: str = ""
+    artifact: str = ""
 
     @property
     def blob(self) -> Blob:
@@ -127,8 +137,10 @@ class Entry:
         if self.digest is not None:
             key = f"{self.digest.algorithm}-{self.digest.hex}"
         elif self.reference is not None:
-            # Not by URI alone: what identifies the content goes in too.
-            parts = (self.reference.uri, self.reference.token, self.reference.version_id)
+            # Not by URI alone: what identifies the content goes in too. Where nothing does, it is
+            # whatever it was when this version was first read.
+            reference = self.reference
+            parts = (reference.uri, reference.token, reference.version_id, self.artifact)
             text = "\0".join(parts).encode("utf-8", "surrogatepass")
             key = "ref-" + hashlib.sha256(text).hexdigest()
         else:
@@ -146,6 +158,27 @@ class Blob:
     key: str
     size: int | None
     digest: Digest | None = field(compare=False)
+
+
+class LeftOut:
+    """The entries that a manifest has and the tree doesn't: how many, and some with the reason."""
+
+    def __init__(self, count: int = 0, report: Iterable[tuple[str, str]] = ()) -> None:
+        self.count = count
+        self.report = list(report)
+
+    def add(self, path: str, reason: str) -> None:
+        """Count an entry; of the first ones it is kept which they are."""
+        self.count += 1
+        if len(self.report) < MAX_REPORTED:
+            self.report.append((_shown(path), _shown(reason)))
+
+
+def _shown(text: str) -> str:
+    """Return a text that may be anything as one that can be written down."""
+    if len(text) > SHOWN_CHARACTERS:
+        text = text[:SHOWN_CHARACTERS] + "..."
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Row(NamedTuple):

@@ -26,6 +26,14 @@ class UsageError(WbfsError):
     """What the user asked for can't be done: bad arguments, settings or mountpoint."""
 
 
+class NoFuse(UsageError):
+    """Nothing can be mounted on this machine as it is."""
+
+
+class MountLost(WbfsError):
+    """The mount went without being told to: its connection was aborted."""
+
+
 class NotFound(WbfsError):
     """The server itself said that there is no such entity, project, artifact, alias or file."""
 
@@ -44,6 +52,10 @@ class BadHandle(WbfsError):
 
 class StaleInode(WbfsError):
     """The kernel named an inode that this mount never gave out or whose version is gone."""
+
+
+class InodeTaken(WbfsError):
+    """Something would have the inode number of something else, by chance."""
 
 
 class NameInvalid(WbfsError):
@@ -72,6 +84,10 @@ class RateLimited(RemoteError):
 
 class RemoteProtocolError(RemoteError):
     """The server answered something that the W&B protocol does not allow."""
+
+
+class TooLarge(RemoteProtocolError):
+    """The server has more to say than wbfs takes: to ask again is of no use."""
 
 
 class UrlExpired(RemoteError):

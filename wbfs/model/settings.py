@@ -15,6 +15,10 @@ MIN_FREE_BYTES = 1 << 30
 """Bytes that the cache leaves free on its disk."""
 
 
+MANIFEST_LIMIT_BYTES = 4 << 30
+"""Bytes that a version's manifest may have: as many files as wbfs shows of one, and more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSettings:
     """How the server is asked and where what it gives is kept.
@@ -32,6 +36,7 @@ class SessionSettings:
     min_free: int = MIN_FREE_BYTES
     alias_ttl_s: float = ALIAS_TTL_S
     timeout_s: float = TIMEOUT_S
+    manifest_limit: int = MANIFEST_LIMIT_BYTES
     pin: bool = False
     offline: bool = False
     verify_always: bool = False

@@ -6,14 +6,22 @@ RemoteError or its kinds where the server can't be had.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any
 
 from wbfs.model.entries import Collection, Project, Version, Viewer
-from wbfs.model.errors import AccessDenied, NotFound, RateLimited, RemoteError, RemoteProtocolError
+from wbfs.model.errors import (
+    AccessDenied,
+    NotFound,
+    RateLimited,
+    RemoteError,
+    RemoteProtocolError,
+    TooLarge,
+)
 from wbfs.remote import queries
 from wbfs.remote.answers import (
     COMMITTED,
@@ -195,42 +203,80 @@ class WandbApi:
             {"id": artifact_id},
             deadline=deadline,
         )
-        artifact = follow(data, ["artifact"], missing=missing)
-        if place is None:
-            place = parse_place({"artifactCollection": artifact.get("artifactSequence") or {}})
-        membership = membership_at(artifact, place)
-        if membership is None:
-            raise NotFound(missing)
-        return parse_member(membership, artifact, place, missing)
+        return _member_of(follow(data, ["artifact"], missing=missing), place, missing)
 
-    def manifest(self, version: Version, file: IO[bytes], *, deadline: Deadline) -> None:
+    def versions_by_id(
+        self, artifact_ids: Sequence[str], *, deadline: Deadline
+    ) -> dict[str, Version]:
+        """Return what `version_by_id` does of each id, in one question if the server lets it.
+
+        Those that it would raise NotFound of are missing.
+        """
+        ids = {text: found for text in artifact_ids if (found := artifact_id_of(text))}
+        if not ids:
+            return {}
+        variables = {f"id{number}": artifact_id for number, artifact_id in enumerate(ids.values())}
+        query = queries.artifacts_by_id(len(ids), with_algorithm=self._has_algorithms(deadline))
+        try:
+            data = self._graphql.execute(query, variables, deadline=deadline)
+        except QueryRefused:
+            # For the sake of one of them, maybe.
+            if len(ids) == 1:
+                raise
+            return self._one_by_one(ids, deadline)
+        versions = {}
+        for number, text in enumerate(ids):
+            missing = f"there is no artifact of id {text}, or you may not see it"
+            with contextlib.suppress(NotFound):
+                artifact = follow(data, [f"a{number}"], missing=missing)
+                versions[text] = _member_of(artifact, None, missing)
+        return versions
+
+    def _one_by_one(self, artifact_ids: Iterable[str], deadline: Deadline) -> dict[str, Version]:
+        versions = {}
+        for text in artifact_ids:
+            with contextlib.suppress(NotFound, QueryRefused):
+                versions[text] = self.version_by_id(text, deadline=deadline)
+        return versions
+
+    def manifest(
+        self,
+        version: Version,
+        file: IO[bytes],
+        *,
+        limit: int,
+        deadline: Deadline,
+        is_patient: bool = True,
+    ) -> None:
         """Append a version's manifest, a JSON document, to `file`, which is empty.
 
         Where a connection is cut it goes on behind what came, with a fresh URL, and so it does at
-        the deadline as long as bytes come at `SLOWEST_BYTES_PER_S`. Raises NotFound, and OSError
-        where `file` does.
+        the deadline, if `is_patient`, as long as bytes come at `SLOWEST_BYTES_PER_S`. Raises
+        NotFound; TooLarge where it has more than `limit` bytes; and OSError where `file` does.
         """
         timeout_s, began_s = deadline.remaining_s, time.monotonic()
         futile = 0
         while True:
             had = file.tell()
             try:
-                self._append_manifest(version, file, deadline)
+                self._append_manifest(version, file, limit, deadline)
                 return
-            except RateLimited:
-                # Fewer requests is what the server asks for.
+            except (RateLimited, TooLarge):
+                # Fewer requests is what the server asks for; and what is too large stays so.
                 raise
             except RemoteError:
                 has = file.tell()
                 futile = 0 if has > had else futile + 1
-                if has > had:
+                if has > had and is_patient:
                     latest = Deadline(began_s + timeout_s + has / SLOWEST_BYTES_PER_S)
                     later = min(Deadline.after(timeout_s), latest, key=lambda one: one.at_s)
                     deadline = max(deadline, later, key=lambda one: one.at_s)
                 if futile == MANIFEST_ATTEMPTS or deadline.expired:
                     raise
 
-    def _append_manifest(self, version: Version, file: IO[bytes], deadline: Deadline) -> None:
+    def _append_manifest(
+        self, version: Version, file: IO[bytes], limit: int, deadline: Deadline
+    ) -> None:
         data = self._graphql.execute(queries.MANIFEST, {"id": version.id}, deadline=deadline)
         missing = f"{version.path} has no manifest"
         found = follow(data, ["artifact", "currentManifest", "file"], missing=missing)
@@ -239,13 +285,19 @@ class WandbApi:
             with open_stream(
                 self._transport, location, start=file.tell(), deadline=deadline
             ) as stream:
+                if (stream.size or 0) > limit:
+                    raise _too_large(version, limit)
                 try:
                     for piece in stream.pieces:
+                        if file.tell() + len(piece) > limit:
+                            raise _too_large(version, limit)
                         file.write(piece)
                 except RemoteError:
                     if file.tell() != stream.size:
                         raise
                     # Only the end's sign is missing.
+        except TooLarge:
+            raise
         except RemoteProtocolError:
             # No ranges on the way: from the start again.
             file.seek(0)
@@ -292,3 +344,25 @@ class WandbApi:
             # An older server, which knows no such question.
             return frozenset()
         return parse_features(data.get("serverInfo") or {})
+
+
+def _member_of(
+    artifact: Mapping[str, Any], place: tuple[str, str, str] | None, missing: str
+) -> Version:
+    """Return an artifact as a member of the collection at `place`, or that it was logged to.
+
+    Raises NotFound.
+    """
+    if place is None:
+        place = parse_place({"artifactCollection": artifact.get("artifactSequence") or {}})
+    membership = membership_at(artifact, place)
+    if membership is None:
+        raise NotFound(missing)
+    return parse_member(membership, artifact, place, missing)
+
+
+def _too_large(version: Version, limit: int) -> TooLarge:
+    return TooLarge(
+        f"the manifest of {version.path} has more than {limit} bytes: if it is meant to be so"
+        " large, raise --manifest-limit, or WBFS_MANIFEST_LIMIT"
+    )

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from wbfs.model.errors import AccessDenied, UsageError
 
@@ -83,11 +83,17 @@ def load_credentials(
 ) -> Credentials:
     """Read the environment and the settings files; `directory` stands for the current one.
 
-    Raises NoKey where there is none and it is needed, AccessDenied for one that can't be one,
-    UsageError for settings that make no sense.
+    That, and relative paths, mean what they mean now also when the key is read again, wherever the
+    program is then. Raises NoKey where there is none and it is needed, AccessDenied for one that
+    can't be one, UsageError for settings that make no sense.
     """
-    settings = _read_settings(environ, directory or Path.cwd())
-    base_url = _normalize(environ.get("WANDB_BASE_URL") or settings.get("base_url", ""))
+    directory = (directory or _working_directory()).absolute()
+    environ = _with_absolute_paths(environ, directory)
+    settings = _read_settings(environ, directory)
+    named_url = environ.get("WANDB_BASE_URL") or settings.get("base_url", "")
+    base_url = _normalize(named_url)
+    if "@" in urlsplit(named_url).netloc:
+        log.warning("user and password in WANDB_BASE_URL are left out: W&B takes an API key only")
     token_file = environ.get("WANDB_IDENTITY_TOKEN_FILE")
     if token_file and environ.get("WANDB_API_KEY"):
         raise AccessDenied(
@@ -96,7 +102,7 @@ def load_credentials(
         )
 
     def read_key() -> Secret:
-        return _find_key(environ, base_url, directory or Path.cwd())
+        return _find_key(environ, base_url, directory)
 
     if not token_file:
         try:
@@ -122,6 +128,24 @@ def load_credentials(
     )
 
 
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        # It was removed: no settings are in there.
+        return Path("/")
+
+
+def _with_absolute_paths(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
+    """Return the environment with the paths that are used here as seen from the directory."""
+    paths = {
+        name: str(directory / Path(environ[name]).expanduser())
+        for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR", "WANDB_DIR", "WANDB_IDENTITY_TOKEN_FILE")
+        if environ.get(name)
+    }
+    return {**environ, **paths}
+
+
 def _read_settings(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
     """Return the settings files' values; those of the working directory win."""
     home = Path(environ.get("HOME", "~")).expanduser()
@@ -144,11 +168,9 @@ def _normalize(base_url: str) -> str:
     url = (base_url or DEFAULT_BASE_URL).strip().rstrip("/")
     if url == "https://forge.coreweave.com/api/wandb":
         return DEFAULT_BASE_URL
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UsageError(
-            f"WANDB_BASE_URL {url!r} is no http(s) address: give one like https://wandb.example.com"
-        )
+    parts = _split(url)
+    # What stands in front of an "@" is a secret, and goes nowhere.
+    url = urlunsplit(parts)
     host = parts.hostname or ""
     if host == "forge.coreweave.com":
         raise UsageError(f"{url} is not W&B's API: it is {DEFAULT_BASE_URL}")
@@ -156,6 +178,22 @@ def _normalize(base_url: str) -> str:
     if is_public and ("api." not in host or parts.scheme == "http"):
         raise UsageError(f"{url} is not W&B's API: it is https://api.wandb.ai")
     return url
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of W&B's URL, without user and password. Raises UsageError."""
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one or parts.query or parts.fragment:
+        shown = url.rpartition("@")[2].partition("?")[0].partition("#")[0]
+        raise UsageError(
+            f"WANDB_BASE_URL {shown!r} is no http(s) address of a server: give one like"
+            " https://wandb.example.com"
+        )
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2])
 
 
 def _find_key(environ: Mapping[str, str], base_url: str, directory: Path) -> Secret:
@@ -230,7 +268,16 @@ def _extra_headers(environ: Mapping[str, str]) -> dict[str, str]:
     )
     if name is None:
         return {}
-    return _json_texts(name, environ[name])
+    headers = _json_texts(name, environ[name])
+    for header in [header for header in headers if header.lower() == "proxy-authorization"]:
+        log.warning(
+            "%s of %s is left out: it is no header for W&B's server; give a proxy's user and"
+            " password in its URL",
+            header,
+            name,
+        )
+        del headers[header]
+    return headers
 
 
 def _proxies(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:

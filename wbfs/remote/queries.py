@@ -110,16 +110,30 @@ def membership(*, with_algorithm: bool) -> str:
     """
 
 
+def _logged_fields(with_algorithm: bool) -> str:
+    return f"""
+      {_artifact_fields(with_algorithm)}
+      artifactSequence {{ __typename name project {{ name entity {{ name }} }} }}
+      artifactMemberships {{ edges {{ node {{ versionIndex aliases {{ alias }} {_PLACE} }} }} }}
+    """
+
+
 def artifact_by_id(*, with_algorithm: bool) -> str:
     """Return the query for an artifact and the collections that it is in."""
     return f"""
-    query ArtifactByID($id: ID!) {{
-      artifact(id: $id) {{
-        {_artifact_fields(with_algorithm)}
-        artifactSequence {{ __typename name project {{ name entity {{ name }} }} }}
-        artifactMemberships {{ edges {{ node {{ versionIndex aliases {{ alias }} {_PLACE} }} }} }}
-      }}
-    }}
+    query ArtifactByID($id: ID!) {{ artifact(id: $id) {{ {_logged_fields(with_algorithm)} }} }}
+    """
+
+
+def artifacts_by_id(count: int, *, with_algorithm: bool) -> str:
+    """Return the query for `count` artifacts, `a0` and on, by the ids `$id0` and on."""
+    declared = ", ".join(f"$id{number}: ID!" for number in range(count))
+    asked = " ".join(
+        f"a{number}: artifact(id: $id{number}) {{ ...one }}" for number in range(count)
+    )
+    return f"""
+    query ArtifactsByID({declared}) {{ {asked} }}
+    fragment one on Artifact {{ {_logged_fields(with_algorithm)} }}
     """
 
 

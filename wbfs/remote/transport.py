@@ -9,6 +9,7 @@ cookies and netrc's passwords in.
 from __future__ import annotations
 
 import email.utils
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -119,6 +120,8 @@ class Transport:
         self._ways = Ways(
             server=server, extra_headers=extra_headers or {}, proxies=proxies or {}, verify=verify
         )
+        # What the library logs has whole URLs in it, and a signed one's query is a secret.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         self._offline = offline
         self._checkpoint = checkpoint
         self._adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)

@@ -148,7 +148,7 @@ def prune(
             unread += file.size if file.used_ns == UNREAD_NS else 0
     still_over = removed < to_free
     if still_over:
-        log.warning(
+        log.info(
             "the cache %s is over its bounds by %d bytes: all that is left is in use",
             cache_dir,
             to_free - removed,

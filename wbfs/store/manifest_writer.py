@@ -8,28 +8,38 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from urllib.parse import quote
 
-from wbfs.model.entries import ARTIFACT_SCHEME, Row, split_artifact_uri
-from wbfs.model.errors import StoreError, StoreFull
+import xxhash
+
+from wbfs.model.entries import ARTIFACT_SCHEME, LeftOut, Row, split_artifact_uri
+from wbfs.model.errors import StoreError, StoreFull, TooLarge
 from wbfs.model.names import is_safe_component
 from wbfs.store.folder import store_error
 from wbfs.store.manifests import FORMAT, ROOT_FOLDER, ManifestTable
 
 MAX_ROWS = 1 << 24
 """Files, and folders, that one manifest may have: an inode number has 24 bits for them."""
-MAX_REPORTED = 100
-"""Left-out entries that are kept by name; the rest are counted."""
+MAX_PATH_BYTES = 4095
+"""Bytes that a path in an artifact may have: programs can name no longer one."""
+MAX_DEPTH = 128
+"""Folders that a path may lead through: each costs as much as a file."""
 FOLDERS_REMEMBERED = 1024
 """Folders of another artifact whose numbers are known while references to it get their sizes."""
 
+# The hexadecimal ids in wandb-artifact://<id>/<path>.
+_FIND_TARGETS = """
+INSERT INTO pending SELECT DISTINCT substr(rest, 1, instr(rest, '/') - 1)
+    FROM (SELECT substr(uri, length(:scheme) + 1) AS rest FROM links WHERE uri GLOB :scheme || '*')
+    WHERE instr(rest, '/') > 1
+"""
 # Written once under a temporary name, so neither a journal nor SQLite's own syncs are due.
 _SETTINGS = """
 PRAGMA journal_mode = OFF;
@@ -39,7 +49,9 @@ PRAGMA locking_mode = EXCLUSIVE;
 # What few files have is apart, and what many have in common is there once: a row takes as long to
 # write as it has columns. Rows come in the order of the indexes, which thus need no sorting.
 _SCHEMA = """
-CREATE TABLE about (format INTEGER, version TEXT, left_out INTEGER, report TEXT);
+CREATE TABLE about (
+    format INTEGER, version TEXT, artifact TEXT, fingerprint BLOB, left_out INTEGER, report TEXT);
+CREATE TABLE pending (artifact_id TEXT PRIMARY KEY);
 CREATE TABLE folders (
     id INTEGER PRIMARY KEY, parent INTEGER, name TEXT,
     first_folder INTEGER, folder_count INTEGER, first_file INTEGER, file_count INTEGER);
@@ -56,28 +68,23 @@ CREATE UNIQUE INDEX files_by_name ON files (folder, name);
 def write_table(
     path: Path,
     version_path: str,
+    artifact: str,
     paths: Sequence[str],
     row_of: Callable[[str], Row],
-    unreadable: Sequence[tuple[str, str]] = (),
-) -> frozenset[str]:
+    left_out: LeftOut,
+) -> None:
     """Write the table of a version to the file `path`, in place of what it has.
 
-    `paths` are those of its rows, sorted; `unreadable` names more with the reason why they have
-    none. Return the ids of the artifacts that references lead to: `fill_in_sizes` is due where
-    there are any. Raises StoreError, StoreFull.
+    `artifact` is what `Manifests.name` makes of the version's id. `paths` are those of its rows,
+    sorted; what can't be shown of them is added to `left_out`. Sizes of other artifacts' files are
+    pending then: see `fill_in_sizes`. Raises TooLarge, StoreError, StoreFull.
     """
-    tree = _Tree(paths, unreadable)
-    if max(tree.file_count, len(tree.folders)) > MAX_ROWS:
-        raise StoreError(f"the manifest has {tree.file_count} files; wbfs shows at most {MAX_ROWS}")
+    tree = _Tree(version_path, paths, left_out)
     files = _Files(tree, row_of)
     try:
         os.truncate(path, 0)
         with closing(_open(path)) as db:
             db.executescript(_SETTINGS + _SCHEMA + "BEGIN;")
-            db.execute(
-                "INSERT INTO about VALUES (?, ?, ?, ?)",
-                (FORMAT, version_path, len(tree.left_out), tree.report()),
-            )
             db.executemany("INSERT INTO folders VALUES (?, ?, ?, ?, ?, ?, ?)", tree.folder_rows())
             db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", files.rows())
             db.executemany("INSERT INTO links VALUES (?, ?, ?, ?, ?)", files.link_rows())
@@ -85,39 +92,41 @@ def write_table(
                 "INSERT INTO kinds VALUES (?, ?, ?)",
                 ((number, *kind) for kind, number in files.kinds.items()),
             )
+            db.execute(_FIND_TARGETS, {"scheme": ARTIFACT_SCHEME})
+            report = json.dumps(left_out.report)
+            db.execute(
+                "INSERT INTO about VALUES (?, ?, ?, ?, ?, ?)",
+                (FORMAT, version_path, artifact, files.fingerprint, left_out.count, report),
+            )
             db.execute("COMMIT")
     except OSError as error:
         raise store_error(f"write the manifest {path}", error) from error
     except sqlite3.Error as error:
         raise _error(path, error) from error
-    return frozenset(files.targets)
 
 
 def fill_in_sizes(path: Path, targets: Mapping[str, Path]) -> None:
     """Give a table's references to other artifacts their files' sizes: manifests have 0 for them.
 
-    `targets` are the other artifacts' tables by the ids that references have; where one is missing
-    the size stays as it is. Raises StoreError, StoreFull.
+    `targets` are the other artifacts' tables by the ids that references have. What is not found out
+    now, since a target is missing or has sizes pending itself, stays pending. Raises StoreError,
+    StoreFull.
     """
-    with ExitStack() as stack:
-        finders: dict[str, _SizeFinder] = {}
-        for artifact_id, target in targets.items():
-            try:
-                finders[artifact_id] = _SizeFinder(
-                    stack.enter_context(closing(ManifestTable(target)))
-                )
-            except FileNotFoundError as error:
-                raise StoreError(f"the cached manifest {target} is gone: try again") from error
-        try:
-            db = stack.enter_context(closing(_open(path)))
+    known: set[str] = set()
+    try:
+        with closing(_open(path)) as db:
             db.executescript(_SETTINGS + "BEGIN;")
+            # In the order of their targets, so that one is open at a time, however many there are.
+            pattern = ARTIFACT_SCHEME + "*"
             rows = db.execute(
-                "SELECT file, uri FROM links WHERE uri GLOB ?", (ARTIFACT_SCHEME + "*",)
+                "SELECT file, uri FROM links WHERE uri GLOB ? ORDER BY uri", (pattern,)
             )
-            db.executemany("UPDATE files SET size = ? WHERE id = ?", _sizes(rows, finders))
+            sizes = _sizes(rows, targets, known)
+            db.executemany("UPDATE files SET size = ? WHERE id = ?", sizes)
+            db.executemany("DELETE FROM pending WHERE artifact_id = ?", ((one,) for one in known))
             db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise _error(path, error) from error
+    except sqlite3.Error as error:
+        raise _error(path, error) from error
 
 
 class _SizeFinder:
@@ -127,12 +136,12 @@ class _SizeFinder:
         self._table = table
         self._folder_at = lru_cache(FOLDERS_REMEMBERED)(self._find_folder)
 
-    def size(self, path: str) -> tuple[int | None] | None:
-        """Return a file's size, which may not be known; None where there is no such file."""
+    def size(self, path: str) -> int | None:
+        """Return a file's size; None where it is not known, or where there is no such file."""
         folder, _, name = path.rpartition("/")
         number = self._folder_at(folder)
         found = None if number is None else self._table.find(number, name)
-        return None if found is None or found.is_folder else (found.size,)
+        return None if found is None else found.size
 
     def _find_folder(self, path: str) -> int | None:
         number = ROOT_FOLDER
@@ -145,31 +154,46 @@ class _SizeFinder:
 
 
 def _sizes(
-    rows: Iterator[tuple[int, str]], finders: Mapping[str, _SizeFinder]
+    rows: Iterator[tuple[int, str]], targets: Mapping[str, Path], known: set[str]
 ) -> Iterator[tuple[int | None, int]]:
-    for file, uri in rows:
-        artifact_id, path = split_artifact_uri(uri)
-        finder = finders.get(artifact_id)
-        found = finder.size(path) if finder else None
-        if found is not None:
-            yield found[0], file
+    """Yield sizes and whose they are; add to `known` the targets that have no more to say."""
+    links = ((*split_artifact_uri(uri), file) for file, uri in rows)
+    for artifact_id, group in groupby(links, key=itemgetter(0)):
+        target = targets.get(artifact_id)
+        if target is None:
+            continue
+        try:
+            table = ManifestTable(target)
+        except (FileNotFoundError, StoreError):
+            # Evicted meanwhile: it is fetched again the next time.
+            continue
+        with closing(table):
+            finder = _SizeFinder(table)
+            is_known = True
+            for _, path, file in group:
+                size = finder.size(path)
+                is_known = is_known and (size is not None or table.is_complete)
+                yield size, file
+        if is_known:
+            known.add(artifact_id)
 
 
 class _Tree:
-    """The folders of a manifest with their files' paths, and what is left out of it.
+    """The folders of a manifest with their files' paths, without what can't be shown.
 
     `folders` has the folders by path, in the order of their numbers.
     """
 
-    def __init__(self, paths: Sequence[str], unreadable: Sequence[tuple[str, str]]) -> None:
-        self.left_out = list(unreadable)
+    def __init__(self, version_path: str, paths: Sequence[str], left_out: LeftOut) -> None:
+        """Sort the paths; add those that can't be shown to `left_out`. Raises TooLarge."""
         by_folder: dict[str, list[str]] = {"": []}
         reason_of = lru_cache(FOLDERS_REMEMBERED)(_unsafe_folder)
         for path in paths:
             folder, slash, name = path.rpartition("/")
             # A path that begins with a slash has an empty folder in front of it.
-            if reason := (reason_of(folder) if slash else "") or _unsafe(name):
-                self.left_out.append((path, reason if path else "its path is empty"))
+            reason = _too_long(path) or (reason_of(folder) if slash else "") or _unsafe(name)
+            if reason:
+                left_out.add(path, reason if path else "its path is empty")
             else:
                 by_folder.setdefault(folder, []).append(path)
         for folder in list(by_folder):
@@ -178,20 +202,19 @@ class _Tree:
                 if folder in by_folder:
                     break
                 by_folder[folder] = []
-        for folder in by_folder:
-            files = by_folder[folder.rpartition("/")[0]]
-            at = bisect_left(files, folder)
-            if folder and files[at : at + 1] == [folder]:
-                self.left_out.append((files.pop(at), "its name is also a folder's"))
+            if len(by_folder) > MAX_ROWS:
+                raise _too_large(version_path, f"more than {MAX_ROWS} folders")
+        for files in by_folder.values():
+            both = [path for path in files if path in by_folder]
+            for path in both:
+                left_out.add(path, "its name is also a folder's")
+            if both:
+                files[:] = [path for path in files if path not in by_folder]
         # By folder's depth and name: subfolders, and files, of one folder get consecutive numbers.
-        ordered = sorted(by_folder, key=_depth_and_parts)
-        self.folders = {folder: by_folder[folder] for folder in ordered}
-        self.file_count = sum(map(len, by_folder.values()))
-
-    def report(self) -> str:
-        """Return some of what is left out, with the reasons, as JSON."""
-        some = self.left_out[:MAX_REPORTED]
-        return json.dumps([[_printable(path), reason] for path, reason in some])
+        self.folders = {folder: by_folder[folder] for folder in sorted(by_folder, key=_order)}
+        file_count = sum(map(len, by_folder.values()))
+        if file_count > MAX_ROWS:
+            raise _too_large(version_path, f"{file_count} files")
 
     def folder_rows(self) -> Iterator[tuple[int, int, str, int, int, int, int]]:
         """Yield the rows of the table of folders."""
@@ -221,12 +244,17 @@ class _Files:
         self._tree = tree
         self._row_of = row_of
         self._has_links = False
+        self._hasher = xxhash.xxh128()
         self.kinds: dict[tuple[str, str], int] = {}
-        self.targets: set[str] = set()
+
+    @property
+    def fingerprint(self) -> bytes:
+        """What the rows hash to: the numbers of two tables mean the same where these are equal."""
+        return self._hasher.digest()
 
     def rows(self) -> Iterator[tuple[int, int, str, int | None, bytes | None, int]]:
         """Yield the rows of the table of files."""
-        kinds, row_of = self.kinds, self._row_of
+        kinds, row_of, hashed = self.kinds, self._row_of, self._hasher.update
         file = 0
         for number, (folder, paths) in enumerate(self._tree.folders.items()):
             start = len(folder) + 1 if folder else 0
@@ -235,8 +263,13 @@ class _Files:
                 kind = kinds.setdefault((algorithm, birth), len(kinds))
                 yield file, number, path[start:], size, digest, kind
                 file += 1
+                hashed(f"{path}\0{size}\0".encode())
+                if digest is not None:
+                    hashed(digest)
                 if reference is not None:
                     self._has_links = True
+                    parts = (reference.uri, reference.token, reference.version_id)
+                    hashed("\0".join(parts).encode())
 
     def link_rows(self) -> Iterator[tuple[int, str, str, str, str]]:
         """Yield the rows of the table of links, after those of files."""
@@ -246,8 +279,6 @@ class _Files:
             reference = self._row_of(path).reference
             if reference is None:
                 continue
-            if reference.uri.startswith(ARTIFACT_SCHEME):
-                self.targets.add(split_artifact_uri(reference.uri)[0])
             yield file, reference.uri, reference.token, reference.etag, reference.version_id
 
 
@@ -259,20 +290,32 @@ def _unsafe_folder(path: str) -> str:
     return next(filter(None, map(_unsafe, parts)), "")
 
 
+def _too_long(path: str) -> str:
+    # No character has less than a byte.
+    if len(path) > MAX_PATH_BYTES or len(path.encode("utf-8", "replace")) > MAX_PATH_BYTES:
+        return f"its path is longer than {MAX_PATH_BYTES} bytes"
+    if path.count("/") > MAX_DEPTH:
+        return f"its path leads through more than {MAX_DEPTH} folders"
+    return ""
+
+
 def _unsafe(name: str) -> str:
     """Return why something of that name can't be shown, or the empty text."""
     if is_safe_component(name):
         return ""
-    return f"{_printable(name[:80])!r} can't be a name in a folder"
+    return f"{name[:80]!r} can't be a name in a folder"
 
 
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+def _order(folder: str) -> tuple[int, str]:
+    """What sorts folders by depth, and then as their parts do."""
+    # NUL is in no name and before every other character.
+    return (folder.count("/") + 1 if folder else 0), folder.replace("/", "\0")
 
 
-def _depth_and_parts(folder: str) -> tuple[int, list[str]]:
-    parts = folder.split("/") if folder else []
-    return len(parts), parts
+def _too_large(version_path: str, what: str) -> TooLarge:
+    return TooLarge(
+        f"the manifest of {version_path} has {what}; wbfs shows at most {MAX_ROWS} of a version"
+    )
 
 
 def _open(path: Path) -> sqlite3.Connection:

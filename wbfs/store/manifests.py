@@ -26,7 +26,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 from wbfs.model.digests import Algorithm, Digest
-from wbfs.model.entries import Entry, Reference
+from wbfs.model.entries import Entry, LeftOut, Reference
 from wbfs.model.errors import StoreError
 from wbfs.store.blobs import mark_used
 from wbfs.store.folder import open_file, store_error
@@ -48,7 +48,7 @@ CACHE_KIB = 256
 SPILLED_S = 10.0
 """Seconds in which new tables are not written to a cache that had no room for one."""
 
-FORMAT = 3
+FORMAT = 4
 """What `about` says of a table as `wbfs.store.manifest_writer` writes it."""
 _FILES = (
     "SELECT id, folder, name, size, digest, kind, uri, token, etag, version_id"
@@ -87,16 +87,11 @@ class Found(NamedTuple):
     is_folder: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """The entries that a manifest has and the tree doesn't: how many, and some with the reason."""
-
-    count: int
-    report: tuple[tuple[str, str], ...]
-
-
 class ManifestTable:
-    """The tree of one version; `version_path` is the path that it was first resolved by."""
+    """The tree of one version; `version_path` is the path that it was first resolved by.
+
+    The numbers in two tables mean the same files and folders where their `fingerprint` is equal.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the table at `path`. Raises StoreError, FileNotFoundError."""
@@ -123,14 +118,29 @@ class ManifestTable:
             raise
         self._kind = lru_cache(KINDS)(self._find_kind)
         self._path_to = lru_cache(FOLDER_PATHS)(self._find_path_to)
-        _, self.version_path, left_out, report = about
-        reasons = tuple((name, reason) for name, reason in json.loads(report))
-        self.left_out = LeftOut(count=left_out, report=reasons)
+        self.fingerprint: bytes
+        _, self.version_path, self._artifact, self.fingerprint, left_out, report = about
+        self.left_out = LeftOut(left_out, map(tuple, json.loads(report)))
 
     def close(self) -> None:
         """Close the table's file."""
         self._db.close()
         os.close(self._pin)
+
+    def pending(self, limit: int) -> list[str]:
+        """Return ids, as references have them, of artifacts whose files' sizes aren't filled in.
+
+        Which of them, and in which order, is left to chance: no few are to keep others waiting.
+        """
+        rows = self._db.execute(
+            "SELECT artifact_id FROM pending ORDER BY random() LIMIT ?", (limit,)
+        )
+        return [artifact_id for (artifact_id,) in rows]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no sizes are pending."""
+        return self._db.execute("SELECT 1 FROM pending LIMIT 1").fetchone() is None
 
     def entries(self) -> Iterator[Entry]:
         """Yield every file's entry, without the folders of its path."""
@@ -255,6 +265,7 @@ class ManifestTable:
             digest=None if digest is None else Digest(algorithm, digest.hex()),
             reference=reference,
             birth_artifact_id=birth_artifact_id,
+            artifact=self._artifact if reference is not None and reference.unchecked else "",
         )
         return File(id=number, folder=folder, name=name, entry=entry)
 
@@ -293,23 +304,28 @@ class Manifests:
 
         `server` is the W&B host, since ids are unique per server.
         """
+        self._server = server
         self._folder = cache_dir / "manifests" / quote(server, safe="")
         self._room = room
         self._elsewhere = Elsewhere()
         self._elsewhere_until = -math.inf
 
-    def _name(self, artifact_id: str) -> str:
+    def name(self, artifact_id: str) -> str:
+        """Return what names a version among those of all servers."""
+        return f"{self._server}/{artifact_id}"
+
+    def _file_name(self, artifact_id: str) -> str:
         return f"{quote(artifact_id, safe='')}.sqlite"
 
     def open(self, artifact_id: str) -> ManifestTable | None:
         """Return the table of a version, or None where there is none that can be used."""
         for folder in filter(None, (self._folder, self._elsewhere.folder)):
             try:
-                return ManifestTable(folder / self._name(artifact_id))
+                return ManifestTable(folder / self._file_name(artifact_id))
             except FileNotFoundError:
                 continue
             except OSError as error:
-                log.warning("can't open a cached manifest: %s; it is fetched again", error)
+                self._room.note_failure("open a cached manifest", error)
             except StoreError as error:
                 log.warning("%s; it is fetched again", error)
         return None
@@ -331,7 +347,7 @@ class Manifests:
         Where that is an exception, nothing is left of it. Where it is StoreFull, `spill` and try
         again. Raises StoreError, StoreFull.
         """
-        name = self._name(artifact_id)
+        name = self._file_name(artifact_id)
         try:
             place = self._place()
             fd, draft = place.create(name)
@@ -346,7 +362,7 @@ class Manifests:
             yield draft
             try:
                 os.fsync(fd)
-                place.take(os.fstat(fd).st_blocks * BLOCK_BYTES, for_good=True)
+                place.take(os.fstat(fd).st_blocks * BLOCK_BYTES)
                 draft.rename(path)
             except OSError as error:
                 raise store_error(f"write the manifest {path}", error) from error

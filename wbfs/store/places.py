@@ -45,11 +45,14 @@ class Place(Protocol):
         Raises StoreError, StoreFull.
         """
 
-    def take(self, size: int, *, for_good: bool = False) -> None:
-        """Count `size` bytes before they are written, or stay `for_good`. Raises StoreFull."""
+    def take(self, size: int) -> None:
+        """Count a file of `size` bytes before it gets its name. Raises StoreFull."""
 
-    def give_back(self, size: int) -> None:
-        """Note that bytes which were taken are no longer there."""
+    def reserve(self, size: int) -> None:
+        """Count `size` bytes of what gets no name before they are written. Raises StoreFull."""
+
+    def release(self, size: int) -> None:
+        """Note that bytes which were reserved are no longer there."""
 
 
 class Cached:
@@ -67,13 +70,17 @@ class Cached:
             doing=f"write the manifest {self._folder / name}",
         )
 
-    def take(self, size: int, *, for_good: bool = False) -> None:
+    def take(self, size: int) -> None:
         """Count it as the cache's."""
         self._room.take(size)
 
-    def give_back(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
+        """Count it as the cache's."""
+        self._room.reserve(size)
+
+    def release(self, size: int) -> None:
         """Count it no longer."""
-        self._room.give_back(size)
+        self._room.release(size)
 
 
 class Elsewhere:
@@ -94,7 +101,13 @@ class Elsewhere:
         except OSError as error:
             raise store_error(f"write the manifest {name} outside of the cache", error) from error
 
-    def take(self, size: int, *, for_good: bool = False) -> None:
+    def take(self, size: int) -> None:
+        """Remove what was used least recently where it would be too much."""
+        self.reserve(size)
+        # From now on it is found.
+        self.release(size)
+
+    def reserve(self, size: int) -> None:
         """Remove what was used least recently where it would be too much."""
         with self._lock:
             tables = sorted(self._tables(), key=lambda table: table[1].st_atime_ns)
@@ -109,10 +122,9 @@ class Elsewhere:
                     "the cache has no room for the manifest, and beside it there are"
                     f" {ELSEWHERE_BYTES >> 20} MiB of them already: free space in the cache"
                 )
-            if not for_good:
-                self._scratch += size
+            self._scratch += size
 
-    def give_back(self, size: int) -> None:
+    def release(self, size: int) -> None:
         """Note that bytes are gone that were none of a table's."""
         with self._lock:
             self._scratch -= size
@@ -152,7 +164,7 @@ class Scratch(io.FileIO):
     def write(self, piece: bytes) -> int:  # type: ignore[override]
         """Write all of a piece. Raises OSError, StoreError, StoreFull."""
         size = len(piece) * (1 + TABLE_SHARE)
-        self._place.take(size)
+        self._place.reserve(size)
         self._taken += size
         view = memoryview(piece)
         while view:
@@ -162,7 +174,7 @@ class Scratch(io.FileIO):
     def close(self) -> None:
         """Close the file, which is gone then."""
         if not self.closed:
-            self._place.give_back(self._taken)
+            self._place.release(self._taken)
             self._taken = 0
         super().close()
 

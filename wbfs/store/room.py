@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from wbfs.model.errors import StoreError, StoreFull
 from wbfs.store.eviction import ROOM_SHARE, Bounds, Pruned, cached_files, free_room, prune
-from wbfs.store.folder import make_folder, store_error
+from wbfs.store.folder import make_folders, store_error
 from wbfs.store.sdk_cache import SdkCache
 from wbfs.store.tally import Tally
 
@@ -88,6 +88,8 @@ class Room:
         self._tally = Tally(cache_dir)
         self._turn = threading.Lock()
         self._lock = threading.Lock()
+        # Bytes that are taken, and not yet, or never, to be found in the cache directory.
+        self._unseen = 0
         self._full_until = -math.inf
         self._failed_until = -math.inf
         self._troubled_at = -math.inf
@@ -120,12 +122,14 @@ class Room:
 
     def add(self, size: int, work: Callable[[], T], *, doing: str) -> T:
         """Do what adds `size` bytes to the cache, and return what it returns; see `run`."""
-        self.take(size)
+        self.reserve(size)
         try:
-            return self.run(work, doing=doing, size=size)
-        except StoreError:
-            self.give_back(size)
+            result = self.run(work, doing=doing, size=size)
+        except BaseException:
+            self.release(size)
             raise
+        self._see(size)
+        return result
 
     def run(self, work: Callable[[], T], *, doing: str, size: int = 0) -> T:
         """Do something to the cache's disk, and return what it returns.
@@ -154,6 +158,22 @@ class Room:
         if not self._fits(size):
             self._make_room(size)
 
+    def reserve(self, size: int) -> None:
+        """Take `size` bytes that a scan of the cache doesn't find, until they are released."""
+        self.take(size)
+        with self._lock:
+            self._unseen += size
+
+    def release(self, size: int) -> None:
+        """Give back what was reserved."""
+        self._see(size)
+        self.give_back(size)
+
+    def _see(self, size: int) -> None:
+        """Note that reserved bytes can be found by now, or are not to be there."""
+        with self._lock:
+            self._unseen -= size
+
     def give_back(self, size: int) -> None:
         """Note that `size` bytes that were taken are not there, or no longer."""
         with self._tally.locked() as numbers:
@@ -178,6 +198,11 @@ class Room:
             self.take(0)
         except StoreError as error:
             log.info("the cache %s is not counted: %s", self._cache_dir, error)
+
+    def prune(self) -> Pruned:
+        """Remove what is beyond the bounds, and no more. Raises StoreError."""
+        with self._one_at_a_time():
+            return self._prune(0, spare=False)
 
     def make_beside(self, held: int, missing: int) -> Shortage | None:
         """Make room on the disk for `missing` bytes beside `held` ones that were used just now.
@@ -224,15 +249,12 @@ class Room:
             try:
                 disk = os.statvfs(self._cache_dir)
             except FileNotFoundError:
-                make_folder(self._cache_dir)
+                make_folders(self._cache_dir)
                 disk = os.statvfs(self._cache_dir)
             if disk.f_flag & os.ST_RDONLY:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         except OSError as error:
             raise self.note_failure(f"add to the cache {self._cache_dir}", error) from error
-        except StoreError as error:
-            self._note_trouble(State.FAILING, str(error))
-            raise
         return disk
 
     def _make_room(self, size: int) -> None:
@@ -274,9 +296,16 @@ class Room:
                 self._full_until = time.monotonic() + FULL_S
             return pruned.removed_files > 0
 
-    def _prune(self, size: int, *, is_full: bool = False) -> Pruned:
+    def _prune(self, size: int, *, is_full: bool = False, spare: bool = True) -> Pruned:
         taken = self._taken()
-        pruned = prune(self._cache_dir, self.bounds, self._sdk_cache, need=size, is_full=is_full)
+        pruned = prune(
+            self._cache_dir,
+            self.bounds,
+            self._sdk_cache,
+            need=size,
+            is_full=is_full,
+            spare=spare,
+        )
         self._set_used(pruned.kept, taken)
         if pruned.removed_files:
             log.info(
@@ -292,8 +321,11 @@ class Room:
         return used
 
     def _taken(self) -> int:
+        """Return all that was ever taken but for what a scan that begins now can't find."""
+        with self._lock:
+            unseen = self._unseen
         with self._tally.locked() as numbers:
-            return numbers.taken
+            return numbers.taken - unseen
 
     def _set_used(self, counted: int, taken: int) -> None:
         """Note what a scan has counted; what was taken since it began it may not have seen."""

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wbfs.store.folder import create_file
+from wbfs.store.folder import create_file, open_file
 
 log = logging.getLogger(__name__)
 
@@ -45,48 +45,40 @@ class Tally:
         """Take the file's place; it is made when it is needed."""
         self._path = cache_dir / "used.count"
         self._lock = threading.Lock()
-        self._fd: int | None = None
-        self._is_shared = False
-
-    def __del__(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
+        # For as long as there can be no file.
+        self._own = Numbers(None, 0)
 
     @property
     def used(self) -> int | None:
         """What is used in bytes, as far as that is known; waits for nobody."""
-        fd = self._fd
-        return None if fd is None else _read(fd).used
+        try:
+            fd = open_file(self._path)
+        except OSError:
+            return self._own.used
+        try:
+            return _read(fd).used
+        finally:
+            os.close(fd)
 
     @contextmanager
     def locked(self) -> Iterator[Numbers]:
         """Give the numbers, to be changed by nobody else meanwhile, and written at the end."""
         with self._lock:
-            fd = self._open()
-            _lock(fd)
+            # Not held open: a disk could not be unmounted, nor made read-only.
             try:
+                fd = create_file(self._path)
+            except OSError as error:
+                log.debug("%s can't be kept, others don't see it: %s", self._path, error.strerror)
+                yield self._own
+                return
+            try:
+                _lock(fd)
                 numbers = _read(fd)
                 yield numbers
                 if numbers.used is not None:
                     _write(fd, numbers)
             finally:
-                fcntl.flock(fd, fcntl.LOCK_UN)
-
-    def _open(self) -> int:
-        if self._fd is not None and (not self._is_shared or os.fstat(self._fd).st_nlink):
-            return self._fd
-        if self._fd is not None:
-            # The cache was deleted.
-            os.close(self._fd)
-            self._fd = None
-        try:
-            self._fd = create_file(self._path)
-            self._is_shared = True
-        except OSError as error:
-            log.info("%s can't be kept, others don't see it: %s", self._path, error.strerror)
-            self._fd = os.memfd_create(self._path.name)
-            self._is_shared = False
-        return self._fd
+                os.close(fd)
 
 
 def _lock(fd: int) -> None:

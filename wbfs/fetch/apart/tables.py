@@ -26,6 +26,7 @@ class Build:
     manifest: Path
     table: Path
     version_path: str
+    artifact: str
     digest: str
     digest_algorithm: str
 
@@ -40,10 +41,9 @@ class FillIn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """`targets` are the ids of the artifacts whose files' sizes are to be filled in."""
+    """Whether the manifest hashes to the version's digest."""
 
     digest_matches: bool = True
-    targets: tuple[str, ...] = ()
 
 
 def obey(order: Build | FillIn) -> Done:
@@ -57,10 +57,15 @@ def obey(order: Build | FillIn) -> Done:
         digest_algorithm=order.digest_algorithm,
         what=order.version_path,
     )
-    found = write_table(
-        order.table, order.version_path, manifest.paths, manifest.row, manifest.unreadable
+    write_table(
+        order.table,
+        order.version_path,
+        order.artifact,
+        manifest.paths,
+        manifest.row,
+        manifest.left_out,
     )
-    return Done(digest_matches=manifest.digest_matches, targets=tuple(sorted(found)))
+    return Done(digest_matches=manifest.digest_matches)
 
 
 def _mapped(path: Path) -> bytes | mmap.mmap:

@@ -97,7 +97,7 @@ class LargeFile:
         try:
             blob = self._resources.partial.large(self.blob)
         except StoreError as error:
-            log.warning("a file is read past the cache: %s", error)
+            log.debug("a file is read past the cache: %s", error)
             self._generation = None
             return
         self._generation = Generation(self._resources, blob, size=self.size, on_landed=self.go_on)

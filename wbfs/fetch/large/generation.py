@@ -309,7 +309,7 @@ class Generation:
         self._note(flight)
         if isinstance(flight.error, StoreError):
             if not self.is_past_store:
-                log.warning("%s is read past the cache: %s", wanted.path, flight.error)
+                log.debug("%s is read past the cache: %s", wanted.path, flight.error)
             self.leave_store()
         elif flight.error is not None:
             self._resources.counters.failed_fetches += 1

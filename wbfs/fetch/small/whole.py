@@ -82,7 +82,7 @@ class WholeFiles:
         except StoreError as error:
             if size is not None and size > LARGEST_IN_MEMORY:
                 raise
-            log.info("%s is read past the cache: %s", wanted.path, error)
+            log.debug("%s is read past the cache: %s", wanted.path, error)
             return await self._fetch_to_memory(wanted, deadline)
 
     async def _fetch_to_store(self, wanted: Wanted, deadline: Deadline) -> SealedBlob:

@@ -1,0 +1,82 @@
+"""The daemon's own mount as the kernel's table has it: told from others at the same place."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from wbfs.daemon.mount_table import Mount, mount_at, mounts
+from wbfs.daemon.mountpoint import unmount
+from wbfs.daemon.records import Record, Records, pid_namespace, start_of
+from wbfs.model.errors import UsageError
+from wbfs.model.settings import MountSettings
+
+log = logging.getLogger(__name__)
+
+
+class OwnMount:
+    """The one mount of this process, with its record; `device` is its number, "0:45"."""
+
+    def __init__(self, settings: MountSettings, *, server: str) -> None:
+        """Find it, which has just been mounted, and write its record."""
+        self._path = settings.mountpoint
+        self._records = Records()
+        mount = mount_at(self._path)
+        # None where somebody was quick to unmount it.
+        self._record = _record(settings, server, mount) if mount and mount.is_ours else None
+        if self._record is not None:
+            self._records.write(self._record)
+
+    @property
+    def device(self) -> str | None:
+        """Its number; None where it was gone at once."""
+        return self._record.device if self._record else None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is mounted still, here or where it was moved to."""
+        return any(self._is_own(mount) for mount in mounts())
+
+    def _is_own(self, mount: Mount) -> bool:
+        """Whether a mount is this one; its number may have been given out again meanwhile."""
+        if self._record is None or mount.device != self._record.device or not mount.is_ours:
+            return False
+        return self._records.find(mount.device) in (None, self._record)
+
+    def take_down(self) -> None:
+        """Unmount it where it was mounted, though programs use it, and never another's mount."""
+        if not self.is_there:
+            return
+        mount = mount_at(self._path)
+        if mount is None or not self._is_own(mount):
+            log.error("the mount of %s was moved or covered, and stays, dead", self._path)
+            return
+        try:
+            unmount(self._path, lazy=True)
+        except UsageError as error:
+            log.error("%s", error)
+
+    def forget(self) -> None:
+        """Remove its record."""
+        if self._record is not None:
+            self._records.remove(self._record)
+
+
+def _record(settings: MountSettings, server: str, mount: Mount) -> Record:
+    started = start_of(os.getpid())
+    assert started is not None
+    return Record(
+        pid=os.getpid(),
+        started=started,
+        pids=pid_namespace(),
+        device=mount.device,
+        mountpoint=str(settings.mountpoint),
+        source=settings.source,
+        path_prefix=settings.path_prefix,
+        server=server,
+        offline=settings.offline,
+        cache_dir=str(settings.cache_dir),
+        cache_size=settings.cache_size,
+        min_free=settings.min_free,
+        log_file=str(settings.log_file) if settings.log_file else None,
+    )

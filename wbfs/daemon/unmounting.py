@@ -1,0 +1,99 @@
+"""`wbfs umount`: a mount taken down from outside, and its daemon's end waited for.
+
+Which daemon that is, is known of the user's own mounts only, by their records; of others' there is
+what the kernel says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from wbfs.daemon.connection import abort
+from wbfs.daemon.health import Health, has_ended, health_of
+from wbfs.daemon.mount_table import FILESYSTEM_TYPE, Mount, mount_at
+from wbfs.daemon.mountpoint import unmount
+from wbfs.daemon.records import Record, Records
+from wbfs.model.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+END_TIMEOUT_S = 20.0
+"""Seconds that a daemon has to end once its mount is gone."""
+ABORT_TIMEOUT_S = 5.0
+"""Seconds that it has where its connection was aborted, before it is killed."""
+
+
+def take_down(path: Path, *, lazy: bool, force: bool) -> None:
+    """Take our mount at `path` down and wait until its daemon has ended. Raises UsageError.
+
+    With `lazy` programs go on with what they have open, and the daemon until the last has left;
+    with `force` whatever they wait for fails, and the daemon is killed where it doesn't end.
+    """
+    mount = mount_at(path)
+    if mount is None or not mount.is_ours:
+        raise UsageError(f"wbfs is not mounted at {path}: see findmnt -t {FILESYSTEM_TYPE}")
+    record = None if mount.is_another_users else Records().find(mount.device)
+    process = record.open_process() if record else None
+    try:
+        if force:
+            _force(mount, process)
+        else:
+            _unmount(mount, record, lazy=lazy)
+        if record is not None and process is not None and not lazy:
+            _wait(mount, record, process)
+    finally:
+        if process is not None:
+            os.close(process)
+
+
+def _unmount(mount: Mount, record: Record | None, *, lazy: bool) -> None:
+    try:
+        unmount(mount.mountpoint, lazy=lazy)
+    except UsageError:
+        # It may be in use by programs that wait for what will never come.
+        if lazy or health_of(mount.mountpoint) is not Health.HANGS:
+            raise
+        raise UsageError(
+            f"{mount.mountpoint} is in use, and {_daemon(record)} does not answer: end it, and what"
+            f" programs wait for, with wbfs umount --force {mount.mountpoint}"
+        ) from None
+
+
+def _daemon(record: Record | None) -> str:
+    return "its daemon" if record is None else f"its daemon (process {record.pid})"
+
+
+def _force(mount: Mount, process: int | None) -> None:
+    """End a mount's connection, which ends its daemon, if need be by force; and unmount it."""
+    try:
+        abort(mount.device)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info("can't abort the connection of %s: %s", mount.mountpoint, error)
+    else:
+        if process is not None and has_ended(process, ABORT_TIMEOUT_S):
+            process = None
+    if process is not None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+    if mount_at(mount.mountpoint) == mount:
+        try:
+            unmount(mount.mountpoint, lazy=True)
+        except UsageError:
+            # The daemon may have been quicker.
+            if mount_at(mount.mountpoint) == mount:
+                raise
+
+
+def _wait(mount: Mount, record: Record, process: int) -> None:
+    if has_ended(process, END_TIMEOUT_S):
+        return
+    log_file = f"its log, {record.log_file}, may say why" if record.log_file else "it logs nowhere"
+    raise UsageError(
+        f"{mount.mountpoint} is unmounted, but {_daemon(record)} has not ended within"
+        f" {END_TIMEOUT_S:.0f} s: {log_file}, and kill -KILL {record.pid} ends it"
+    )
