@@ -18,8 +18,10 @@ import processes
 COMMAND_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 20.0
 WBFS = (sys.executable, "-m", "wbfs.cli.main")
-DEFECTS = re.compile(r".*(Traceback \(most recent call last\)|Fatal Python error|\bdefect\b).*")
-"""What no log of ours may say."""
+DEFECTS = re.compile(
+    r".*(Traceback \(most recent call last\)|Fatal Python error|\bdefect\b|ended at once; see).*"
+)
+"""What nothing of ours may log or say."""
 
 
 def run(

@@ -29,7 +29,6 @@ def uses_of(names: set[str]) -> set[Path]:
     }
 
 
-@pytest.mark.xfail(reason="carrier, download and filling have nurseries of their own still")
 def test_nothing_else_starts_background_tasks() -> None:
     assert uses_of(OTHER_WAYS) == {THE_ONE_WAY}
 

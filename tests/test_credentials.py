@@ -118,7 +118,7 @@ def test_broken_files(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "malformed" in caplog.text
     assert "secret" not in caplog.text
     write(home / ".config/wandb/settings", "no section")
-    with pytest.raises(UsageError, match="can't read the W&B settings file"):
+    with pytest.raises(UsageError, match="the W&B settings file .* is none"):
         load(home, WANDB_API_KEY=KEYS[0])
 
 
@@ -249,3 +249,20 @@ def test_a_working_directory_that_is_gone(home: Path, monkeypatch: pytest.Monkey
     (home / "work").rmdir()
     environ = {"HOME": str(home), "WANDB_API_KEY": KEYS[0]}
     assert load_credentials(environ).read_key().value == KEYS[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "api_key = verysecret\n",
+        "[default]\napi_key = verysecret\nverysecret\n",
+        "[default]\napi_key = verysecret\napi_key = verysecret\n",
+        "\ufeff[default]\napi_key = verysecret\n",
+    ],
+)
+def test_a_settings_file_that_is_none_is_not_shown(home: Path, text: str) -> None:
+    write(home / "wandb/settings", text)
+    with pytest.raises(UsageError) as caught:
+        load(home, WANDB_API_KEY=KEYS[0])
+    assert "verysecret" not in str(caught.value)
+    assert caught.value.__cause__ is None

@@ -232,3 +232,20 @@ def test_a_disk_in_trouble_is_left_alone(
     assert (pruned.removed, pruned.still_over) == (0, True)
     assert left(blobs, filled) == list(range(COUNT))
     assert os.strerror(number) in caplog.text
+
+
+@pytest.mark.timeout(20)
+def test_what_is_planted_hangs_nothing(
+    cache_dir: Path, prune: Prune, blobs: Blobs, filled: list[Blob], tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"precious")
+    for blob in filled[:2]:
+        blobs.path(blob).unlink()
+    os.mkfifo(blobs.path(filled[0]))
+    blobs.path(filled[1]).symlink_to(target)
+    assert [blobs.open(blob) for blob in filled[:2]] == [None, None]
+    assert verify(cache_dir).good == COUNT - 2
+    prune(limit(0))
+    assert target.read_bytes() == b"precious"
+    assert left(blobs, filled) in ([], [1])

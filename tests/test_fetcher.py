@@ -48,6 +48,9 @@ class FakeSources:
     def origin(self, version: Version, entry: Entry) -> str:
         return "store.example"
 
+    def refuse(self, reference: Reference) -> None:
+        """Refuse nothing."""
+
     @contextmanager
     def open(
         self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import io
+import itertools
 import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +21,7 @@ from typing import IO, Any
 import pytest
 import trio
 from fetching import new_manifests
+from mounts import check
 from tables import VERSION
 
 from wbfs.fetch.apart import builder, tables
@@ -26,7 +31,8 @@ from wbfs.fetch.apart.tables import Build, Done
 from wbfs.fetch.background import Background, in_background
 from wbfs.model.digests import Algorithm, new_hasher
 from wbfs.model.entries import Version
-from wbfs.model.errors import RemoteProtocolError, StoreError
+from wbfs.model.errors import RemoteProtocolError, StoreError, TooLarge
+from wbfs.remote import artifacts
 from wbfs.remote.transport import Deadline
 
 MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="
@@ -69,7 +75,7 @@ def load(cache: Path, api: FakeApi, digest: str) -> list[str]:
         reach=FakeReach(),  # type: ignore[arg-type]
         manifests=new_manifests(cache, "server"),
         background=Background(None),  # type: ignore[arg-type]
-        limit=1 << 20,
+        limit=1 << 22,
     )
     table = loader.load(version(digest), deadline=Deadline.after(10))
     try:
@@ -113,6 +119,82 @@ def test_another_digest_is_the_servers_word_in_the_end(
     assert load(tmp_path, api, "0" * 32) == ["a"]
     assert api.asked == 3
     assert "does not match its digest" in caplog.text
+
+
+ENDLESS = """
+import sys, time
+from pathlib import Path
+from wbfs.fetch.apart.tables import Build, prepare
+obey = prepare(memory=100 << 20)
+manifest, table = map(Path, sys.argv[1:])
+order = Build(manifest=manifest, table=table, version_path="v", artifact="a", digest="",
+              digest_algorithm="")
+try:
+    obey(order)
+except MemoryError:
+    print("out of memory")
+print(Path("/proc/self/oom_score_adj").read_text().strip())
+"""
+
+
+def test_a_process_has_a_bound_of_memory(tmp_path: Path) -> None:
+    manifest, table = tmp_path / "manifest", tmp_path / "table"
+    rows = b",".join(b'"%x":0' % number for number in range(1 << 20))
+    manifest.write_bytes(b'{"version":1,"contents":{%s}}' % rows)
+    table.touch()
+    printed = check(sys.executable, "-c", ENDLESS, manifest, table)
+    assert printed.split("\n") == ["out of memory", "1000", ""]
+
+
+class EndlessStream:
+    size, etag = None, ""
+
+    @property
+    def pieces(self) -> Iterator[bytes]:
+        return itertools.repeat(b"x" * 1000)
+
+
+def test_a_manifest_without_an_end_is_left_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def open_stream(*_: object, **__: object) -> Iterator[EndlessStream]:
+        yield EndlessStream()
+
+    class FakeGraphQL:
+        def execute(self, *_: object, **__: object) -> dict[str, Any]:
+            return {"artifact": {"currentManifest": {"file": {"directUrl": "http://h/m"}}}}
+
+    class FakeTransport:
+        extra_headers: Mapping[str, str] = {}
+
+    monkeypatch.setattr(artifacts, "open_stream", open_stream)
+    api = artifacts.WandbApi.__new__(artifacts.WandbApi)
+    api.__dict__.update(_graphql=FakeGraphQL(), _transport=FakeTransport())
+    file = io.BytesIO()
+    with pytest.raises(TooLarge, match=r"of e/p/c:v0 has more than 1234567 bytes.*WBFS_MANIFEST"):
+        api.manifest(version(""), file, limit=1_234_567, deadline=Deadline.after(60))
+    assert file.tell() <= 1_234_567
+
+
+class Asked(Exception):
+    """Ends a test at a question."""
+
+
+@pytest.mark.parametrize("path", ["a/" * 100 + "f", "a" * 200 + "f"])
+def test_a_small_manifest_of_many_folders_is_as_a_large_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    sizes: list[int] = []
+
+    def obey(self: object, order: object, *, size: int) -> None:
+        sizes.append(size)
+        raise Asked
+
+    monkeypatch.setattr(builder.Builder, "obey", obey)
+    body = document({f"{number}-{path}": GOOD["a"] for number in range(5000)})
+    with pytest.raises(Asked):
+        load(tmp_path, FakeApi(body), "")
+    assert len(body) < builder.LARGE_BYTES
+    assert (sizes[0] >= builder.LARGE_BYTES) == ("/" in path)
 
 
 @pytest.fixture

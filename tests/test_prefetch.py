@@ -59,6 +59,9 @@ class Files:
         content = (self._folder / entry.path).read_bytes()
         yield ByteStream(size=len(content), etag="", pieces=iter([content[start:stop]]))
 
+    def origin(self, version: Version, entry: Entry) -> str:
+        return ""
+
     def location(self, version: Version, entry: Entry) -> Location | None:
         return None
 

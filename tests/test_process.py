@@ -143,7 +143,7 @@ async def test_what_it_prints_harms_nothing(
 async def test_what_a_failing_process_had_is_lost_and_no_more(
     background: Background, started: list[subprocess.Popen[bytes]], end: str
 ) -> None:
-    process = Process(background, odd_program.program(silent_s=6))
+    process = Process(background, odd_program.program(silent_s=9))
     told = Told(process)
     told.order("first", Odd(answer=1))
     assert await told.of("first") == [(1, None)]
@@ -164,7 +164,7 @@ async def test_what_a_failing_process_had_is_lost_and_no_more(
         assert isinstance((await told.of("large"))[0][1], Lost)
     texts = {
         "killed": "was ended by signal 9",
-        "stopped": "was silent for 6 s",
+        "stopped": "was silent for 9 s",
         "left": "ended by itself (3)",
         "late": "takes too long",
     }

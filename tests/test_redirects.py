@@ -14,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Server, reply, scripted_servers
 
-from wbfs.model.errors import RemoteError, RemoteProtocolError, WbfsError
+from wbfs.model.entries import Reference
+from wbfs.model.errors import ReferenceChanged, RemoteError, RemoteProtocolError, WbfsError
 from wbfs.remote.bytes import Location, open_stream
 from wbfs.remote.credentials import load_credentials
+from wbfs.remote.failures import without_secrets
 from wbfs.remote.graphql import GraphQL
 from wbfs.remote.redirects import Hop, Peer, next_hop
+from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 
 CONTENT = b"the bytes"
@@ -314,3 +317,45 @@ def test_hostile_settings_end_in_our_errors_and_tell_no_secret(header: str, prox
         pass
     assert "verysecret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@given(
+    before=st.sampled_from(["", "HTTPSConnectionPool(host='h'): ", "can't reach "]),
+    user=st.sampled_from(["", "verysecret@", "user:verysecret@", "a@verysecret:b@"]),
+    query=st.sampled_from(["", "?verysecret", "?a=verysecret&b=verysecret", "?sig=very/secret"]),
+    after=st.sampled_from(["", " (Caused by x)", "' is wrong"]),
+)
+def test_what_may_be_told_of_a_url(before: str, user: str, query: str, after: str) -> None:
+    told = without_secrets(f"{before}https://{user}host.example/path{query}{after}")
+    assert told == f"{before}https://host.example/path{after}"
+    assert without_secrets(f"url: /path{query}{after}").count("verysecret") == (
+        query == "?verysecret"
+    )
+
+
+def test_what_is_said_of_a_reference_tells_no_secret(
+    servers: Servers, transport_to: TransportTo
+) -> None:
+    server = servers()
+    server.answers = [reply(200, CONTENT, ETag='"new"')]
+    url = server.url.replace("://", "://user:verysecret@") + "/file?sig=verysecret"
+    handler = References(transport_to(server)).for_uri(url)
+    # As the SDK records it where the URL it was given had led to this one, without an ETag.
+    reference = Reference(uri=url, token=f"{url}&again")
+    with (
+        pytest.raises(ReferenceChanged) as caught,
+        handler.open(reference, start=0, stop=None, deadline=Deadline.after(5)),
+    ):
+        pass
+    assert "verysecret" not in str(caught.value)
+    for reference in (
+        Reference(uri=f"s3://user:verysecret@bucket/{'../' * 2}?verysecret", token="t"),
+        Reference(uri="gs://user:verysecret@bucket/..?verysecret", token="t"),
+    ):
+        handler = References(transport_to(server)).for_uri(reference.uri)
+        with (
+            pytest.raises(WbfsError) as refused,
+            handler.open(reference, start=0, stop=None, deadline=Deadline.after(5)),
+        ):
+            pass
+        assert "verysecret" not in str(refused.value)

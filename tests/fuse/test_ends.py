@@ -16,6 +16,15 @@ from stand_in import StandIn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 END_TIMEOUT_S = 30.0
+LOG = """
+import wandb
+with wandb.init(project="ends") as run:
+    artifact = wandb.Artifact("large", type="dataset")
+    with artifact.new_file("large.bin", mode="wb") as file:
+        file.write(bytes(8 << 20))
+    run.log_artifact(artifact).wait()
+    print(run.entity)
+"""
 WAYS = ("umount", "lazy umount", *SIGNALS)
 
 
@@ -121,6 +130,12 @@ def abort(daemon: Daemon) -> None:
 def records(daemon: Daemon) -> list[Path]:
     """What daemons wrote down about themselves in the state directory."""
     return list(Path(daemon.env["XDG_STATE_HOME"]).glob("wbfs/mounts/*"))
+
+
+@pytest.fixture(scope="module")
+def waiting(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Log a version with a large file; return its name."""
+    return stand_in.run_sdk(LOG, tmp_path_factory.mktemp("waiting")) + "/ends/large:v0"
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -372,3 +387,19 @@ def test_a_state_directory_that_others_may_write_to(start: Starter) -> None:
     # It is unmounted all the same; nobody waits for the daemon.
     assert daemon.umount().returncode == 0
     assert daemon.exit_code() == 0
+
+
+def test_who_waits_gets_an_answer(start: Starter, stand_in: StandIn, waiting: str) -> None:
+    for number in SIGNALS:
+        daemon = start(waiting)
+        daemon.wait_until_mounted()
+        stand_in.clear_requests()
+        with (
+            stand_in.faults(port="files", match="^/artifacts/", stall=True),
+            subprocess.Popen(["cat", daemon.path / "large.bin"], stdout=subprocess.DEVNULL) as user,
+        ):
+            wait_until(lambda: stand_in.requests(port="files", method="GET"), what="a read waits")
+            daemon.process.send_signal(number)
+            assert daemon.exit_code() == 0, daemon.log()
+            assert user.wait(END_TIMEOUT_S) == 1
+        assert not is_mounted(daemon.path)

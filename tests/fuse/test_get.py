@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from corpus import CorpusItem
+from defects import broken_wbfs
 from mounts import WBFS, check, run, wait_until
 from stand_in import StandIn
 
@@ -212,7 +214,11 @@ def test_wrong_bytes_are_an_error_of_their_file(
     assert "1 written, 8 were right already" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL],
+    ids=lambda one: one.name,
+)
 def test_interrupted_and_run_again(
     stand_in: StandIn,
     entity: str,
@@ -228,7 +234,11 @@ def test_interrupted_and_run_again(
         wait_until((root / "readme.md").exists, what="something is there")
         running.send_signal(number)
         _, said = running.communicate(timeout=10)
-    assert running.returncode == (130 if number == signal.SIGINT else -number)
+    if number == signal.SIGKILL:
+        assert running.returncode == -number
+    else:
+        assert running.returncode == 128 + number
+        assert "interrupted; the same command goes on from here" in said
     assert "Traceback" not in said
     left = {path.name for path in root.rglob("*") if path.is_file()}
     assert "large.bin" not in left
@@ -258,6 +268,134 @@ def test_nothing_is_written_outside(get: Get, tmp_path: Path) -> None:
     assert (outside / "victim").read_text() == "as it was"
     assert not (root / "readme.md").is_symlink()
     assert (root / "images.txt").exists()
+
+
+def test_a_full_target_disk(get: Get, small_disk: Callable[[str], Path]) -> None:
+    root = small_disk("3m")
+    done = get("--root", root)
+    assert done.returncode == 1
+    assert "the disk is full; free space, or use another place" in done.stderr
+    assert "gave up, and did not try" in done.stderr
+    assert not [path.name for path in root.rglob("*") if path.name.startswith(".")]
+    assert not (root / "large.bin").exists()
+
+
+@pytest.fixture(params=["too small", "on a full disk", "read-only"])
+def poor_cache(
+    request: pytest.FixtureRequest, get: Get, small_disk: Callable[[str], Path], tmp_path: Path
+) -> tuple[str | Path, ...]:
+    """Return the options for a cache that can't hold the large file, or nothing new at all."""
+    if request.param == "too small":
+        return ("--cache-size", "1MB")
+    disk = small_disk("3m")
+    options = ("--cache-dir", disk / "cache", "--min-free", "0")
+    if request.param == "read-only":
+        done = get("--root", tmp_path / "first", "--path-prefix", "images.txt", *options)
+        assert done.returncode == 0, done.stderr
+        check("mount", "-o", "remount,ro", disk)
+    return options
+
+
+def test_what_the_cache_can_not_hold(
+    stand_in: StandIn, get: Get, tmp_path: Path, poor_cache: tuple[str | Path, ...]
+) -> None:
+    expected, root = tmp_path / "expected", tmp_path / "root"
+    assert get("--root", expected).returncode == 0
+    done = get("--root", root, *poor_cache)
+    assert done.returncode == 0, done.stderr
+    assert "9 written" in done.stderr
+    assert check("diff", "-r", root, expected) == ""
+    done = get("--root", root, *poor_cache)
+    assert done.returncode == 0, done.stderr
+    assert "9 were right already" in done.stderr
+
+
+def test_wrong_bytes_past_the_cache(
+    stand_in: StandIn, get: Get, small_disk: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options = ("--cache-dir", small_disk("3m") / "cache", "--min-free", "0")
+    digest = large_digest()
+    with stand_in.faults(port="files", match=digest, wrong_bytes=True):
+        done = get("--root", tmp_path / "root", *options)
+    assert done.returncode == 1
+    assert "large.bin: it is damaged on the server or on the way, twice" in done.stderr
+    assert not (tmp_path / "root/large.bin").exists()
+    # Once is not yet an error.
+    with stand_in.faults(port="files", match=digest, wrong_bytes=True, first=1):
+        done = get("--root", tmp_path / "root", *options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "root/large.bin").stat().st_size == LARGE
+
+
+def large_digest() -> str:
+    """Return the digest of the large file, which its key ends in."""
+    return hashlib.md5(random.Random("large").randbytes(LARGE)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("place", "marker", "failed"),
+    [
+        ("wbfs.fetch.fetcher:Fetcher.ensure", "images.txt", ["images.txt"]),
+        ("wbfs.fetch.bulk.target:TargetFolder.write", "images.txt", ["images.txt"]),
+        # A few hundred files of one folder are looked at together.
+        (
+            "wbfs.fetch.bulk.target:Target.folder",
+            "images/bikes/",
+            ["images/bikes/1.png", "images/bikes/2.png"],
+        ),
+        ("wbfs.fetch.ahead.queue:Prefetch.add", "", []),
+    ],
+)
+def test_a_defect_fails_its_files_only(
+    entity: str,
+    get: Get,
+    env: dict[str, str],
+    tmp_path: Path,
+    place: str,
+    marker: str,
+    failed: list[str],
+) -> None:
+    expected, root = tmp_path / "expected", tmp_path / "root"
+    assert get("--root", expected).returncode == 0
+    check("rm", "-r", tmp_path / "cache", tmp_path / "home")
+    words = ("get", f"{entity}/getting/files:v0", "--root", root)
+    done = run(*broken_wbfs(place, marker, *words), env=env, timeout_s=60)
+    assert "LookupError: a defect on purpose" in done.stderr
+    assert "Traceback" in done.stderr
+    reasons = [line for line in done.stderr.splitlines() if "a defect of wbfs (Look" in line]
+    assert len(reasons) == len(failed)
+    for name in failed:
+        assert any(name in reason for reason in reasons)
+        (expected / name).unlink()
+    if failed:
+        assert f"{len(failed)} of them by a defect of wbfs: please report it" in done.stderr
+    assert done.returncode == (1 if failed else 0)
+    check("find", expected, root, "-type", "d", "-empty", "-delete")
+    assert check("diff", "-r", root, expected) == ""
+
+
+def test_the_process_that_fetches_hangs(
+    stand_in: StandIn, entity: str, get: Get, env: dict[str, str], tmp_path: Path
+) -> None:
+    expected, root = tmp_path / "expected", tmp_path / "root"
+    assert get("--root", expected).returncode == 0
+    check("rm", "-r", tmp_path / "cache", tmp_path / "home")
+    name = f"{entity}/getting/files:v0"
+    command = [*WBFS, "get", name, "--root", str(root), "--timeout", "3"]
+    with stand_in.faults(port="files", match="^/artifacts/", delay_s=1.5):
+        running = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: children(running.pid), what="a process fetches small files")
+        for pid in children(running.pid):
+            os.kill(pid, signal.SIGSTOP)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 0, said
+    assert check("diff", "-r", root, expected) == ""
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a command fetches small files by."""
+    found = run("ps", "--ppid", str(pid), "-o", "pid=,args=").stdout.splitlines()
+    return [int(line.split()[0]) for line in found if "wbfs.fetch.apart" in line]
 
 
 def test_what_is_not_there(get: Get, tmp_path: Path) -> None:

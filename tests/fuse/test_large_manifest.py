@@ -270,22 +270,20 @@ def test_what_is_no_manifest_is_said_alike_of_small_and_large(
             listing = run("ls", mount.path / name)
             assert "Input/output error" in listing.stderr
             said.append(mount.errors()[-1]["cause"].replace(version.source, "it"))
-    assert "the manifest of it is none: UnicodeDecodeError" in said[0]
+    assert "the manifest of it is none: it has no { at byte 0" in said[0]
     assert said[0] == said[1]
     assert cached_manifests(tmp_path / "cache") == []
     assert len(os.listdir(mount.path / "large/v0")) == FOLDERS + 3
 
 
 @pytest.mark.parametrize("size", ["8m", "40m"])
-def test_a_disk_that_is_full_is_said(
+def test_a_version_is_listed_whatever_room_there_is(
     mounter: Mounter, logged: Logged, small_disk: Callable[[str], Path], size: str
 ) -> None:
     # The smaller one has no room for the manifest, the larger one none for its table beside it.
     assert logged.large.manifest_size < 30 * MIB
     cache = small_disk(size) / "cache"
     mount = mounter(f"admin/{PROJECT}", cache=cache)
-    listing = run("ls", mount.path / "large/v0")
-    assert "Input/output error" in listing.stderr
-    assert "the disk is full" in mount.errors()[-1]["cause"]
+    assert len(os.listdir(mount.path / "large/v0")) == FOLDERS + 3
     assert cached_manifests(cache) == []
     assert os.listdir(mount.path / "small/v0") == [folder_name(0)]

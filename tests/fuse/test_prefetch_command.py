@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounter
+from defects import broken_wbfs
 from mounts import WBFS, Mount, check, run, wait_until
 from stand_in import StandIn
 
-from wbfs.cli.prefetching import look_at_all
+from wbfs.cli.orders import look_at_all
 from wbfs.daemon.mounted import look_at
 from wbfs.model.errors import UsageError
 
@@ -108,7 +109,7 @@ def test_a_folder_below_a_mount(
     stand_in.clear_requests()
     done = prefetch(version / "train")
     assert done.returncode == 0, done.stderr
-    assert f"{TRAIN} files: {TRAIN} fetched; 1.5 MB in " in done.stderr
+    assert f"{TRAIN} files: {TRAIN} fetched; 1.5 MB fetched in " in done.stderr
     assert len(gets(stand_in)) == TRAIN
     # Not one a file.
     questions = stand_in.requests(port="api", operation="ArtifactMembershipFiles")
@@ -205,7 +206,11 @@ def test_by_name(stand_in: StandIn, mounter: Mounter, artifact: str, env: dict[s
     assert gets(stand_in) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL],
+    ids=lambda one: one.name,
+)
 def test_interrupted_and_run_again(
     stand_in: StandIn,
     mounter: Mounter,
@@ -224,10 +229,12 @@ def test_interrupted_and_run_again(
         wait_until(lambda: blobs(mount) >= 64, what="something is fetched")
         running.send_signal(number)
         _, said = running.communicate(timeout=10)
-    assert running.returncode == (130 if number == signal.SIGINT else -number)
-    assert "Traceback" not in said
-    if number == signal.SIGINT:
+    if number == signal.SIGKILL:
+        assert running.returncode == -number
+    else:
+        assert running.returncode == 128 + number
         assert "the same command goes on from here" in said
+    assert "Traceback" not in said
     before = blobs(mount)
     assert before < TRAIN
     stand_in.clear_requests()
@@ -362,6 +369,49 @@ def test_expired_urls(
     assert done.returncode == 0, done.stderr
     assert "signature" not in done.stderr.lower()
     assert read(val) == VAL + 2
+
+
+COUNTED = """
+import sys
+from wbfs.cli.main import main
+from wbfs.store.blobs import Blobs
+opened = 0
+original = Blobs.open
+def counted(*args):
+    global opened
+    opened += 1
+    return original(*args)
+Blobs.open = counted
+try:
+    main()
+finally:
+    print(opened)
+"""
+
+
+def test_what_is_here_is_looked_at_once(
+    artifact: str, prefetch: Prefetch, env: dict[str, str]
+) -> None:
+    assert prefetch(f"{artifact}:v0").returncode == 0
+    command = (sys.executable, "-c", COUNTED, "prefetch", f"{artifact}:v0")
+    done = run(*command, env=env, timeout_s=60)
+    files = TRAIN + VAL + 4
+    assert f"{files} files: 0 fetched, {files} were here already" in done.stderr
+    # Nobody looks for an empty one.
+    assert done.stdout == f"{files - 1}\n"
+
+
+def test_a_defect_fails_its_file_only(
+    artifact: str, prefetch: Prefetch, env: dict[str, str]
+) -> None:
+    words = ("prefetch", f"{artifact}:v0/val")
+    command = broken_wbfs("wbfs.fetch.fetcher:Fetcher.ensure", "val/007.bin", *words)
+    done = run(*command, env=env, timeout_s=60)
+    assert done.returncode == 1
+    assert "LookupError: a defect on purpose" in done.stderr
+    assert "a defect of wbfs (LookupError) while doing this: get " in done.stderr
+    assert "1 failed, 1 of them by a defect of wbfs: please report it" in done.stderr
+    assert f"{VAL + 2} files: {VAL - 1} fetched" in done.stderr
 
 
 REFERENCES = """

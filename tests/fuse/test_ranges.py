@@ -328,9 +328,10 @@ def test_kill_9_in_mid_fetch(
 ) -> None:
     mount = mounter()
     path = mount.path / version / "model.bin"
-    with path.open("rb") as file:
+    maps = mount.cache_dir / "partial"
+    # So slow that reading ahead has not got the rest meanwhile, after which nothing is partial.
+    with stand_in.faults(port="files", bandwidth_bytes_per_s=2 * MIB), path.open("rb") as file:
         assert file.read(20 * MIB) == CONTENT[: 20 * MIB]
-        maps = mount.cache_dir / "partial"
         wait_until(lambda: list(maps.glob("*.map")), what="it is noted what has come")
         time.sleep(1.1)  # until it is noted again
         mount.kill()

@@ -77,7 +77,13 @@ def test_each_option_allows_its_own(
     read(mount, version / ("file" if option == "file" else "http"))
 
 
-def test_one_s_own_mount_reads_all(mounter: Mounter, version: Path) -> None:
+def test_what_one_s_own_mount_reads_is_not_another_s_to_show(
+    mounter: Mounter, version: Path
+) -> None:
     mount = mounter()
     read(mount, version / "http")
     read(mount, version / "file")
+    # They share a cache.
+    shared = mounter(options=["--allow-other"])
+    denied(shared, version / "http")
+    denied(shared, version / "file")

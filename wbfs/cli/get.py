@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from wbfs.cli.echo import echo_path
+from wbfs.cli.interruption import quiet_interruption
 from wbfs.cli.options import (
     cache_dir_option,
     cache_size_option,
@@ -16,9 +18,6 @@ from wbfs.cli.options import (
 )
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.model.settings import SessionSettings
-
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as of every program that it ended."""
 
 
 @click.command(short_help="Download an artifact to a directory.")
@@ -76,9 +75,10 @@ def get(
       wbfs get bike-dataset:latest --path-prefix images/bikes/
       wbfs get my-org/wandb-registry-model/bikes:best --root /models/bikes
     """
-    try:
+    with quiet_interruption():
         # Imported late: `wbfs --help` needs none of it.
-        from wbfs.cli.downloading import Order, download
+        from wbfs.cli.bulk import get_in_front
+        from wbfs.cli.orders import Download
 
         settings = SessionSettings(
             cache_dir=cache_dir.absolute(),
@@ -88,13 +88,14 @@ def get(
             timeout_s=timeout,
             manifest_limit=manifest_limit,
         )
-        order = Order(
-            source=source,
+        order = Download(
+            source,
             root=root,
             path_prefix=path_prefix,
             allow_missing_references=allow_missing_references,
         )
-        sys.exit(download(settings, order))
-    except KeyboardInterrupt:
-        # Before, or after, signals were waited for.
-        sys.exit(INTERRUPTED)
+        code = get_in_front(settings, order)
+        if not code:
+            assert order.root is not None
+            echo_path(order.root)
+        sys.exit(code)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from wbfs.cli.get import INTERRUPTED
+from wbfs.cli.echo import echo
+from wbfs.cli.interruption import quiet_interruption
 from wbfs.cli.logs import default_log_file, start_logging
 from wbfs.cli.options import (
     cache_dir_option,
@@ -18,9 +22,15 @@ from wbfs.cli.options import (
     timeout_option,
 )
 from wbfs.cli.places import sdk_cache_dir
+from wbfs.cli.sizes import show_size
 from wbfs.model.errors import UsageError
 from wbfs.model.settings import SessionSettings
 
+if TYPE_CHECKING:
+    from wbfs.cli.orders import Places
+
+COUNT_TIMEOUT_S = 900.0
+"""Seconds that a prefetch in the background has to count what there is to fetch."""
 OF_THE_MOUNT = ("cache_dir", "cache_size", "min_free")
 """Options that a mount has already decided on."""
 
@@ -68,12 +78,13 @@ def prefetch(
       wbfs prefetch my-team/my-project/bike-dataset:v3/images
       wbfs prefetch --no-wait bike-dataset:latest
     """
-    try:
+    with quiet_interruption():
         # Imported late: `wbfs --help` needs none of it.
-        from wbfs.cli.prefetching import look_at_all, run_behind, run_in_front
+        from wbfs.cli.bulk import get_in_front
+        from wbfs.cli.orders import Prefetch, look_at_all
 
-        wanted = look_at_all(paths)
-        cache = wanted.cache
+        places = look_at_all(paths)
+        cache = places.cache
         if cache is not None:
             _refuse_options(context)
         settings = SessionSettings(
@@ -85,13 +96,29 @@ def prefetch(
             manifest_limit=manifest_limit,
         )
         if wait:
-            sys.exit(run_in_front(settings, wanted))
+            sys.exit(get_in_front(settings, Prefetch(places, cache_dir=settings.cache_dir)))
         log_file = default_log_file(f"prefetch/{paths[0]}")
         start_logging(log_file)
-        run_behind(settings, wanted, log_file)
-    except KeyboardInterrupt:
-        # Before, or after, signals were waited for.
-        sys.exit(INTERRUPTED)
+        _get_behind(settings, places, log_file)
+
+
+def _get_behind(settings: SessionSettings, places: Places, log_file: Path) -> None:
+    """Fetch in the background; return once it is known what. Raises WbfsError."""
+    from wbfs.cli.bulk import get_all
+    from wbfs.cli.orders import Prefetch
+    from wbfs.cli.progress import LoggedLines
+    from wbfs.daemon.background import run_in_background
+
+    def run(on_ready: Callable[[], None]) -> None:
+        def on_counted(files: int, size: int) -> None:
+            where = f"in the background, as process {os.getpid()}; its log is {log_file}"
+            echo(f"wbfs: fetching {files:,} files, {show_size(size)} {where}", err=True)
+            on_ready()
+
+        order = Prefetch(places, cache_dir=settings.cache_dir, on_counted=on_counted)
+        get_all(settings, order, LoggedLines())
+
+    run_in_background(run, what="the prefetch", log_file=log_file, timeout_s=COUNT_TIMEOUT_S)
 
 
 def _refuse_options(context: click.Context) -> None:

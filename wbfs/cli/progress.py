@@ -10,11 +10,13 @@ from typing import Protocol
 
 from wbfs.cli.echo import echo
 from wbfs.cli.sizes import show_size
-from wbfs.model.text import plain
+from wbfs.model.text import LineFormatter, plain
+
+log = logging.getLogger(__name__)
 
 
 class Counts(Protocol):
-    """How many files there are, and how many are done; `files` and `bytes` once `is_counted`."""
+    """How far it is: how many files and bytes are done, of how many once `is_counted`."""
 
     @property
     def files(self) -> int: ...
@@ -24,13 +26,6 @@ class Counts(Protocol):
     def is_counted(self) -> bool: ...
     @property
     def done(self) -> int: ...
-
-
-class Shown(Protocol):
-    """What is shown: `position` is how many of the bytes are here."""
-
-    @property
-    def tally(self) -> Counts: ...
     @property
     def position(self) -> int: ...
 
@@ -41,7 +36,7 @@ class Progress(Protocol):
     every_s: float
     """Seconds between two calls of `show`."""
 
-    def show(self, run: Shown) -> None:
+    def show(self, tally: Counts) -> None:
         """Show how far it is now."""
 
     def say(self, text: str) -> None:
@@ -78,13 +73,12 @@ class Bar:
             mininterval=0,
         )
 
-    def show(self, run: Shown) -> None:
+    def show(self, tally: Counts) -> None:
         """Draw the bar."""
-        tally = run.tally
         self._bar.total = tally.bytes if tally.is_counted else None
         of = f"/{tally.files:,}" if tally.is_counted else ""
         self._bar.set_postfix_str(f"{tally.done:,}{of} files", refresh=False)
-        self._bar.update(run.position - self._bar.n)
+        self._bar.update(tally.position - self._bar.n)
         self._bar.refresh()
 
     def say(self, text: str) -> None:
@@ -105,9 +99,9 @@ class Lines:
         self._shown_at = time.monotonic()
         self._shown = 0
 
-    def show(self, run: Shown) -> None:
+    def show(self, tally: Counts) -> None:
         """Print a line, unless it has just begun."""
-        now, tally, position = time.monotonic(), run.tally, run.position
+        now, position = time.monotonic(), tally.position
         if now - self._shown_at < self.every_s:
             return
         rate = max(0, position - self._shown) / (now - self._shown_at)
@@ -130,17 +124,29 @@ class Lines:
         """Do nothing: lines stay."""
 
 
+class LoggedLines(Lines):
+    """Lines in the log, for what runs in the background."""
+
+    every_s = 30.0
+
+    def say(self, text: str) -> None:
+        """Log it."""
+        log.info("%s", text)
+
+
 class SayHandler(logging.Handler):
     """Has what is logged said."""
 
     def __init__(self, shown: Progress) -> None:
         super().__init__()
         self._shown = shown
+        self.setFormatter(LineFormatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it, in one line."""
+        """Say it in one line, and its traceback, if it has one, in lines of its own."""
         try:
-            self._shown.say(self.format(record))
+            for line in self.format(record).splitlines():
+                self._shown.say(line)
         except Exception:  # noqa: BLE001 - as every handler
             self.handleError(record)
 

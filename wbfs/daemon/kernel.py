@@ -24,8 +24,7 @@ READ_AHEAD_KB = 4096
 """KiB that the kernel asks for ahead of a reader. Its default of 128 makes small requests, two at a
 time."""
 NOTICES_AT_ONCE = 2
-NOTICES_END_TIMEOUT_S = 5.0
-"""Seconds that notices have at the mount's end, when what they wait for was answered."""
+NOTICES_POLL_S = 0.01
 
 _SETTINGS = {"max_background": MAX_BACKGROUND, "congestion_threshold": MAX_BACKGROUND}
 
@@ -56,11 +55,10 @@ class Kernel:
             self._background.spawn(lambda: self._drop_pages(inodes), name="drop pages")
 
     async def end_notices(self) -> None:
-        """Send none any more, and wait for those under way: pyfuse3's session must not go first."""
+        """Send none any more, and return when those under way have ended, with their threads."""
         self._takes_notices = False
-        with trio.move_on_after(NOTICES_END_TIMEOUT_S, shield=True):
-            while self._notices.borrowed_tokens:
-                await trio.sleep(0.01)
+        while self._notices.borrowed_tokens:
+            await trio.sleep(NOTICES_POLL_S)
 
     async def _drop_pages(self, inodes: frozenset[int]) -> None:
         await trio.to_thread.run_sync(

@@ -15,10 +15,11 @@ import pyfuse3
 import trio
 
 from wbfs.daemon.ending import Ending, signals_noted
-from wbfs.daemon.kernel import MAX_BACKGROUND, Kernel
+from wbfs.daemon.kernel import Kernel
 from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mountpoint import prepare_mountpoint, refuse_inside
 from wbfs.daemon.own_mount import OwnMount
+from wbfs.daemon.serving import answer
 from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status
 from wbfs.fetch.background import Background, in_background
@@ -31,11 +32,6 @@ from wbfs.model.errors import MountLost, UsageError
 from wbfs.model.settings import MountSettings
 
 log = logging.getLogger(__name__)
-
-GRACE_S = 1.0
-"""Seconds that requests have to end after a signal."""
-MAX_TASKS = MAX_BACKGROUND + 512
-"""Requests that are answered at once, more than reads alone can be; most of them only wait."""
 
 
 def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
@@ -147,11 +143,10 @@ async def _serve(
         background.spawn(
             partial(_announce, settings, session, kernel, own, on_ready), name="announce the mount"
         )
-        await _answer(ending.told)
+        await answer(background, operations, kernel, ending.told)
         is_lost = own.is_there and not ending.told.is_set()
     finally:
         own.take_down()
-        await kernel.end_notices()
         # It is ours to unmount: pyfuse3 would unmount whatever is at that place by now.
         pyfuse3.close(unmount=False)
         own.forget()
@@ -161,25 +156,6 @@ async def _serve(
             " mount it again"
         )
     log.info("%s is unmounted", mountpoint)
-
-
-async def _answer(told: trio.Event) -> None:
-    """Answer the kernel until the mount is gone, or it is told to end.
-
-    What ends pyfuse3's session is over before this returns: without a session it would crash.
-    """
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop, told, nursery.cancel_scope, name="stop")
-        await pyfuse3.main(max_tasks=MAX_TASKS)
-        nursery.cancel_scope.cancel()
-
-
-async def _stop(told: trio.Event, serving: trio.CancelScope) -> None:
-    await told.wait()
-    pyfuse3.terminate()
-    # Requests that wait for the network would hold the end up until their deadlines.
-    await trio.sleep(GRACE_S)
-    serving.cancel()
 
 
 async def _announce(

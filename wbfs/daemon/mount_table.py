@@ -102,7 +102,10 @@ def resolve(path: Path) -> Path:
     """
     ours = {mount.mountpoint for mount in mounts() if mount.is_ours}
     found, links = Path("/"), 0
-    left = list(reversed(path.absolute().parts[1:]))
+    try:
+        left = list(reversed(path.absolute().parts[1:]))
+    except FileNotFoundError:
+        raise UsageError(f"{path} is relative to the working directory, and that is gone") from None
     while left:
         name = left.pop()
         if name == "..":

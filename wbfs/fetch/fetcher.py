@@ -123,10 +123,13 @@ class Fetcher:
         return dict(self._manifests)
 
     def reader(self, version: Version, file: File, inode: int) -> Reader:
-        """Return what one open handle reads with; nothing is fetched yet. Raises StoreError.
+        """Return what one open handle reads with; nothing is fetched yet.
 
-        `inode` is what the kernel keeps the file's pages by.
+        `inode` is what the kernel keeps the file's pages by. Raises StoreError; AccessDenied for a
+        reference that this mount doesn't read, be it in the cache for another one that does.
         """
+        if file.entry.reference is not None:
+            self._resources.sources.refuse(file.entry.reference)
         return Reader(self, version, file, inode, self._resources.blobs.open(file.entry.blob))
 
     def close(self) -> None:

@@ -56,19 +56,24 @@ class Offload:
         """Have `function` called whenever work of that kind has ended."""
         self._afterwards[kind] = function
 
-    async def run(self, kind: Kind, function: Callable[[], T], *, origin: str = "") -> T:
+    async def run(
+        self, kind: Kind, function: Callable[[], T], *, origin: str = "", to_the_end: bool = False
+    ) -> T:
         """Run `function` in a thread of that kind and return what it returns.
 
         `origin` is the server that the function waits for, where there may be several. The function
         keeps to its own deadline. When the caller is cancelled, which for a flight is at the
-        mount's end only, the thread is left to find out by `checkpoint`.
+        mount's end only, the thread is left to find out by `checkpoint`; `to_the_end` the caller
+        waits until it has, and has tidied up.
         """
         key = (kind, origin)
         limiter = self._limiters.get(key)
         if limiter is None:
             limiter = self._limiters[key] = trio.CapacityLimiter(THREADS[kind])
         try:
-            return await trio.to_thread.run_sync(function, limiter=limiter, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(
+                function, limiter=limiter, abandon_on_cancel=not to_the_end
+            )
         finally:
             found = limiter.statistics()
             if not found.borrowed_tokens and not found.tasks_waiting:

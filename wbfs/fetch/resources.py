@@ -39,12 +39,18 @@ class Resources:
     counters: Counters
 
     async def fetch(
-        self, kind: Kind, wanted: Wanted, function: Callable[[], T], *, deadline: Deadline
+        self,
+        kind: Kind,
+        wanted: Wanted,
+        function: Callable[[], T],
+        *,
+        deadline: Deadline,
+        to_the_end: bool = False,
     ) -> T:
         """Run what asks for a file's bytes in a thread of that kind, for the server that has them.
 
         Which server that is, a signed URL tells: it is asked for, by the deadline, where there is
-        none. Raises what that and `function` raise.
+        none. `to_the_end` is what it is to `Offload.run`. Raises what that and `function` raise.
         """
         version, entry = wanted.version, wanted.entry
         origin = self.sources.origin(version, entry)
@@ -54,7 +60,7 @@ class Resources:
             )
             # Where the server has given none, the function finds out what is the matter.
             origin = self.sources.origin(version, entry) or ""
-        return await self.offload.run(kind, function, origin=origin)
+        return await self.offload.run(kind, function, origin=origin, to_the_end=to_the_end)
 
     def opener(self, wanted: Wanted) -> Opener:
         """Return what asks for the bytes of a file."""

@@ -12,7 +12,7 @@ from wbfs.fetch.apart.manifests import MAX_HOPS, ManifestLoader
 from wbfs.fetch.background import Background
 from wbfs.fetch.outage import Reach
 from wbfs.fetch.small.urls import SignedUrls
-from wbfs.model.entries import ARTIFACT_SCHEME, Blob, Entry, Version, split_artifact_uri
+from wbfs.model.entries import ARTIFACT_SCHEME, Blob, Entry, Reference, Version, split_artifact_uri
 from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.bytes import ByteStream, Location, open_stream
@@ -75,6 +75,10 @@ class Sources:
             f"the reference {entry.path!r} of {version.path} leads through more than {MAX_HOPS}"
             " artifacts: it may lead to itself"
         )
+
+    def refuse(self, reference: Reference) -> None:
+        """Raise AccessDenied for a reference that may not be read; asks nobody."""
+        self._references.refuse(reference)
 
     def prepare(self, version: Version, entries: list[Entry], *, deadline: Deadline) -> None:
         """Ask for what `open` needs to know of those entries, in one question to the server.

@@ -83,13 +83,15 @@ def _operation(
     @functools.wraps(function)
     async def bounded(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         self._requests[name] += 1
+        if self._refuses:
+            raise pyfuse3.FUSEError(errno.ENOTCONN)
+        self._running += 1
         try:
             return await function(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise
         except trio.Cancelled:
-            # The mount ends. Without an answer whoever waits keeps pages locked, and a notice of
-            # ours may wait for those, with the connection held open by it.
+            # The mount ends, but whoever waits gets an answer.
             raise pyfuse3.FUSEError(errno.ENOTCONN) from None
         except WbfsError as error:
             number = errno_for(error)
@@ -99,6 +101,10 @@ def _operation(
             self._errors.add(operation=name, errno_name="EIO", error=error)
             self._background.defect(f"{name}{args[:1]!r}", error)
             raise pyfuse3.FUSEError(errno.EIO) from error
+        finally:
+            self._running -= 1
+            if self._refuses and not self._running:
+                self._idle.set()
 
     return bounded
 
@@ -128,6 +134,9 @@ class Operations(pyfuse3.Operations):
         self._fetcher = fetcher
         self._control = control
         self._left_out = left_out
+        self._running = 0
+        self._refuses = False
+        self._idle = trio.Event()
         self._ownership = ownership
         self._cache_dir = cache_dir
         self._files: Handles[Reader | OpenControlFile] = Handles()
@@ -149,6 +158,12 @@ class Operations(pyfuse3.Operations):
             self._logged.clear()
         self._logged[key] = now
         log.error("%s: %s: %s", operation, name, error)
+
+    async def refuse(self) -> None:
+        """Fail every request from now on, and return when those under way have ended."""
+        self._refuses = True
+        if self._running:
+            await self._idle.wait()
 
     def close(self) -> None:
         """Let go of what is still open when the mount ends: the kernel releases nothing then."""

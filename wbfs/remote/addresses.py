@@ -108,15 +108,22 @@ class GuardedAdapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _pools(private_allowed=self._private_allowed)
 
+    def judge(self, url: str) -> None:
+        """Raise AccessDenied where a URL says itself that it leads to where no reference may."""
+        try:
+            host = (urllib3.util.parse_url(url).host or "").lower()
+        except urllib3.exceptions.LocationParseError:
+            # Nobody can be asked for it.
+            return
+        if literal := _literal(host):
+            _check(host, literal, private_allowed=self._private_allowed)
+
     def get_connection_with_tls_context(
         self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
         """Judge what can be judged of a request that goes through a proxy."""
-        url = request.url or ""
-        if select_proxy(url, proxies):
-            host = (urllib3.util.parse_url(url).host or "").lower()
-            if literal := _literal(host):
-                _check(host, literal, private_allowed=self._private_allowed)
+        if select_proxy(request.url or "", proxies):
+            self.judge(request.url or "")
         return super().get_connection_with_tls_context(request, verify, proxies, cert)
 
 

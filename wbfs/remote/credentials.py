@@ -158,7 +158,11 @@ def _read_settings(environ: Mapping[str, str], directory: Path) -> dict[str, str
         try:
             parser.read(path)
         except (configparser.Error, UnicodeDecodeError) as error:
-            raise UsageError(f"can't read the W&B settings file {path}: {error}") from error
+            # Its text quotes the file, and a key may be in there.
+            raise UsageError(
+                f"the W&B settings file {path} is none ({type(error).__name__}): correct it, or"
+                " remove it and run `wandb login`"
+            ) from None
         if parser.has_section("default"):
             values.update(parser.items("default"))
     return values
@@ -222,6 +226,8 @@ def read_identity_token(path: Path) -> str:
         return path.read_text().strip()
     except OSError as error:
         raise AccessDenied(f"can't read the identity token {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise AccessDenied(f"{path} holds no identity token: it is no text") from None
 
 
 def _identity(token: str) -> list[str]:

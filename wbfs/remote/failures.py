@@ -6,11 +6,16 @@ Libraries' own texts have whole URLs in them, and a signed one is a secret.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from wbfs.model.errors import RemoteError, RemoteTimeout
+
+_USER = re.compile(r"://[^\s/?#]*@")
+# Of a URL, and of what HTTP libraries say of a path.
+_QUERY = re.compile(r"(://[^\s?'\"<>]*|/[^\s?'\"<>]*(?=\?[^\s'\"<>]*=))\?[^\s'\"<>]*")
 
 
 def host_of(url: str) -> str:
@@ -19,6 +24,11 @@ def host_of(url: str) -> str:
         return urlsplit(url).netloc.rpartition("@")[2]
     except ValueError:
         return "a server whose URL is none"
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with its URLs as they may be told: without user and password, and query."""
+    return _QUERY.sub(r"\1", _USER.sub("://", text))
 
 
 def timed_out(url: str) -> RemoteTimeout:

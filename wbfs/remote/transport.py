@@ -164,6 +164,10 @@ class Transport:
                 " --offline to fetch it"
             )
 
+    def refuse_reference(self, url: str) -> None:
+        """Raise AccessDenied where a URL says itself that it leads to where no reference may."""
+        self._guarded.judge(url)
+
     @contextmanager
     def request(
         self,

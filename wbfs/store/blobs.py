@@ -143,13 +143,18 @@ class Blobs:
             return 0 if _is_open(self._sdk_cache.open(blob)) else None
         return 0 if is_the_sdks(found) else found.st_blocks * BLOCK_BYTES
 
-    def use(self, blob: Blob) -> None:
-        """Note that the blob is used now, if it is here: more than that it is opened."""
+    def use(self, blob: Blob) -> bool:
+        """Note that the blob is used now, more than that it is opened; False where `open` has none.
+
+        Raises StoreError.
+        """
         sealed = self.open(blob)
-        if sealed is not None:
-            # On a disk that is read-only, say.
-            with contextlib.suppress(OSError):
-                os.utime(sealed.fd, ns=(time.time_ns(), os.fstat(sealed.fd).st_mtime_ns))
+        if sealed is None:
+            return False
+        # On a disk that is read-only, say.
+        with contextlib.suppress(OSError):
+            os.utime(sealed.fd, ns=(time.time_ns(), os.fstat(sealed.fd).st_mtime_ns))
+        return True
 
     def rounded(self, size: int) -> int:
         """Return how many bytes of the cache's disk a blob of `size` bytes will take."""

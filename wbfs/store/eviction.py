@@ -168,7 +168,7 @@ def remove_unless_open(path: Path, sdk_cache: SdkCache) -> bool:
     The name that a blob was given in the SDK's cache goes too: its bytes would stay on the disk.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         # Somebody else removed it.
         return False

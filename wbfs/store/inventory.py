@@ -16,6 +16,7 @@ from wbfs.model.errors import StoreError
 from wbfs.store.blobs import blob_path
 from wbfs.store.catalog import catalog_path
 from wbfs.store.eviction import cached_files
+from wbfs.store.folder import open_file
 from wbfs.store.hashing import digest_of
 from wbfs.store.manifests import ManifestTable
 
@@ -145,8 +146,10 @@ def verify(cache_dir: Path) -> Verified:
 
 def _digest_of(path: Path, algorithm: Algorithm) -> str:
     """Return a file's digest, or the empty text where the disk can't read it any more."""
-    with path.open("rb", buffering=0) as file:
-        try:
-            return digest_of(file.fileno(), algorithm, checkpoint=lambda: None)
-        except OSError:
-            return ""
+    fd = open_file(path)
+    try:
+        return digest_of(fd, algorithm, checkpoint=lambda: None)
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)

@@ -34,6 +34,8 @@ FULL_S = 5.0
 """Seconds before a pruning that found nothing to remove is tried again."""
 FAILED_S = 10.0
 """Seconds in which a disk that failed is left alone."""
+PRUNINGS = 16
+"""Times that one thread makes room for itself, should others take it."""
 TURN_S = 30.0
 """Seconds to wait while other threads make room."""
 
@@ -105,6 +107,8 @@ class Room:
     @property
     def left(self) -> int:
         """How many bytes may be added before something is removed, as far as this is known."""
+        if self.state is not State.CACHING:
+            return 0
         try:
             left = free_room(self._cache_dir, self.bounds)
         except StoreError:
@@ -266,9 +270,13 @@ class Room:
                 if self._fits(size):
                     return
                 if time.monotonic() >= self._full_until:
-                    self._prune(size)
-                    if self._fits(size):
-                        return
+                    # Others may be faster to take what becomes free.
+                    for _ in range(PRUNINGS):
+                        pruned = self._prune(size)
+                        if self._fits(size):
+                            return
+                        if not pruned.removed_files:
+                            break
                     self._full_until = time.monotonic() + FULL_S
         full = StoreFull(
             f"there is no room in the cache {self._cache_dir}, and all that is left of it is in"
@@ -298,11 +306,13 @@ class Room:
 
     def _prune(self, size: int, *, is_full: bool = False, spare: bool = True) -> Pruned:
         taken = self._taken()
+        with self._lock:
+            need = size + self._unseen
         pruned = prune(
             self._cache_dir,
             self.bounds,
             self._sdk_cache,
-            need=size,
+            need=need,
             is_full=is_full,
             spare=spare,
         )

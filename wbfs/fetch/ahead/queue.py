@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
 
@@ -48,17 +48,18 @@ class Outcome(Enum):
 class Job:
     """A file to be fetched; `done` is told what became of it, and why, in the trio thread.
 
-    What `is_unread` is the first to be evicted, until it is opened.
+    What `is_unread` is the first to be evicted, until it is opened. `key` is what its content is
+    known by.
     """
 
     wanted: Wanted
     done: Callable[[Outcome, WbfsError | None], None] = lambda outcome, error: None
     is_unread: bool = True
+    key: str = field(init=False)
 
-    @property
-    def key(self) -> str:
-        """What its content is known by."""
-        return self.wanted.entry.blob.key
+    def __post_init__(self) -> None:
+        # Once: it takes as long as all else that is done here with a file.
+        object.__setattr__(self, "key", self.wanted.entry.blob.key)
 
     @property
     def size(self) -> int:

@@ -43,7 +43,8 @@ class Builder:
         for _ in range(2 if isinstance(order, Build) else 1):
             try:
                 return trio.from_thread.run(ask)
-            except NotStarted:
+            except (NotStarted, PermissionError):
+                # Where Python has capabilities, no process may look at another's descriptors.
                 return tables.obey(order)
             except (Lost, MemoryError) as error:
                 why = str(error) or "out of memory"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from wbfs.fetch.apart.builder import Builder
+from wbfs.fetch.apart.builder import LARGE_BYTES, Builder
 from wbfs.fetch.apart.tables import Build, Done, FillIn
 from wbfs.fetch.background import Background
 from wbfs.fetch.outage import Reach
@@ -33,6 +33,7 @@ from wbfs.model.errors import (
     StoreFull,
     TooLarge,
     WbfsError,
+    while_doing,
 )
 from wbfs.remote.artifacts import MANIFEST_ATTEMPTS, WandbApi
 from wbfs.remote.transport import Deadline
@@ -57,6 +58,8 @@ COMPLETE_S = 5.0
 """Seconds that a table in the store is waited for to be completed: it can do without."""
 COMPLETE_AGAIN_S = 60.0
 """Seconds before that is tried again."""
+FOLDER_BYTES = 16
+"""What a slash counts for in a manifest's size: folders of their own are as much work as files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +174,8 @@ class ManifestLoader:
         self, version: Version, pending: Sequence[str], within_s: float, patience: _Patience
     ) -> dict[str, Path]:
         """Return the tables of those of the artifacts that can be had within so many seconds."""
+        if not pending:
+            return {}
         self._tried_s[version.id] = time.monotonic()
         through = patience.through | {version.id}
         until = patience.bounded(Deadline.after(within_s))
@@ -265,4 +270,16 @@ class ManifestLoader:
             digest=version.digest,
             digest_algorithm=version.digest_algorithm,
         )
-        return self._builder.obey(order, size=file.tell())
+        try:
+            return self._builder.obey(order, size=_weight(file))
+        except StoreError as error:
+            raise while_doing(f"read the manifest of {version.path}", error) from error
+
+
+def _weight(file: IO[bytes]) -> int:
+    """Return how many bytes of a usual manifest would be as much work as this one."""
+    size = file.tell()
+    if size >= LARGE_BYTES:
+        return size
+    file.seek(0)
+    return size + FOLDER_BYTES * file.read().count(b"/")

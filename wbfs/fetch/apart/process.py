@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 """Seconds after which it is looked again whether the process hangs."""
-MOMENT_S = 2.0
-"""Seconds of silence after which what a program waits for is better done here."""
+MOMENT_S = 5.0
+"""Seconds of silence after which what a program waits for is better done here; on a busy machine a
+process may take as long to start."""
 LONGEST_PAUSE_S = 60.0
 """Seconds before a process is started again, at most, after several that failed in a row."""
 END_S = 5.0
@@ -107,7 +108,11 @@ class Process(Generic[O, A]):
             ended.set()
 
         self.order(order, done, timeout_s=timeout_s)
-        await ended.wait()
+        with trio.move_on_after(timeout_s + END_S):
+            await ended.wait()
+        if not outcome:
+            # Not even the system's call to start it has come back.
+            raise Lost(f"{self._name} takes too long")
         answer, error = outcome[0]
         if error is not None:
             raise error

@@ -5,8 +5,10 @@ For a million files that takes hundreds of megabytes, which the system gets back
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from wbfs.fetch.apart.worker import Program
 from wbfs.remote.manifests import Manifest
 from wbfs.store.manifest_writer import fill_in_sizes, write_table
 
+MEMORY_BYTES = 8 << 30
+"""What the files of a version take at the most, of as many as wbfs shows."""
 SILENT_S = 30.0
 """While JSON of hundreds of megabytes is decoded no other thread has its turn."""
 
@@ -75,8 +79,14 @@ def _mapped(path: Path) -> bytes | mmap.mmap:
         return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if size else b""
 
 
-def prepare() -> Callable[[Build | FillIn], Done]:
-    """Return what obeys an order in a process."""
+def prepare(memory: int = MEMORY_BYTES) -> Callable[[Build | FillIn], Done]:
+    """Return what obeys an order in a process, which takes no more than that many bytes."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    # Where there is less, this process is to be ended and no other.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     return obey
 
 

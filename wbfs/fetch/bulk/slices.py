@@ -12,7 +12,7 @@ from itertools import islice
 import trio
 
 from wbfs.model.entries import Entry
-from wbfs.store.manifests import ROOT_FOLDER, ManifestTable
+from wbfs.store.manifests import ROOT_FOLDER, File, ManifestTable
 
 SLICE_FILES = 256
 """Entries of one folder that are taken together, and their bytes."""
@@ -21,15 +21,33 @@ SLICE_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Some entries of one folder, whose path ends in a slash or is empty."""
+    """Some files of one folder, whose path ends in a slash or is empty."""
 
     folder: str
-    entries: list[Entry]
+    files: list[File]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Their entries."""
+        return [file.entry for file in self.files]
 
     @property
     def size(self) -> int:
         """Their bytes, as far as they are known."""
-        return sum(entry.size or 0 for entry in self.entries)
+        return sum(file.entry.size or 0 for file in self.files)
+
+
+class OneFile:
+    """What `Slices` is for a folder: the slices of a single file."""
+
+    def __init__(self, file: File) -> None:
+        path = file.entry.path
+        self._slice: Slice | None = Slice(path[: len(path) - len(file.name)], [file])
+
+    async def next(self) -> Slice | None:
+        """Return the file at first, then None."""
+        piece, self._slice = self._slice, None
+        return piece
 
 
 class Slices:
@@ -52,28 +70,28 @@ class Slices:
             # A manifest with no end of folders holds up nobody else.
             await trio.lowlevel.checkpoint()
             if self._left:
-                entries = await self._take()
-                if entries:
-                    return Slice(self._path, entries)
+                files = await self._take()
+                if files:
+                    return Slice(self._path, files)
             else:
                 await self._enter()
         return None
 
-    async def _take(self) -> list[Entry]:
+    async def _take(self) -> list[File]:
         table = await self._manifest()
         folder = table.folder(self._folder)
         assert folder is not None
-        entries: list[Entry] = []
+        files: list[File] = []
         size = 0
         for file in islice(table.files(folder, self._taken), SLICE_FILES):
             self._taken += 1
             self._left -= 1
             if file.entry.path.startswith(self._prefix):
-                entries.append(file.entry)
+                files.append(file)
                 size += file.entry.size or 0
                 if size >= SLICE_BYTES:
                     break
-        return entries
+        return files
 
     async def _enter(self) -> None:
         """Go to the next folder, unless the prefix picks nothing in it."""

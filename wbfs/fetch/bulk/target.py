@@ -172,22 +172,21 @@ class TargetFolder:
         finally:
             os.close(fd)
 
-    def write(self, name: str, source: int, *, checkpoint: Callable[[], None]) -> None:
-        """Put a copy of the open file `source` at `name`, in the place of what is there.
+    def write(self, name: str, fill: Callable[[int], None]) -> None:
+        """Put what `fill` writes to an open file at `name`, in the place of what is there.
 
-        What is no folder is replaced, a symbolic link itself and not what it leads to. The copy
-        shares the source's blocks where the filesystem can do that. Raises TargetError, TargetFull,
-        and what `checkpoint` raises; then nothing has changed.
+        What is no folder is replaced, a symbolic link itself and not what it leads to. Raises
+        TargetError, TargetFull, and what `fill` raises; then nothing has changed.
         """
         try:
-            if not self._write_unnamed(name, source, checkpoint):
-                self._write_named(name, source, checkpoint)
+            if not self._write_unnamed(name, fill):
+                self._write_named(name, fill)
         except IsADirectoryError as error:
             raise self._folder_in_the_way(name) from error
         except OSError as error:
             raise _error(f"write {self._path / name}", error) from error
 
-    def _write_unnamed(self, name: str, source: int, checkpoint: Callable[[], None]) -> bool:
+    def _write_unnamed(self, name: str, fill: Callable[[int], None]) -> bool:
         """Write the file and then name it; False where the filesystem has no such files."""
         try:
             fd = os.open(".", _FILE | os.O_TMPFILE, 0o600, dir_fd=self._fd)
@@ -196,7 +195,8 @@ class TargetFolder:
                 return False
             raise
         try:
-            self._fill(fd, source, checkpoint)
+            fill(fd)
+            os.fchmod(fd, 0o666 & ~self._umask)
             try:
                 self._name(fd, name)
             except FileExistsError:
@@ -207,12 +207,13 @@ class TargetFolder:
             os.close(fd)
         return True
 
-    def _write_named(self, name: str, source: int, checkpoint: Callable[[], None]) -> None:
+    def _write_named(self, name: str, fill: Callable[[int], None]) -> None:
         temporary = _temporary_name()
         fd = os.open(temporary, _FILE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._fd)
         try:
             try:
-                self._fill(fd, source, checkpoint)
+                fill(fd)
+                os.fchmod(fd, 0o666 & ~self._umask)
             finally:
                 # Some filesystems, of other machines mostly, say only now that they are full.
                 os.close(fd)
@@ -220,10 +221,6 @@ class TargetFolder:
             os.unlink(temporary, dir_fd=self._fd)
             raise
         self._rename(temporary, name)
-
-    def _fill(self, fd: int, source: int, checkpoint: Callable[[], None]) -> None:
-        _copy(source, fd, checkpoint)
-        os.fchmod(fd, 0o666 & ~self._umask)
 
     def _name(self, fd: int, name: str) -> None:
         os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self._fd, follow_symlinks=True)
@@ -258,8 +255,12 @@ def _temporary_name() -> str:
     return f".wbfs-{secrets.token_hex(8)}"
 
 
-def _copy(source: int, fd: int, checkpoint: Callable[[], None]) -> None:
-    """Write all bytes of the open file `source`. Raises OSError."""
+def copy(source: int, fd: int, *, checkpoint: Callable[[], None]) -> None:
+    """Write all bytes of the open file `source` to `fd`. Raises OSError.
+
+    The copy shares the source's blocks where the filesystem can do that. `checkpoint` raises when
+    nobody waits for it any more.
+    """
     size = os.fstat(source).st_size
     done = 0
     in_kernel = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -34,21 +35,32 @@ class References:
     """The schemes that can be read."""
 
     def __init__(self, transport: Transport, *, files_allowed: bool = True) -> None:
-        http = HttpReferences(transport)
+        http, files = HttpReferences(transport), FileReferences(allowed=files_allowed)
+        self._refusals: dict[str, Callable[[Reference], None]] = {
+            "http": http.refuse,
+            "https": http.refuse,
+            "file": files.refuse,
+        }
         self._azure = AzureReferences(transport)
         self._handlers: dict[str, ReferenceHandler] = {
             "http": http,
             "https": http,
-            "file": FileReferences(allowed=files_allowed),
+            "file": files,
             "s3": S3References(transport),
             "gs": GcsReferences(transport),
         }
+
+    def refuse(self, reference: Reference) -> None:
+        """Raise AccessDenied for a reference whose URI itself says that it may not be read."""
+        refusal = self._refusals.get(_scheme(reference.uri))
+        if refusal is not None:
+            refusal(reference)
 
     def for_uri(self, uri: str) -> ReferenceHandler:
         """Return the handler of a URI's scheme, or its host. Raises ReferenceUnsupported."""
         if is_azure(uri):
             return self._azure
-        scheme = uri.partition(":")[0].lower()
+        scheme = _scheme(uri)
         handler = self._handlers.get(scheme)
         if handler is None:
             raise ReferenceUnsupported(
@@ -56,3 +68,7 @@ class References:
                 " artifact.download() of the wandb SDK may"
             )
         return handler
+
+
+def _scheme(uri: str) -> str:
+    return uri.partition(":")[0].lower()

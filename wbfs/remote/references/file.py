@@ -40,13 +40,8 @@ class FileReferences:
         Raises AccessDenied where none may be read; ReferenceChanged, or ReferenceMissing where it
         is gone.
         """
+        self.refuse(reference)
         path = _path(reference.uri)
-        if not self._allowed:
-            raise AccessDenied(
-                f"the artifact refers to the file {path} of this machine, and no file is read for"
-                " artifacts where other users read the mount too; if they may read what artifacts"
-                f" name, mount with {FILE_OPTION}"
-            )
         if is_digest_of_uri(reference):
             raise ReferenceChanged(
                 f"the file {path} was logged without a checksum: nothing tells whether it is still"
@@ -56,6 +51,15 @@ class FileReferences:
             size = os.fstat(file.fileno()).st_size
             file.seek(start)
             yield ByteStream(size=size, etag="", pieces=_pieces(path, file, start, stop))
+
+    def refuse(self, reference: Reference) -> None:
+        """Raise AccessDenied unless files may be read."""
+        if not self._allowed:
+            raise AccessDenied(
+                f"the artifact refers to {reference.uri!r} on this machine, and no file is read for"
+                " artifacts where other users read the mount too; if they may read what artifacts"
+                f" name, mount with {FILE_OPTION}"
+            )
 
 
 def _path(uri: str) -> str:

@@ -20,6 +20,7 @@ import msgspec
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, RemoteError, WbfsError
 from wbfs.remote.bytes import ByteStream
+from wbfs.remote.failures import without_secrets
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
@@ -176,15 +177,17 @@ def _log_in(deadline: Deadline) -> tuple[Mapping[str, str] | None, float]:
             functools.partial(session, timeout=SILENCE_S), "GET", SERVER, headers
         )
     except exceptions.TransportError as error:
-        raise RemoteError(f"can't ask Google for a token: {error}") from error
+        said = without_secrets(str(error))
+        raise RemoteError(f"can't ask Google for a token: {said}") from None
     except exceptions.GoogleAuthError as error:
         named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
         if isinstance(error, exceptions.DefaultCredentialsError) and not named:
             return None, LOOK_AGAIN_S
+        said = without_secrets(str(error))
         raise AccessDenied(
-            f"can't use the Google credentials that were found: {error}; renew them with"
+            f"can't use the Google credentials that were found: {said}; renew them with"
             " `gcloud auth application-default login`, or correct GOOGLE_APPLICATION_CREDENTIALS"
-        ) from error
+        ) from None
     # Google's are naive, in UTC.
     expiry = credentials.expiry
     if expiry is None:

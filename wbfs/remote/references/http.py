@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, ReferenceChanged, ReferenceMissing, UrlExpired
 from wbfs.remote.bytes import ByteStream, Location, ObjectMissing, open_stream
-from wbfs.remote.failures import host_of
+from wbfs.remote.failures import host_of, without_secrets
 from wbfs.remote.redirects import Peer
 from wbfs.remote.transport import Deadline, Transport
 
@@ -18,6 +18,10 @@ class HttpReferences:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+
+    def refuse(self, reference: Reference) -> None:
+        """Raise AccessDenied where the URI itself says that it leads to where none may."""
+        self._transport.refuse_reference(reference.uri)
 
     @contextmanager
     def open(
@@ -48,7 +52,7 @@ class HttpReferences:
             if not reference.unchecked and stream.etag.strip('"') != reference.token:
                 raise ReferenceChanged(
                     f"the object at {host} is no longer the one that was logged: its ETag is"
-                    f" {stream.etag or 'missing'} and was {reference.token!r}; log the artifact"
-                    " again to take the new one"
+                    f" {stream.etag or 'missing'} and was {without_secrets(reference.token)!r}; log"
+                    " the artifact again to take the new one"
                 )
             yield stream

@@ -29,7 +29,7 @@ from wbfs.model.errors import (
     WbfsError,
 )
 from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, stream_of
-from wbfs.remote.failures import host_of
+from wbfs.remote.failures import host_of, without_secrets
 from wbfs.remote.redirects import Peer
 from wbfs.remote.transport import Deadline, Transport
 
@@ -278,8 +278,8 @@ def changed(reference: Reference) -> ReferenceChanged:
     """Return the error of an object that was replaced, with nothing kept of what it was."""
     return ReferenceChanged(
         f"{name_of(reference)} is no longer the object that was logged: its ETag is not"
-        f" {reference.token!r} any more, and no older version of it that could be read has that"
-        " one; log the artifact again to take it as it is now"
+        f" {without_secrets(reference.token)!r} any more, and no older version of it that could be"
+        " read has that one; log the artifact again to take it as it is now"
     )
 
 
@@ -304,7 +304,7 @@ def _is_text(name: str) -> bool:
 
 def name_of(reference: Reference) -> str:
     """Return the object's URI as it may be told: without a query, which may be a signature."""
-    return reference.uri.partition("?")[0]
+    return without_secrets(reference.uri).partition("?")[0]
 
 
 def missing_extra(extra: str, scheme: str) -> ReferenceUnsupported:

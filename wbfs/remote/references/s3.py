@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, ReferenceUnsupported, RemoteError, WbfsError
 from wbfs.remote.bytes import ByteStream
+from wbfs.remote.failures import without_secrets
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
@@ -249,10 +250,12 @@ def _own_errors() -> Iterator[None]:
     try:
         yield
     except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
-        raise RemoteError(f"can't ask AWS for what reading S3 needs: {error}") from error
+        said = without_secrets(str(error))
+        raise RemoteError(f"can't ask AWS for what reading S3 needs: {said}") from None
     # EOFError: a profile wants a code of a device, and there is no terminal to ask for it.
     except (exceptions.BotoCoreError, exceptions.ClientError, EOFError, ValueError) as error:
+        said = without_secrets(str(error)) or type(error).__name__
         raise AccessDenied(
-            f"can't use the AWS settings that were found: {error or type(error).__name__}; correct"
-            " them (AWS_PROFILE, ~/.aws; `aws sts get-caller-identity` tells when they are right)"
-        ) from error
+            f"can't use the AWS settings that were found: {said}; correct them (AWS_PROFILE,"
+            " ~/.aws; `aws sts get-caller-identity` tells when they are right)"
+        ) from None
