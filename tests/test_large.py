@@ -21,11 +21,19 @@ from wbfs.fetch.background import Background
 from wbfs.fetch.fetcher import Fetcher, Reader
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import BadHandle, IntegrityError, RemoteTimeout
+from wbfs.model.errors import (
+    BadHandle,
+    Defect,
+    IntegrityError,
+    RemoteTimeout,
+    StoreError,
+    StoreFull,
+)
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.transport import Deadline
 from wbfs.store.eviction import Bounds
 from wbfs.store.folder import temporary_file
+from wbfs.store.large_blob import LargeBlob
 
 MIB = 1 << 20
 CONTENT = os.urandom(24 * MIB)
@@ -273,6 +281,78 @@ async def test_a_whole_file_waits_for_a_request_that_stalls(
     await _until(lambda: bool(fds))
     os.close(fds[0])
     reader.close()
+
+
+async def test_a_whole_file_of_which_readers_bring_some_meanwhile(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
+    setting = Setting(nursery, tmp_path, LateFirstSources())
+    fds: list[int] = []
+
+    async def want_all() -> None:
+        fds.append(await setting.fetcher.ensure(VERSION, ENTRY))
+
+    nursery.start_soon(want_all)
+    await _until(lambda: setting.sources.asked != [])
+    reader = setting.open()
+    await read(reader, len(CONTENT) - 4096, 4096)
+    await read(reader, 13 * MIB, 4096)
+    await _until(lambda: setting.fetcher.fetching == 1)
+    setting.sources.opened.set()
+    await _until(lambda: bool(fds))
+    os.close(fds[0])
+    assert setting.sources.sent == len(CONTENT)
+    reader.close()
+
+
+async def test_what_can_not_be_read_is_not_served_unchecked(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(nursery, tmp_path, verify_always=True)
+    reader = setting.open()
+    await read(reader, 0, 4096)
+
+    def fail(*_: object) -> None:
+        raise StoreError("can't read a cached blob: Input/output error")
+
+    monkeypatch.setattr(LargeBlob, "read_in_memory", fail)
+    setting.sources.content = bytes(len(CONTENT))
+    with pytest.raises(StoreError, match=r"model\.bin: can't read a cached blob"):
+        await reader.read(MIB, 4096)
+    reader.close()
+
+
+async def test_the_store_is_tried_again_for_what_is_to_be_checked_first(
+    nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(nursery, tmp_path, verify_always=True)
+
+    def fail(blob: object) -> None:
+        raise StoreFull("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(setting.resources.partial, "large", fail)
+        reader = setting.open()
+        with pytest.raises(StoreError, match="it can't be kept to be checked"):
+            await reader.read(0, 4096)
+    monkeypatch.setattr("wbfs.fetch.large.content.PAST_STORE_S", -1.0)
+    monkeypatch.setattr("wbfs.fetch.fetcher.FAILURE_MEMORY_S", 0.0)
+    await read(reader, 0, 4096)
+    reader.close()
+
+
+async def test_a_defect_while_wrong_bytes_are_dropped_is_told(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(blob: LargeBlob) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(LargeBlob, "discard", fail)
+    setting.sources.content = bytes(len(CONTENT))
+    with trio.fail_after(WAIT_S), pytest.raises(Defect):
+        await setting.fetcher.ensure(VERSION, ENTRY)
+    assert setting.resources.background.defects == 1
 
 
 async def test_no_room_for_the_map(

@@ -102,6 +102,12 @@ class LargeFile:
             return
         self._generation = Generation(self._resources, blob, size=self.size, on_landed=self.go_on)
 
+    def _try_store_again(self, wanted: Wanted) -> None:
+        is_due = trio.current_time() > self._store_tried_at + PAST_STORE_S
+        if self._generation is None and is_due:
+            self._begin()
+            self.go_on(wanted)
+
     @property
     def generation(self) -> str:
         """What the generation of its bytes is known by."""
@@ -130,10 +136,8 @@ class LargeFile:
                 raise self._error
             if self._verify and self.state is not State.SEALED:
                 await self.whole(opening.wanted)
+            self._try_store_again(opening.wanted)
             generation = self._generation
-            if generation is None and trio.current_time() > self._store_tried_at + PAST_STORE_S:
-                self._begin()
-                continue
             gaps = generation.held.missing(offset, offset + size) if generation else []
             if generation is None or gaps and generation.is_past_store:
                 return await self._read_past_store(opening, offset, offset + size)
@@ -144,6 +148,12 @@ class LargeFile:
             try:
                 data = await generation.read(offset, size)
             except StoreError as error:
+                if mismatches != self.mismatches:
+                    # It was closed, with bytes that were wrong.
+                    continue
+                if self._verify:
+                    # What comes past the store is not checked.
+                    raise while_doing(f"read {opening.wanted.path}", error) from error
                 log.warning("%s is read past the cache: %s", opening.wanted.path, error)
                 return await self._read_past_store(opening, offset, offset + size)
             if mismatches == self.mismatches:
@@ -204,6 +214,7 @@ class LargeFile:
                 if self._hashing is not None:
                     await self._hashing.ended.wait()
                     continue
+                self._try_store_again(wanted)
                 generation = self._generation
                 if generation is None:
                     raise StoreError(
@@ -236,27 +247,31 @@ class LargeFile:
             self.go_on(wanted)
 
     async def _check(self, generation: Generation, wanted: Wanted) -> None:
-        """Check and seal the bytes of a generation, all of which are here."""
-        resources = self._resources
+        """Check the bytes of a generation, all of which are here; it ends in another state."""
         try:
-            # The check of a large file takes a while, in which the daemon may be killed.
-            await generation.save()
-            self._sealed = await resources.offload.run(Kind.CHECK, generation.blob.seal)
-            self.state = State.SEALED
-            resources.counters.fetched_files += 1
-            resources.writeback.due()
-            self._pages.are_right(generation.blob.generation)
-        except IntegrityError as error:
-            await self._drop(generation, wanted, error)
+            await self._seal_or_drop(generation, wanted)
         except StoreError as error:
             self._give_up_sealing(wanted, error)
         except Exception as error:  # noqa: BLE001 - it is noted, and told to those who wait
-            self._give_up_sealing(
-                wanted, resources.background.defect(f"check {wanted.path}", error)
-            )
+            defect = self._resources.background.defect(f"check {wanted.path}", error)
+            self._give_up_sealing(wanted, defect)
         finally:
             self._hashing = None
             self.go_on(wanted)
+
+    async def _seal_or_drop(self, generation: Generation, wanted: Wanted) -> None:
+        resources = self._resources
+        # The check of a large file takes a while, in which the daemon may be killed.
+        await generation.save()
+        try:
+            self._sealed = await resources.offload.run(Kind.CHECK, generation.blob.seal)
+        except IntegrityError as error:
+            await self._drop(generation, wanted, error)
+            return
+        self.state = State.SEALED
+        resources.counters.fetched_files += 1
+        resources.writeback.due()
+        self._pages.are_right(generation.blob.generation)
 
     def _give_up_sealing(self, wanted: Wanted, error: WbfsError) -> None:
         # Whoever can do with bytes that were not checked reads them all the same.

@@ -167,7 +167,9 @@ class Generation:
         under_way: deque[_Flight] = deque()
         for start, stop in self.held.missing(0, self._size):
             for segment in segments(start, stop):
-                under_way.extend(self._ask(wanted, [segment], Plan(stop=segment[1], in_order=True)))
+                # Others may have brought some of it meanwhile.
+                gaps = self.held.missing(*segment)
+                under_way.extend(self._ask(wanted, gaps, Plan(stop=segment[1], in_order=True)))
                 while len(under_way) >= AT_ONCE:
                     await _landed(under_way.popleft())
                     on_progress(self._settled_stop())
