@@ -133,6 +133,22 @@ def test_entries() -> None:
     assert len(keys) == 5  # the plain, sizeless, file and artifact ones have the same content
 
 
+@pytest.mark.parametrize("scheme", ["file", "FILE", "File"])
+def test_no_local_file_is_without_a_digest(scheme: str) -> None:
+    uri = f"{scheme}:///etc/shadow"
+    parsed = parse(
+        manifest(
+            {
+                "none": {"digest": "anything", "ref": uri, "size": 5},
+                "right": {"digest": MD5, "ref": uri, "size": 5},
+            }
+        )
+    )
+    # Without one its bytes would be shown unchecked.
+    assert [path for path, _ in parsed.left_out.report] == ["none"]
+    assert entry_of("right", parsed.row("right")).digest == digest_of(MD5)
+
+
 @pytest.mark.parametrize(
     "data",
     [

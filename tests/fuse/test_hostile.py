@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -169,3 +171,54 @@ def test_a_manifest_beyond_the_limit(
     assert os.listdir(folder) == []
     mount = mounter(server=server, options=["--manifest-limit", "10MB"])
     assert os.listdir(mount.path / entity / "hostile/attack/v0") == ["good.txt"]
+
+
+LOG_TWO = """
+import wandb
+from wandb.sdk.lib.hashutil import b64_to_hex_id
+ids = []
+with wandb.init(project="hostile") as run:
+    for name in ("inner", "outer"):
+        artifact = wandb.Artifact(name, type="dataset")
+        with artifact.new_file(f"{name}.txt") as file:
+            file.write(name)
+        run.log_artifact(artifact).wait()
+        ids.append(b64_to_hex_id(artifact.id))
+    print(f"{ids[0]}/{run.entity}")
+"""
+
+
+def test_no_file_of_this_machine_is_shown_through_two_artifacts(
+    mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path
+) -> None:
+    server = fresh_stand_in
+    inner, entity = server.run_sdk(LOG_TWO, tmp_path / "home").split("/")
+    secrets = {"small": b"a secret", "large": b"a large secret" * (1 << 19)}
+    contents: dict[str, dict[str, dict[str, object]]] = {"inner.txt": {}, "outer.txt": {}}
+    for name, secret in secrets.items():
+        (tmp_path / name).write_bytes(secret)
+        row: dict[str, object] = {"digest": json.loads(MD5), "size": len(secret)}
+        contents["inner.txt"][name] = row | {"ref": (tmp_path / name).as_uri()}
+        row |= {"ref": f"wandb-artifact://{inner}/{name}"}
+        # Only a digest that is the file's shows it.
+        right = base64.b64encode(hashlib.md5(secret).digest()).decode()
+        for kind, digest in {"other": row["digest"], "none": "none", "right": right}.items():
+            contents["outer.txt"][f"{name}-{kind}"] = row | {"digest": digest}
+    for path in server.data_dir.rglob("*.json"):
+        for name, rows in contents.items():
+            if f'"{name}"'.encode() in path.read_bytes():
+                path.write_text(json.dumps(json.loads(path.read_text()) | {"contents": rows}))
+    # It is the mount that is told to read files for artifacts.
+    options = ["--allow-other", "--allow-file-references", "--timeout", "20"]
+    mount = mounter(server=server, options=options)
+    version = mount.path / entity / "hostile/outer/v0"
+    assert len(os.listdir(version)) == len(contents["outer.txt"])
+    for name, secret in secrets.items():
+        for kind in ("other", "none"):
+            with (
+                pytest.raises(OSError, match="Stale"),
+                (version / f"{name}-{kind}").open("rb") as file,
+            ):
+                file.read(4096)
+        assert (version / f"{name}-right").read_bytes() == secret
+    assert all("on this machine" in error["cause"] for error in mount.errors())

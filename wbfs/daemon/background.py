@@ -26,7 +26,8 @@ def run_in_background(
     `what` it is, as in "the mount", is for messages.
 
     An error before that is raised here as FailedBehind, in its own words; what comes after goes to
-    `log_file`. To be called before any thread is started.
+    `log_file`. Where the parent is gone by then, the child gets a SIGTERM, which `run` must end on.
+    To be called before any thread is started.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -50,6 +51,8 @@ def run_in_background(
 def _run_child(
     run: Callable[[Callable[[], None]], None], what: str, log_file: Path, writing: int
 ) -> int:
+    teller = _Teller(writing)
+
     def on_ready() -> None:
         # Not before the mount: under autofs only its own process group may mount.
         os.setsid()
@@ -58,18 +61,19 @@ def _run_child(
             os.dup2(null.fileno(), 0)
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        os.write(writing, _READY)
-        os.close(writing)
+        if not teller.tell(_READY):
+            log.error("whoever started %s has ended before it was ready: it ends as well", what)
+            signal.raise_signal(signal.SIGTERM)
 
     try:
         run(on_ready)
     except WbfsError as error:
         log.error("%s", error)
-        _try_to_tell(writing, str(error))
+        teller.tell(str(error).encode(errors="backslashreplace"))
         return exit_code_of(error)
     except BaseException:
         log.exception("%s ends on a defect", what)
-        _try_to_tell(writing, f"{what} failed; see {log_file}")
+        teller.tell(f"{what} failed; see {log_file}".encode(errors="backslashreplace"))
         return MAY_GO_BETTER
     finally:
         logging.shutdown()
@@ -77,12 +81,25 @@ def _run_child(
     return 0
 
 
-def _try_to_tell(writing: int, message: str) -> None:
-    """Tell the waiting parent, if there is still one."""
-    try:
-        os.write(writing, message.encode(errors="backslashreplace"))
-    except OSError as error:
-        log.debug("nobody waits for the daemon any more: %s", error)
+class _Teller:
+    """Tells the waiting parent one thing."""
+
+    def __init__(self, writing: int) -> None:
+        """Take the pipe's descriptor, whose number is another file's once it was told."""
+        self._writing: int | None = writing
+
+    def tell(self, message: bytes) -> bool:
+        """Tell it, where it was told nothing before; return False where nobody waits any more."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return True
+        try:
+            os.write(writing, message)
+        except BrokenPipeError:
+            return False
+        finally:
+            os.close(writing)
+        return True
 
 
 def _read_all(reading: int, timeout_s: float) -> bytes | None:

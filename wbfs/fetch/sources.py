@@ -12,6 +12,7 @@ from wbfs.fetch.apart.manifests import MAX_HOPS, ManifestLoader
 from wbfs.fetch.background import Background
 from wbfs.fetch.outage import Reach
 from wbfs.fetch.small.urls import SignedUrls
+from wbfs.model.digests import new_hasher
 from wbfs.model.entries import ARTIFACT_SCHEME, Blob, Entry, Reference, Version, split_artifact_uri
 from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
 from wbfs.remote.artifacts import WandbApi
@@ -64,10 +65,13 @@ class Sources:
         Raises the errors of `open_stream`; ReferenceChanged where a reference no longer leads to
         what the manifest recorded; ReferenceUnsupported.
         """
+        wanted = entry
         for _ in range(MAX_HOPS):
             if entry.reference is None:
                 return self._open_wandb(version, entry, start, stop, deadline)
             if not entry.reference.is_of_artifact:
+                if entry.reference.is_local and wanted is not entry:
+                    self._check_local(wanted, entry.reference, deadline)
                 handler = self._references.for_uri(entry.reference.uri)
                 return handler.open(entry.reference, start=start, stop=stop, deadline=deadline)
             version, entry = self._follow(entry.reference.uri, deadline)
@@ -132,6 +136,26 @@ class Sources:
         by the blob's content and the range, at a URL, with headers and through a proxy of its own.
         """
         return Location(url=url)
+
+    def _check_local(self, wanted: Entry, reference: Reference, deadline: Deadline) -> None:
+        """Check all of a file of this machine that other artifacts' references lead to.
+
+        Whoever asked could not know that it is one, and may show its bytes before they are checked,
+        or check none. Raises ReferenceChanged.
+        """
+        handler = self._references.for_uri(reference.uri)
+        if wanted.digest is not None:
+            hasher = new_hasher(wanted.digest.algorithm)
+            with handler.open(reference, start=0, stop=None, deadline=deadline) as stream:
+                for piece in stream.pieces:
+                    hasher.update(piece)
+                    self._transport.checkpoint()
+            if hasher.hexdigest() == wanted.digest.hex:
+                return
+        raise ReferenceChanged(
+            f"{wanted.path!r} leads through other artifacts to {reference.uri!r} on this machine,"
+            " which is not known to be what was logged; log the file itself"
+        )
 
     def _follow(self, uri: str, deadline: Deadline) -> tuple[Version, Entry]:
         artifact_id, path = split_artifact_uri(uri)

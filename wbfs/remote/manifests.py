@@ -157,7 +157,7 @@ def _row(row: _JsonRow) -> Row:
     digest = None
     if reference.is_of_artifact:
         digest = _digest_behind(row.digest)
-    elif row.ref.partition(":")[0] == "file" and not is_digest_of_uri(reference):
+    elif reference.is_local and not is_digest_of_uri(reference):
         digest = digest_bytes(row.digest)
     # Some writers leave the size out or write 0 where they don't know it.
     unknown = not size and (reference.is_of_artifact or reference.unchecked)
