@@ -75,8 +75,7 @@ def test_wrong_pages_go_when_another_process_fetches_the_file(
     mount = mounter()
     read_wrong(mount, model, stand_in)
     wait_until(lambda: is_idle(mount), what="the file is let go of")
-    env = stand_in.env(tmp_path / "home0")
-    check(*WBFS, "prefetch", mount.path / model.path, env=env)
+    check(*WBFS, "prefetch", mount.path / model.path, env=mount.env)
     check_content(mount, model, tmp_path / "copy")
 
 
