@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import atheris
@@ -48,28 +47,25 @@ def write_seeds(folder: Path) -> None:
 
 
 def main() -> None:
-    """Fuzz for so many seconds; what fails ends the program with 77 and is in a file."""
-    seconds = sys.argv[1] if len(sys.argv) > 1 else "60"
-    found = sys.argv[2] if len(sys.argv) > 2 else "."
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
-        corpus = Path(name) / "corpus"
-        corpus.mkdir()
-        write_seeds(corpus)
-        table = Path(name) / "table"
-        options = [
-            f"-max_total_time={seconds}",
-            f"-max_len={MAX_BYTES}",
-            f"-rss_limit_mb={MAX_MEMORY_MB}",
-            f"-timeout={SLOWEST_S}",
-            f"-artifact_prefix={found}/",
-            "-print_final_stats=1",
-        ]
-        atheris.Setup(
-            [sys.argv[0], *options, str(corpus)],
-            lambda data: tree_of(data, table),
-            custom_mutator=mutate,
-        )
-        atheris.Fuzz()
+    """Fuzz in a folder for so many seconds; what fails ends the program and is put into another."""
+    work, seconds, found = sys.argv[1:]
+    corpus, table = Path(work, "corpus"), Path(work, "table")
+    corpus.mkdir()
+    write_seeds(corpus)
+    options = [
+        f"-max_total_time={seconds}",
+        f"-max_len={MAX_BYTES}",
+        f"-rss_limit_mb={MAX_MEMORY_MB}",
+        f"-timeout={SLOWEST_S}",
+        f"-artifact_prefix={found}/",
+        "-print_final_stats=1",
+    ]
+    atheris.Setup(
+        [sys.argv[0], *options, str(corpus)],
+        lambda data: tree_of(data, table),
+        custom_mutator=mutate,
+    )
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":

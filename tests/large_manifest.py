@@ -51,7 +51,7 @@ def log_version_of(
     of `file_name`, with one of `CONTENTS` each. `extra` are more rows of the manifest by path, as
     they are to be written.
     """
-    client = _Client(stand_in)
+    client = Client(stand_in)
     rest = dict(extra or {})
 
     def paths() -> Iterator[str]:
@@ -61,7 +61,7 @@ def log_version_of(
         for number in range(large_folder):
             yield f"{LARGE_FOLDER}/{file_name(number)}"
 
-    digests = [_md5(content) for content in CONTENTS]
+    digests = [md5(content) for content in CONTENTS]
     hasher = hashlib.md5(b"wandb-artifact-manifest-v1\n", usedforsecurity=False)
     by_path = {path: digests[number % len(digests)] for number, path in enumerate(paths())}
     by_path |= {path: str(row["digest"]) for path, row in rest.items() if "digest" in row}
@@ -105,7 +105,7 @@ def log_version_of(
             "projectName": project,
             "artifactID": artifact_id,
             "name": "wandb_manifest.json",
-            "digest": _md5(manifest),
+            "digest": md5(manifest),
         },
         "artifactManifest { file { uploadUrl uploadHeaders } }",
     )["artifactManifest"]["file"]
@@ -132,7 +132,7 @@ def file_name(number: int) -> str:
     return f"recording-{number:08}-2024-05-17-front-left-camera-rectified.jpeg"
 
 
-class _Client:
+class Client:
     """The administrator's requests to a stand-in server."""
 
     def __init__(self, server: StandIn) -> None:
@@ -167,7 +167,7 @@ class _Client:
         """Upload what the project lacks of `CONTENTS`; return the artifacts that have it."""
         specs = [
             {"artifactID": artifact_id, "name": f"{number}", "md5": digest, "digest": digest}
-            for number, digest in enumerate(map(_md5, CONTENTS))
+            for number, digest in enumerate(map(md5, CONTENTS))
         ]
         edges = self.do(
             "createArtifactFiles",
@@ -181,5 +181,6 @@ class _Client:
         return [edge["node"]["artifact"]["id"] for edge in edges]
 
 
-def _md5(data: bytes) -> str:
+def md5(data: bytes) -> str:
+    """Return the MD5 of bytes as manifests have it."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

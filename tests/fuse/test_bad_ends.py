@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import descendants, mounts_below
+from processes import Process, descendants, leaving_none, mounts_below
 
 ROOT = Path(__file__).parents[2]
 INNER = """
@@ -97,33 +97,35 @@ GOOD = [
 ]
 
 
-def run_inner(tmp_path: Path, tests: str, workers: int) -> subprocess.CompletedProcess[str]:
-    """Run tests in so many workers, with the fixtures and the configuration of these tests."""
+def run_inner(
+    tmp_path: Path, tests: str, workers: int
+) -> tuple[subprocess.CompletedProcess[str], list[Process]]:
+    """Run tests in so many workers, with the fixtures and the configuration of these tests.
+
+    Return what was printed, and the processes that were left.
+    """
     (tmp_path / "test_inner.py").write_text(tests)
     command = [
         *(sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "tests.fuse.conftest"),
         *("-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, "--basetemp", tmp_path / "base"),
         *("-n", str(workers), tmp_path / "test_inner.py"),
     ]
-    return subprocess.run(
-        [str(word) for word in command],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "COLUMNS": "1000"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-
-
-def left_by_inner() -> list[str]:
-    """Return which tests of those have left a process."""
-    tests = [one.settings.get("PYTEST_CURRENT_TEST", "") for one in descendants()]
-    return [test for test in tests if "test_inner" in test]
+    with leaving_none() as marked:
+        done = subprocess.run(
+            [str(word) for word in command],
+            env=marked | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "COLUMNS": "1000"},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        left = [one for one in descendants() if "test_inner.py::" in str(one)]
+    return done, left
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a disk, which is left behind")
 def test_bad_ends_are_noticed(tmp_path: Path) -> None:
-    done = run_inner(tmp_path, INNER, 2)
+    done, left = run_inner(tmp_path, INNER, 2)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     said = re.findall(r"^(?:FAILED|ERROR) \S+::(\w+) - (.*)$", done.stdout, re.MULTILINE)
     # What is left is said beside the last test.
@@ -134,7 +136,7 @@ def test_bad_ends_are_noticed(tmp_path: Path) -> None:
         assert re.search(words, said_of_tests[name])
     # All but those that hang and warn pass; it is after them that something bad is found.
     assert f"2 failed, {len(GOOD) + len(BAD) - 2} passed" in done.stdout
-    assert left_by_inner() == []
+    assert left == []
     assert not mounts_below(tmp_path)
 
 
@@ -147,7 +149,7 @@ def test_it():
 
 
 def test_a_worker_that_dies_leaves_nothing(tmp_path: Path) -> None:
-    done = run_inner(tmp_path, WORKER_THAT_DIES, 1)
+    done, left = run_inner(tmp_path, WORKER_THAT_DIES, 1)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     assert "crashed while running" in done.stdout
-    assert left_by_inner() == []
+    assert left == []

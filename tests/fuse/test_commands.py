@@ -100,7 +100,9 @@ def test_cache_inside_the_mountpoint(stand_in: StandIn, place: Path, tmp_path: P
 def test_places_that_cannot_be_written(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     env = stand_in.env(tmp_path)
-    refused(place, env, "--cache-dir", tmp_path / "file" / "cache", words="can't make the cache")
+    refused(
+        place, env, "--cache-dir", tmp_path / "file" / "cache", words="can't use the cache folder"
+    )
     refused(place, env, "--log-file", tmp_path / "file" / "log", words="can't log to")
 
 

@@ -98,7 +98,7 @@ def test_a_name_forges_no_line_of_the_log(
     manifest["contents"][name] = manifest["contents"].pop("good.txt")
     manifest["contents"][name]["digest"] = "1B2M2Y8AsgTpgAmY7PhCfg=="
     path.write_text(json.dumps(manifest))
-    mount = mounter(server=server, options=["--timeout", "2"])
+    mount = mounter(server=server, options=["--timeout", "20"])
     with pytest.raises(OSError, match="error|timed out") as caught:
         (mount.path / entity / "hostile/attack/v0" / name).read_bytes()
     assert caught.value.errno in (errno.EIO, errno.ETIMEDOUT)

@@ -56,8 +56,10 @@ def fetch_whole(
 
     def fetch_once() -> tuple[SealedBlob, int]:
         with create(entry.blob) as partial:
-            transfer(opener, entry, partial.write, path=path, deadline=deadline)
-            return partial.seal(is_unread=is_unread), partial.written
+            is_whole = transfer(opener, entry, partial.write, path=path, deadline=deadline)
+            # What may end too early is read once, and not kept for others.
+            sealed = partial.seal(is_unread=is_unread) if is_whole else partial.unnamed()
+            return sealed, partial.written
 
     try:
         return fetch_once()
@@ -83,13 +85,15 @@ def transfer(
     start: int = 0,
     stop: Callable[[], int | None] = lambda: None,
     deadline: Deadline,
-) -> None:
+) -> bool:
     """Give `write` the entry's bytes from `start` on, in order, with the offset of each piece.
 
     They end before what `stop` returns, which may come down meanwhile; None is the file's end. A
-    connection that is cut goes on where it stopped, with a fresh URL. Raises IntegrityError where
-    the file has another size than the manifest says, and what `opener` raises.
+    connection that is cut goes on where it stopped, with a fresh URL. Return whether something
+    tells that the end is the file's: the server, the manifest, or the digest later. Raises
+    IntegrityError where the file has another size than the manifest says, and what `opener` raises.
     """
+    has_known_end = entry.size is not None or entry.digest is not None
     position = start
     futile = 0
     while True:
@@ -97,7 +101,7 @@ def transfer(
         try:
             asked_stop = stop()
             if asked_stop is not None and position >= asked_stop:
-                return
+                return True
             with opener(start=position, stop=asked_stop, deadline=deadline) as stream:
                 if None not in (stream.size, entry.size) and stream.size != entry.size:
                     raise IntegrityError(
@@ -114,16 +118,16 @@ def transfer(
                             f"got more than the {entry.size} bytes of the manifest"
                         )
                     if wanted_stop != asked_stop and position >= (wanted_stop or 0):
-                        return
+                        return True
             if asked_stop is not None and position < asked_stop:
                 raise RemoteError(f"the server's answer ended {asked_stop - position} bytes early")
-            return
+            return stream.end_is_certain or has_known_end
         except Offline:
             raise
         except RemoteError as error:
             if position == (entry.size if asked_stop is None else asked_stop):
                 # Only the end's sign is missing; the digest tells whether it is the end.
-                return
+                return True
             futile = 0 if position > before else futile + 1
             final = isinstance(error, UrlExpired) and futile > 1
             if final or futile >= FUTILE_ATTEMPTS or deadline.expired:

@@ -169,6 +169,10 @@ class SmallBlob:
             )
         self.written = offset + len(piece)
 
+    def unnamed(self) -> SealedBlob:
+        """Return what has come, open, and without a name: it is gone once it is closed."""
+        return SealedBlob(os.dup(self._fd))
+
     def seal(self, *, is_unread: bool = False) -> SealedBlob:
         """Check size and digest, give the blob its name, and return it open.
 

@@ -174,6 +174,8 @@ class ManifestLoader:
         self, version: Version, pending: Sequence[str], within_s: float, patience: _Patience
     ) -> dict[str, Path]:
         """Return the tables of those of the artifacts that can be had within so many seconds."""
+        if not pending:
+            return {}
         self._tried_s[version.id] = time.monotonic()
         through = patience.through | {version.id}
         until = patience.bounded(Deadline.after(within_s))
