@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 SURVEYS_AT_ONCE = 4
 """Slices that are looked at at the same time, each in a thread."""
+BATCHES_AHEAD = 3
+"""Batches of files that are asked for before it is their turn: a question takes a while."""
 FILES_AT_ONCE = 32
 """Files that are delivered, and waited for, at the same time."""
 LARGE_FILES_AT_ONCE = 4
@@ -80,6 +82,7 @@ class Pipeline:
         self._allow_missing = allow_missing_references
         self._scope = trio.CancelScope()
         self._looks = _AtOnce(resources.background, SURVEYS_AT_ONCE, fail=self._fail)
+        self._questions = _AtOnce(resources.background, BATCHES_AHEAD, fail=self._fail)
         self._small = _AtOnce(resources.background, FILES_AT_ONCE, fail=self._fail)
         self._large = _AtOnce(resources.background, LARGE_FILES_AT_ONCE, fail=self._fail)
         self._to_get = _ToGet()
@@ -172,53 +175,46 @@ class Pipeline:
         self._to_get.add(version, [file.id for file in found.to_get])
 
     async def _feed(self) -> None:
-        """Have the files got that the survey finds; a batch is enqueued before its turn comes."""
-        enqueued: list[Wanted] = []
-        while enqueued or await self._to_get.has_more():
-            fresh = await self._take_batch()
-            for wanted in enqueued:
+        """Have the files got that the survey finds; some batches are asked for ahead."""
+        ahead: deque[list[Wanted]] = deque()
+        while ahead or await self._to_get.has_more():
+            while len(ahead) < BATCHES_AHEAD and (batch := self._to_get.take()) is not None:
+                ahead.append(await self._ask_for(batch))
+            for wanted in ahead.popleft():
                 works = self._large if is_large(wanted.entry) else self._small
                 get = partial(self._get, wanted)
                 await works.start([wanted.entry], f"get {wanted.path}", get)
-            enqueued = fresh
 
-    async def _take_batch(self) -> list[Wanted]:
-        """Return the next files, none where none are found yet; small ones are on their way then.
+    async def _ask_for(self, batch: _Batch) -> list[Wanted]:
+        """Return a batch's files, small ones first; those are put into the queue meanwhile.
 
-        Small ones come first. Raises WbfsError where there is no manifest.
+        Raises WbfsError where there is no manifest.
         """
-        batch = self._to_get.take()
-        if batch is None:
-            return []
         table = await self._fetcher.manifest(batch.version)
         files = [table.file(number) for number in batch.numbers]
         entries = sorted((file.entry for file in files if file), key=is_large)
-        small = [entry for entry in entries if entry.size and not is_large(entry)]
+        small = {one.blob.key: one for one in entries if one.size and not is_large(one)}
         if small and not self._queue_is_stuck:
-            await self._enqueue_small(batch.version, small)
+            through = {key: trio.Event() for key in small}
+            self._through.update(through)
+            enqueue = partial(self._enqueue, batch.version, list(small.values()), through)
+            await self._questions.start([], "fetch files many at a time", enqueue)
         return [Wanted(batch.version, entry) for entry in entries]
 
-    async def _enqueue_small(self, version: Version, entries: list[Entry]) -> None:
-        """Put files into the queue; where that fails each is fetched, or fails, by itself."""
+    async def _enqueue(
+        self, version: Version, entries: list[Entry], through: dict[str, trio.Event]
+    ) -> None:
+        """Put small files into the queue; where that fails each is got, or fails, by itself."""
+        left = set(through)
         try:
             missing = await self._queue.prepare(version, entries)
-            self._queue.add(*(self._job(version, entry) for entry in missing))
-            return
+            self._queue.add(*(_job(version, one, through[one.blob.key]) for one in missing))
+            left -= {one.blob.key for one in missing}
         except WbfsError as error:
             log.info("files are not fetched many at a time: %s", error)
-        except Exception as defect:  # noqa: BLE001 - it is noted
-            self._background.defect("fetch files many at a time", defect)
-        for entry in entries:
-            self._through.pop(entry.blob.key, None)
-
-    def _job(self, version: Version, entry: Entry) -> Job:
-        through = self._through.setdefault(entry.blob.key, trio.Event())
-
-        def done(outcome: Outcome, error: WbfsError | None) -> None:
-            # Whether it came, and why not, whoever is to deliver it finds out.
-            through.set()
-
-        return Job(Wanted(version, entry), done, is_unread=False)
+        finally:
+            for key in left:
+                through[key].set()
 
     async def _get(self, wanted: Wanted) -> None:
         await self._wait_for_queue(wanted)
@@ -274,9 +270,17 @@ class Pipeline:
     def _stop(self) -> None:
         """End all that is under way."""
         self._scope.cancel()
-        for works in (self._looks, self._small, self._large):
+        for works in (self._looks, self._questions, self._small, self._large):
             works.cancel()
         self._queue.clear()
+
+
+def _job(version: Version, entry: Entry, through: trio.Event) -> Job:
+    def done(outcome: Outcome, error: WbfsError | None) -> None:
+        # Whether it came, and why not, whoever is to deliver it finds out.
+        through.set()
+
+    return Job(Wanted(version, entry), done, is_unread=False)
 
 
 @dataclass(frozen=True, slots=True)

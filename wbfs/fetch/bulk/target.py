@@ -47,6 +47,8 @@ class Target:
         self._root = root
         self._umask = umask
         self._top: TargetFolder | None = None
+        # Files come folder by folder.
+        self._latest: tuple[str, TargetFolder] | None = None
 
     def open(self) -> None:
         """Open the directory, made where it isn't there. Raises TargetError.
@@ -77,10 +79,14 @@ class Target:
 
         The path is empty for the directory itself, and else ends in a slash.
         """
+        latest = self._latest
+        if latest is not None and latest[0] == path:
+            return latest[1]
         assert self._top is not None
         folder = self._top
         for name in path.split("/")[:-1]:
             folder = folder.below(name)
+        self._latest = path, folder
         return folder
 
 
