@@ -18,11 +18,12 @@ from wbfs.fetch.background import Background
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.transfer import FUTILE_ATTEMPTS
 from wbfs.model.digests import Algorithm, Digest
-from wbfs.model.entries import Entry, Reference, Version
+from wbfs.model.entries import Blob, Entry, Reference, Version
 from wbfs.model.errors import (
     IntegrityError,
     RemoteError,
     RemoteTimeout,
+    StoreFull,
     UrlExpired,
     WbfsError,
 )
@@ -113,6 +114,27 @@ class Fixture:
 @pytest.fixture
 def fixture(nursery: trio.Nursery, tmp_path: Path) -> Fixture:
     return Fixture(nursery, tmp_path)
+
+
+async def test_few_files_stay_in_memory(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await fixture.fetch(FakeSources(whole)) == CONTENT
+
+    def fail(blob: Blob) -> None:
+        raise StoreFull("the disk is full")
+
+    monkeypatch.setattr(fixture.resources.partial, "small", fail)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(300):
+        # Of the same content for all that is known here, and by a name of its own.
+        entry = Entry(path="f", size=len(CONTENT), digest=None, reference=reference(number))
+        reader = fixture.fetcher.reader(VERSION, file_of(entry), 1)
+        assert await reader.read(0, 1 << 20) == CONTENT
+        reader.close()
+    assert len(os.listdir("/proc/self/fd")) < before + 200
+
+
+def reference(number: int) -> Reference:
+    return Reference(uri=f"https://store.example/{number}", token="", etag=f"{number}")
 
 
 async def test_whole(fixture: Fixture) -> None:
