@@ -88,7 +88,8 @@ class LargeBlob:
             self._map_path.unlink(missing_ok=True)
         dropped = os.fstat(self._fd).st_blocks * BLOCK_BYTES
         os.ftruncate(self._fd, 0)
-        self._room.give_back(dropped)
+        if dropped:
+            self._room.give_back(dropped)
         os.ftruncate(self._fd, size)
         generation = secrets.token_hex(8)
         with contextlib.suppress(OSError):

@@ -60,14 +60,17 @@ class PartialBlobs:
             raise store_error("keep a file in memory", error) from error
 
     def large(self, blob: Blob) -> LargeBlob:
-        """Start or go on to write a blob of known size in any order. Raises StoreError."""
+        """Start or go on to write a blob of known size in any order.
+
+        It doesn't take long: on a full disk nothing is removed first. Raises StoreError, StoreFull.
+        """
         path = self._folder / blob.key
-        fd = self._room.run(lambda: create_file(path), doing=f"open {path}")
+        fd = self._room.run(lambda: create_file(path), doing=f"open {path}", evicts=False)
         has_map = lock_for_writing(fd) and is_at(fd, path)
         if not has_map:
             # Another daemon fetches it, or has just sealed it: this one does without its bytes.
             os.close(fd)
-            fd, path = self._temporary(blob)
+            fd, path = self._temporary(blob, evicts=False)
         return LargeBlob(fd, path, blob, self._blobs, has_map=has_map, checkpoint=self._checkpoint)
 
     def size_of(self, blob: Blob) -> int:
@@ -77,11 +80,12 @@ class PartialBlobs:
         except OSError:
             return 0
 
-    def _temporary(self, blob: Blob) -> tuple[int, Path]:
+    def _temporary(self, blob: Blob, *, evicts: bool = True) -> tuple[int, Path]:
         for _ in range(TEMPORARY_TRIES):
             fd, path = self._room.run(
                 lambda: temporary_file(self._folder, prefix=f"{blob.key}."),
                 doing=f"create a file in {self._folder}",
+                evicts=evicts,
             )
             # A daemon that tidies up may have taken it for abandoned before it was locked.
             if lock_for_writing(fd) and is_at(fd, path):

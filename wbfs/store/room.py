@@ -135,18 +135,20 @@ class Room:
         self._see(size)
         return result
 
-    def run(self, work: Callable[[], T], *, doing: str, size: int = 0) -> T:
+    def run(self, work: Callable[[], T], *, doing: str, size: int = 0, evicts: bool = True) -> T:
         """Do something to the cache's disk, and return what it returns.
 
         `work` raises OSError, and is called again where the disk was full and something could be
-        removed for `size` bytes; `doing` says what it does. Raises StoreError, StoreFull.
+        removed for `size` bytes, which takes a while; unless it `evicts` nothing. `doing` says
+        what it does. Raises StoreError, StoreFull.
         """
         self._refuse_failing()
         try:
             try:
                 result = work()
             except OSError as error:
-                if _STATES.get(error.errno or 0) is not State.FULL or not self._evict(size):
+                is_full = _STATES.get(error.errno or 0) is State.FULL
+                if not (is_full and evicts and self.evict(size)):
                     raise
                 result = work()
         except OSError as error:
@@ -294,8 +296,11 @@ class Room:
         finally:
             self._turn.release()
 
-    def _evict(self, size: int) -> bool:
-        """Remove something for `size` bytes: the disk said that it is full, be it by a quota."""
+    def evict(self, size: int = 0) -> bool:
+        """Remove something for `size` bytes: the disk said that it is full, be it by a quota.
+
+        Return whether there was anything. Raises StoreError.
+        """
         if time.monotonic() < self._full_until:
             return False
         with self._one_at_a_time():
