@@ -154,7 +154,7 @@ class SmallBlob:
         if self._path is not None and not self._sealed:
             with contextlib.suppress(OSError):
                 self._path.unlink()
-            self._room.give_back(self.written)
+            self._room.give_back(self._blobs.rounded(self.written))
         os.close(self._fd)
 
     def write(self, offset: int, piece: bytes) -> None:
@@ -166,8 +166,10 @@ class SmallBlob:
         if self._path is None:
             write_fully(self._fd, piece, offset)
         else:
+            rounded = self._blobs.rounded
             self._room.add(
-                len(piece),
+                # The last block is there as a whole.
+                rounded(offset + len(piece)) - rounded(offset),
                 lambda: write_fully(self._fd, piece, offset),
                 doing=f"write {self._path}",
             )
@@ -186,8 +188,6 @@ class SmallBlob:
         check_content(self._blob, self.written, self._hasher.hexdigest() if self._hasher else None)
         if self._path is None:
             return SealedBlob(os.dup(self._fd), in_memory=True)
-        # Its last block is there as a whole.
-        self._room.take(self._blobs.rounded(self.written) - self.written)
         sealed = self._blobs.seal(self._path, self._fd, self._blob, is_unread=is_unread)
         self._sealed = True
         return sealed

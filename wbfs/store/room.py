@@ -39,6 +39,11 @@ PRUNINGS = 16
 TURN_S = 30.0
 """Seconds to wait while other threads make room."""
 
+AHEAD_BYTES = 1 << 20
+"""Bytes that are counted at a time where pieces are small: what TLS brings has 16 KiB."""
+AHEAD_SHARE = 1 / 64
+"""What they are of the limit at most."""
+
 T = TypeVar("T")
 
 
@@ -92,6 +97,8 @@ class Room:
         self._lock = threading.Lock()
         # Bytes that are taken, and not yet, or never, to be found in the cache directory.
         self._unseen = 0
+        # Of those, what nobody has reserved yet.
+        self._ahead = 0
         self._full_until = -math.inf
         self._failed_until = -math.inf
         self._troubled_at = -math.inf
@@ -165,10 +172,25 @@ class Room:
             self._make_room(size)
 
     def reserve(self, size: int) -> None:
-        """Take `size` bytes that a scan of the cache doesn't find, until they are released."""
-        self.take(size)
+        """Take `size` bytes that a scan of the cache doesn't find, until they are released.
+
+        Raises what `take` raises.
+        """
         with self._lock:
-            self._unseen += size
+            if size <= self._ahead:
+                self._ahead -= size
+                return
+        taken = self._step()
+        if size > taken or not self._fits(taken):
+            self.take(size)
+            taken = size
+        with self._lock:
+            self._unseen += taken
+            self._ahead += taken - size
+
+    def _step(self) -> int:
+        limit = self.bounds.limit
+        return AHEAD_BYTES if limit is None else min(AHEAD_BYTES, int(limit * AHEAD_SHARE))
 
     def release(self, size: int) -> None:
         """Give back what was reserved."""
