@@ -23,6 +23,7 @@ from wbfs.model.errors import (
     IntegrityError,
     RemoteError,
     RemoteTimeout,
+    StoreError,
     StoreFull,
     UrlExpired,
     WbfsError,
@@ -145,6 +146,21 @@ async def test_whole(fixture: Fixture) -> None:
     assert len(fixture.blobs()) == 1
     # From the store now.
     assert await fixture.fetch(FakeSources(breaks_after(0))) == CONTENT
+
+
+async def test_a_cached_file_that_can_not_be_read_is_fetched_again(fixture: Fixture) -> None:
+    assert await fixture.fetch(FakeSources(whole)) == CONTENT
+    reader = fixture.fetcher.reader(VERSION, file_of(ENTRY), 1)
+    assert await reader.read(0, 4096) == CONTENT[:4096]
+    # As good as bad sectors.
+    os.truncate(fixture.blobs()[0], 5000)
+    assert await reader.read(4096, 1 << 20) == CONTENT[4096:]
+    assert fixture.blobs()[0].read_bytes() == CONTENT
+    # But not for ever.
+    os.truncate(fixture.blobs()[0], 5000)
+    with pytest.raises(StoreError, match="can't read a cached blob: it is shorter"):
+        await reader.read(4096, 1 << 20)
+    reader.close()
 
 
 async def test_a_break_is_resumed(fixture: Fixture) -> None:

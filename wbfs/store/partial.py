@@ -19,11 +19,10 @@ from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Blob
 from wbfs.model.errors import StoreError, StoreFull
 from wbfs.store.blobs import Blobs, SealedBlob
-from wbfs.store.folder import create_file, open_file, store_error, temporary_file
+from wbfs.store.folder import create_file, is_at, open_file, store_error, temporary_file
 from wbfs.store.large_blob import (
     LargeBlob,
     check_content,
-    is_at,
     lock_for_writing,
     write_fully,
 )

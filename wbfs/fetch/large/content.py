@@ -110,8 +110,7 @@ class LargeFile:
         self._generation = Generation(self._resources, blob, size=self.size, on_landed=self.go_on)
 
     def _try_store_again(self, wanted: Wanted) -> None:
-        is_due = trio.current_time() > self._store_tried_at + PAST_STORE_S
-        if self._generation is None and is_due:
+        if self._generation is None and trio.current_time() > self._store_tried_at + PAST_STORE_S:
             self._begin()
             self.go_on(wanted)
 
