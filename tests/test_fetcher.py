@@ -18,11 +18,13 @@ from wbfs.fetch.background import Background
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.transfer import FUTILE_ATTEMPTS
 from wbfs.model.digests import Algorithm, Digest
-from wbfs.model.entries import Entry, Reference, Version
+from wbfs.model.entries import Blob, Entry, Reference, Version
 from wbfs.model.errors import (
     IntegrityError,
     RemoteError,
     RemoteTimeout,
+    StoreError,
+    StoreFull,
     UrlExpired,
     WbfsError,
 )
@@ -115,6 +117,27 @@ def fixture(nursery: trio.Nursery, tmp_path: Path) -> Fixture:
     return Fixture(nursery, tmp_path)
 
 
+async def test_few_files_stay_in_memory(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await fixture.fetch(FakeSources(whole)) == CONTENT
+
+    def fail(blob: Blob) -> None:
+        raise StoreFull("the disk is full")
+
+    monkeypatch.setattr(fixture.resources.partial, "small", fail)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(300):
+        # Of the same content for all that is known here, and by a name of its own.
+        entry = Entry(path="f", size=len(CONTENT), digest=None, reference=reference(number))
+        reader = fixture.fetcher.reader(VERSION, file_of(entry), 1)
+        assert await reader.read(0, 1 << 20) == CONTENT
+        reader.close()
+    assert len(os.listdir("/proc/self/fd")) < before + 200
+
+
+def reference(number: int) -> Reference:
+    return Reference(uri=f"https://store.example/{number}", token="", etag=f"{number}")
+
+
 async def test_whole(fixture: Fixture) -> None:
     sources = FakeSources(whole)
     assert await fixture.fetch(sources) == CONTENT
@@ -123,6 +146,21 @@ async def test_whole(fixture: Fixture) -> None:
     assert len(fixture.blobs()) == 1
     # From the store now.
     assert await fixture.fetch(FakeSources(breaks_after(0))) == CONTENT
+
+
+async def test_a_cached_file_that_can_not_be_read_is_fetched_again(fixture: Fixture) -> None:
+    assert await fixture.fetch(FakeSources(whole)) == CONTENT
+    reader = fixture.fetcher.reader(VERSION, file_of(ENTRY), 1)
+    assert await reader.read(0, 4096) == CONTENT[:4096]
+    # As good as bad sectors.
+    os.truncate(fixture.blobs()[0], 5000)
+    assert await reader.read(4096, 1 << 20) == CONTENT[4096:]
+    assert fixture.blobs()[0].read_bytes() == CONTENT
+    # But not for ever.
+    os.truncate(fixture.blobs()[0], 5000)
+    with pytest.raises(StoreError, match="can't read a cached blob: it is shorter"):
+        await reader.read(4096, 1 << 20)
+    reader.close()
 
 
 async def test_a_break_is_resumed(fixture: Fixture) -> None:

@@ -323,6 +323,28 @@ async def test_what_can_not_be_read_is_not_served_unchecked(
     reader.close()
 
 
+async def test_room_for_a_large_file_is_made_beside_the_trio_thread(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evicting, may_end = threading.Event(), threading.Event()
+
+    def evict(size: int = 0) -> bool:
+        evicting.set()
+        assert may_end.wait(WAIT_S)
+        return False
+
+    def full(path: Path) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(setting.resources.room, "evict", evict)
+    monkeypatch.setattr("wbfs.store.partial.create_file", full)
+    reader = setting.open()
+    await read(reader, 0, 4096)
+    await _until(evicting.is_set)
+    may_end.set()
+    reader.close()
+
+
 async def test_the_store_is_tried_again_for_what_is_to_be_checked_first(
     nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,15 @@ async def test_processes_that_fail_do_not_spin(
     assert 2 <= len(tried) <= 4
 
 
+async def test_however_many_have_failed_the_next_is_started_within_a_minute(
+    background: Background,
+) -> None:
+    process = Process(background, odd_program.program())
+    for _ in range(2000):
+        process._note(Lost("it was killed"))
+    assert process._paused_until <= trio.current_time() + 60
+
+
 async def test_nor_do_those_that_end_at_once(
     background: Background, started: list[subprocess.Popen[bytes]]
 ) -> None:

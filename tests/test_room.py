@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import threading
+import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from wbfs.store.eviction import Bounds
 from wbfs.store.folder import prepare_cache
 from wbfs.store.room import Room, State
 from wbfs.store.sdk_cache import SdkCache
+from wbfs.store.tally import BUSY_S, Numbers, Tally
 
 SIZE = 1 << 16
 LIMIT = 10 * SIZE
@@ -121,6 +125,46 @@ def test_a_count_that_somebody_removed(cache_dir: Path) -> None:
     add(room, cache_dir, 9)
     assert room.used is not None
     assert 9 * SIZE <= room.used <= LIMIT
+
+
+def test_small_pieces_are_counted_many_at_a_time(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = room_of(cache_dir, limit=1000 * SIZE)
+    room.count()
+    locked = 0
+    lock = Tally.locked
+
+    def count(tally: Tally) -> AbstractContextManager[Numbers]:
+        nonlocal locked
+        locked += 1
+        return lock(tally)
+
+    monkeypatch.setattr(Tally, "locked", count)
+    path = cache_dir / "blobs" / "file"
+    with path.open("wb", buffering=0) as file:
+        for _ in range(640):
+            room.add(SIZE // 64, lambda: file.write(bytes(SIZE // 64)), doing="write a file")
+            used = room.used
+            assert used is not None
+            # At any moment, and by not much more.
+            assert path.stat().st_size <= used <= path.stat().st_size + (1 << 20)
+    assert locked < 20
+    room.count()
+    assert room.used is not None
+    assert path.stat().st_blocks * 512 <= room.used <= 11 * SIZE + (1 << 20)
+
+
+def test_a_process_that_is_stopped_with_the_count_is_waited_for_once(cache_dir: Path) -> None:
+    room = room_of(cache_dir)
+    add(room, cache_dir, 0)
+    before_s = time.monotonic()
+    with (cache_dir / "used.count").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for number in range(1, 8):
+            add(room, cache_dir, number)
+    assert BUSY_S <= time.monotonic() - before_s < 5 * BUSY_S
+    assert room.used == 8 * SIZE
 
 
 def test_a_quota_that_only_the_write_finds(cache_dir: Path) -> None:

@@ -182,6 +182,11 @@ class Fetcher:
         """Fetch the blob of a file that is not large. Raises WbfsError."""
         return await self._whole.fetch(wanted)
 
+    def drop(self, wanted: Wanted, sealed: SealedBlob, error: StoreError) -> bool:
+        """Drop a file that the disk can't read; return whether it may be had otherwise."""
+        log.warning("%s: %s; it is fetched again", wanted.path, error)
+        return self._resources.blobs.drop(wanted.entry.blob, sealed)
+
     async def pread(self, fd: int, offset: int, size: int) -> memoryview:
         """Read exactly `size` bytes of a cached file. Raises StoreError."""
         return await self._resources.pread(fd, offset, size)
@@ -214,6 +219,8 @@ class Reader:
         self._was = Was.HERE
         self._large: OpenLargeFile | None = None
         self._closed = False
+        # The store's file, which the disk couldn't read: once a handle.
+        self._was_dropped = False
         self._failure: _Failure | None = None
 
     async def read(self, offset: int, size: int) -> memoryview:
@@ -251,8 +258,16 @@ class Reader:
         self._note_use(sealed)
         if not sealed.in_memory:
             self._sealed = sealed
-        size = max(0, min(size, os.fstat(sealed.fd).st_size - offset))
-        piece = await self._fetcher.pread(sealed.fd, offset, size)
+        if entry.size is None:
+            size = max(0, min(size, os.fstat(sealed.fd).st_size - offset))
+        try:
+            piece = await self._fetcher.pread(sealed.fd, offset, size)
+        except StoreError as error:
+            if self._was_dropped or not self._fetcher.drop(self._wanted, sealed, error):
+                raise
+            self._was_dropped = True
+            self._sealed = None
+            return await self._read(offset, size)
         self._note_read(size)
         return piece
 

@@ -28,7 +28,15 @@ from pathlib import Path
 
 from wbfs.model.entries import Blob
 from wbfs.model.errors import StoreError
-from wbfs.store.folder import disk_of, is_ours, make_folders, open_file, remove_foreign, store_error
+from wbfs.store.folder import (
+    disk_of,
+    is_at,
+    is_ours,
+    make_folders,
+    open_file,
+    remove_foreign,
+    store_error,
+)
 from wbfs.store.hashing import digest_of
 from wbfs.store.marks import (
     BLOCK_BYTES,
@@ -231,7 +239,7 @@ class Blobs:
                 os.fchmod(fd, self._file_mode)
             if is_unread:
                 os.utime(sealed.fd, ns=(UNREAD_NS, time.time_ns()))
-            if not _is_at(fd, written):
+            if not is_at(fd, written):
                 log.info("%s is not kept: somebody has removed it", written)
                 return sealed
             self._know(sealed.fd, path, OURS_NS)
@@ -249,6 +257,17 @@ class Blobs:
             return sealed
 
         return self.room.run(seal, doing=f"seal {path}")
+
+    def drop(self, blob: Blob, sealed: SealedBlob) -> bool:
+        """Remove a file that the disk can't read; return whether the blob may be had otherwise."""
+        path = self.path(blob)
+        try:
+            if is_at(sealed.fd, path):
+                path.unlink()
+        except OSError as error:
+            log.warning("%s stays, though it can't be read: %s", path, error.strerror)
+            return False
+        return True
 
     def trust(self, blob: Blob) -> None:
         """Take a blob for right that another process of this daemon has checked and sealed."""
@@ -337,14 +356,6 @@ def _mark(file: _Unmarked, inode: int) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    """Whether the file that is open as `fd` still has its name."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.lstat())
-    except FileNotFoundError:
-        return False
 
 
 def blob_path(cache_dir: Path, blob: Blob) -> Path:

@@ -140,6 +140,15 @@ def is_ours(found: os.stat_result) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
+def is_at(fd: int, path: Path) -> bool:
+    """Whether the open file is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except OSError:
+        # Not there, or not to be looked at: not known to be.
+        return False
+
+
 def open_file(path: str | Path) -> int:
     """Open a file of the cache to read it. Raises OSError.
 

@@ -25,7 +25,7 @@ from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError
 from wbfs.model.extents import Extents
 from wbfs.store.blobs import Blobs, SealedBlob, read_fully, read_in_memory
-from wbfs.store.folder import open_file, store_error, temporary_file
+from wbfs.store.folder import is_at, open_file, store_error, temporary_file
 from wbfs.store.hashing import RunningDigest
 from wbfs.store.marks import BLOCK_BYTES, MAP_SUFFIX
 
@@ -88,7 +88,8 @@ class LargeBlob:
             self._map_path.unlink(missing_ok=True)
         dropped = os.fstat(self._fd).st_blocks * BLOCK_BYTES
         os.ftruncate(self._fd, 0)
-        self._room.give_back(dropped)
+        if dropped:
+            self._room.give_back(dropped)
         os.ftruncate(self._fd, size)
         generation = secrets.token_hex(8)
         with contextlib.suppress(OSError):
@@ -266,15 +267,6 @@ def lock_for_writing(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def is_at(fd: int, path: Path) -> bool:
-    """Whether the open file is the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.lstat())
-    except OSError:
-        # Not there, or not to be looked at: not known to be.
-        return False
 
 
 def _identity(fd: int) -> str:

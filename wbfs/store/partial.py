@@ -19,11 +19,10 @@ from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Blob
 from wbfs.model.errors import StoreError, StoreFull
 from wbfs.store.blobs import Blobs, SealedBlob
-from wbfs.store.folder import create_file, open_file, store_error, temporary_file
+from wbfs.store.folder import create_file, is_at, open_file, store_error, temporary_file
 from wbfs.store.large_blob import (
     LargeBlob,
     check_content,
-    is_at,
     lock_for_writing,
     write_fully,
 )
@@ -60,14 +59,17 @@ class PartialBlobs:
             raise store_error("keep a file in memory", error) from error
 
     def large(self, blob: Blob) -> LargeBlob:
-        """Start or go on to write a blob of known size in any order. Raises StoreError."""
+        """Start or go on to write a blob of known size in any order.
+
+        It doesn't take long: on a full disk nothing is removed first. Raises StoreError, StoreFull.
+        """
         path = self._folder / blob.key
-        fd = self._room.run(lambda: create_file(path), doing=f"open {path}")
+        fd = self._room.run(lambda: create_file(path), doing=f"open {path}", evicts=False)
         has_map = lock_for_writing(fd) and is_at(fd, path)
         if not has_map:
             # Another daemon fetches it, or has just sealed it: this one does without its bytes.
             os.close(fd)
-            fd, path = self._temporary(blob)
+            fd, path = self._temporary(blob, evicts=False)
         return LargeBlob(fd, path, blob, self._blobs, has_map=has_map, checkpoint=self._checkpoint)
 
     def size_of(self, blob: Blob) -> int:
@@ -77,11 +79,12 @@ class PartialBlobs:
         except OSError:
             return 0
 
-    def _temporary(self, blob: Blob) -> tuple[int, Path]:
+    def _temporary(self, blob: Blob, *, evicts: bool = True) -> tuple[int, Path]:
         for _ in range(TEMPORARY_TRIES):
             fd, path = self._room.run(
                 lambda: temporary_file(self._folder, prefix=f"{blob.key}."),
                 doing=f"create a file in {self._folder}",
+                evicts=evicts,
             )
             # A daemon that tidies up may have taken it for abandoned before it was locked.
             if lock_for_writing(fd) and is_at(fd, path):
@@ -150,7 +153,7 @@ class SmallBlob:
         if self._path is not None and not self._sealed:
             with contextlib.suppress(OSError):
                 self._path.unlink()
-            self._room.give_back(self.written)
+            self._room.give_back(self._blobs.rounded(self.written))
         os.close(self._fd)
 
     def write(self, offset: int, piece: bytes) -> None:
@@ -162,8 +165,10 @@ class SmallBlob:
         if self._path is None:
             write_fully(self._fd, piece, offset)
         else:
+            rounded = self._blobs.rounded
             self._room.add(
-                len(piece),
+                # The last block is there as a whole.
+                rounded(offset + len(piece)) - rounded(offset),
                 lambda: write_fully(self._fd, piece, offset),
                 doing=f"write {self._path}",
             )
@@ -182,8 +187,6 @@ class SmallBlob:
         check_content(self._blob, self.written, self._hasher.hexdigest() if self._hasher else None)
         if self._path is None:
             return SealedBlob(os.dup(self._fd), in_memory=True)
-        # Its last block is there as a whole.
-        self._room.take(self._blobs.rounded(self.written) - self.written)
         sealed = self._blobs.seal(self._path, self._fd, self._blob, is_unread=is_unread)
         self._sealed = True
         return sealed

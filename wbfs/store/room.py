@@ -39,6 +39,11 @@ PRUNINGS = 16
 TURN_S = 30.0
 """Seconds to wait while other threads make room."""
 
+AHEAD_BYTES = 1 << 20
+"""Bytes that are counted at a time where pieces are small: what TLS brings has 16 KiB."""
+AHEAD_SHARE = 1 / 64
+"""What they are of the limit at most."""
+
 T = TypeVar("T")
 
 
@@ -92,6 +97,8 @@ class Room:
         self._lock = threading.Lock()
         # Bytes that are taken, and not yet, or never, to be found in the cache directory.
         self._unseen = 0
+        # Of those, what nobody has reserved yet.
+        self._ahead = 0
         self._full_until = -math.inf
         self._failed_until = -math.inf
         self._troubled_at = -math.inf
@@ -135,18 +142,20 @@ class Room:
         self._see(size)
         return result
 
-    def run(self, work: Callable[[], T], *, doing: str, size: int = 0) -> T:
+    def run(self, work: Callable[[], T], *, doing: str, size: int = 0, evicts: bool = True) -> T:
         """Do something to the cache's disk, and return what it returns.
 
         `work` raises OSError, and is called again where the disk was full and something could be
-        removed for `size` bytes; `doing` says what it does. Raises StoreError, StoreFull.
+        removed for `size` bytes, which takes a while; unless it `evicts` nothing. `doing` says
+        what it does. Raises StoreError, StoreFull.
         """
         self._refuse_failing()
         try:
             try:
                 result = work()
             except OSError as error:
-                if _STATES.get(error.errno or 0) is not State.FULL or not self._evict(size):
+                is_full = _STATES.get(error.errno or 0) is State.FULL
+                if not (is_full and evicts and self.evict(size)):
                     raise
                 result = work()
         except OSError as error:
@@ -163,10 +172,25 @@ class Room:
             self._make_room(size)
 
     def reserve(self, size: int) -> None:
-        """Take `size` bytes that a scan of the cache doesn't find, until they are released."""
-        self.take(size)
+        """Take `size` bytes that a scan of the cache doesn't find, until they are released.
+
+        Raises what `take` raises.
+        """
         with self._lock:
-            self._unseen += size
+            if size <= self._ahead:
+                self._ahead -= size
+                return
+        taken = self._step()
+        if size > taken or not self._fits(taken):
+            self.take(size)
+            taken = size
+        with self._lock:
+            self._unseen += taken
+            self._ahead += taken - size
+
+    def _step(self) -> int:
+        limit = self.bounds.limit
+        return AHEAD_BYTES if limit is None else min(AHEAD_BYTES, int(limit * AHEAD_SHARE))
 
     def release(self, size: int) -> None:
         """Give back what was reserved."""
@@ -294,8 +318,11 @@ class Room:
         finally:
             self._turn.release()
 
-    def _evict(self, size: int) -> bool:
-        """Remove something for `size` bytes: the disk said that it is full, be it by a quota."""
+    def evict(self, size: int = 0) -> bool:
+        """Remove something for `size` bytes: the disk said that it is full, be it by a quota.
+
+        Return whether there was anything. Raises StoreError.
+        """
         if time.monotonic() < self._full_until:
             return False
         with self._one_at_a_time():

@@ -25,7 +25,8 @@ from wbfs.store.folder import create_file, open_file
 log = logging.getLogger(__name__)
 
 BUSY_S = 2.0
-"""Seconds after which a process that holds the file is stopped, or dead without knowing it."""
+"""Seconds after which a process that holds the file is stopped, or dead without knowing it. It is
+waited for once, and then no more until it lets go."""
 POLL_S = 0.001
 _NUMBERS = struct.Struct("<qq")
 
@@ -45,6 +46,7 @@ class Tally:
         """Take the file's place; it is made when it is needed."""
         self._path = cache_dir / "used.count"
         self._lock = threading.Lock()
+        self._patience_s = BUSY_S
         # For as long as there can be no file.
         self._own = Numbers(None, 0)
 
@@ -72,7 +74,7 @@ class Tally:
                 yield self._own
                 return
             try:
-                _lock(fd)
+                self._patience_s = BUSY_S if _lock(fd, self._patience_s) else 0.0
                 numbers = _read(fd)
                 yield numbers
                 if numbers.used is not None:
@@ -81,19 +83,20 @@ class Tally:
                 os.close(fd)
 
 
-def _lock(fd: int) -> None:
-    end = time.monotonic() + BUSY_S
+def _lock(fd: int, patience_s: float) -> bool:
+    """Lock the file; return False where somebody else keeps it for longer than so many seconds."""
+    end = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except BlockingIOError:
-            if time.monotonic() > end:
+            if time.monotonic() >= end:
                 # A process that is stopped must not stop all others; a scan puts the count right.
-                return
+                return False
         except OSError:
             # A disk that locks nothing.
-            return
+            return True
         time.sleep(POLL_S)
 
 

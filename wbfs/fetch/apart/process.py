@@ -72,7 +72,8 @@ class Process(Generic[O, A]):
         self._is_running = False
         # In ticks of this process, which may have been stopped itself.
         self._quiet_ticks = 0
-        self._failures = 0
+        # What comes after the next failure.
+        self._pause_s = 0.0
         self._paused_until = 0.0
         self._failure = Lost(f"{self._name} was not started yet")
 
@@ -145,8 +146,8 @@ class Process(Generic[O, A]):
         """Have no process started for the longer the more have failed in a row."""
         log.warning("%s", failure)
         self._failure = failure
-        self._paused_until = trio.current_time() + min(2.0**self._failures - 1, LONGEST_PAUSE_S)
-        self._failures += 1
+        self._paused_until = trio.current_time() + self._pause_s
+        self._pause_s = min(2 * self._pause_s + 1, LONGEST_PAUSE_S)
 
     async def _serve(self) -> Lost | None:
         """Have orders carried out for as long as there are any, or return why that failed."""
@@ -251,7 +252,7 @@ class Process(Generic[O, A]):
                 for message in unpacked(received):
                     if message is not None:
                         number, answer, error = message
-                        self._failures = 0
+                        self._pause_s = 0.0
                         self._tell(self._under_way.pop(number), answer, error)
                 if not self._under_way:
                     self._news.set()

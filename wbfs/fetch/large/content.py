@@ -28,7 +28,7 @@ from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import damaged, stretched, transfer
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Blob
-from wbfs.model.errors import IntegrityError, StoreError, WbfsError, while_doing
+from wbfs.model.errors import IntegrityError, StoreError, StoreFull, WbfsError, while_doing
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 
@@ -99,12 +99,18 @@ class LargeFile:
         except StoreError as error:
             log.debug("a file is read past the cache: %s", error)
             self._generation = None
+            if isinstance(error, StoreFull):
+                # For when it is tried again.
+                resources = self._resources
+                resources.background.spawn(
+                    partial(resources.offload.run, Kind.DISK, resources.room.evict),
+                    name="make room in the cache",
+                )
             return
         self._generation = Generation(self._resources, blob, size=self.size, on_landed=self.go_on)
 
     def _try_store_again(self, wanted: Wanted) -> None:
-        is_due = trio.current_time() > self._store_tried_at + PAST_STORE_S
-        if self._generation is None and is_due:
+        if self._generation is None and trio.current_time() > self._store_tried_at + PAST_STORE_S:
             self._begin()
             self.go_on(wanted)
 

@@ -30,6 +30,8 @@ LARGEST_IN_MEMORY = 32 << 20
 """Bytes of a file that is kept in memory where the store can't hold it."""
 MEMORY_BYTES = 64 << 20
 """Bytes of all of them together."""
+MEMORY_FILES = 128
+"""How many they are at most: each takes a descriptor."""
 
 
 class WholeFiles:
@@ -94,7 +96,10 @@ class WholeFiles:
         create = partial(self._resources.partial.in_memory, limit=LARGEST_IN_MEMORY)
         sealed, size = await self._fetch_checked(wanted, deadline, create)
         self._in_memory[wanted.entry.blob] = sealed, size
-        while sum(size for _, size in self._in_memory.values()) > MEMORY_BYTES:
+        while (
+            len(self._in_memory) > MEMORY_FILES
+            or sum(size for _, size in self._in_memory.values()) > MEMORY_BYTES
+        ):
             self._in_memory.popitem(last=False)
         return sealed
 
