@@ -349,6 +349,10 @@ def test_a_mount_whose_path_is_not_utf8(start: Starter, tmp_path: Path) -> None:
     daemon.wait_until_mounted()
     other = start()
     other.wait_until_mounted()
+    with (odd / "mount/.wbfs/status.json").open():
+        done = daemon.umount()
+        assert done.returncode == 1, done.stderr
+        assert "is in use: leave it and close its files" in done.stderr
     for one in (other, daemon):
         done = one.umount()
         assert done.returncode == 0, done.stderr
@@ -370,6 +374,22 @@ def test_records(start: Starter) -> None:
     assert again.umount().returncode == 0
     assert again.exit_code() == 0
     assert records(again) == []
+
+
+def test_records_that_can_not_be_read(start: Starter) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    [record] = records(daemon)
+    # As where another daemon removes its own at that moment.
+    odd = record.with_name(record.name.removesuffix(".json") + "1.json")
+    odd.symlink_to("nowhere")
+    other = start(path=daemon.path.with_name("other"))
+    other.wait_until_mounted()
+    assert len(records(other)) == 3
+    for one in (daemon, other):
+        assert one.umount().returncode == 0
+        assert one.exit_code() == 0
+    assert records(daemon) == [odd]
 
 
 def test_a_state_directory_that_others_may_write_to(start: Starter) -> None:

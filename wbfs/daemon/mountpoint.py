@@ -71,7 +71,6 @@ def unmount(path: Path, *, lazy: bool) -> None:
         done = subprocess.run(
             command,
             capture_output=True,
-            text=True,
             timeout=COMMAND_TIMEOUT_S,
             check=False,
             stdin=subprocess.DEVNULL,
@@ -87,9 +86,11 @@ def unmount(path: Path, *, lazy: bool) -> None:
         ) from None
     if done.returncode == 0:
         return
-    if "busy" in done.stderr:
+    # It quotes the path, which need not be UTF-8.
+    said = os.fsdecode(done.stderr).strip()
+    if "busy" in said:
         raise UsageError(
             f"{path} is in use: leave it and close its files (fuser -vm {path} shows who), or"
             f" detach it with wbfs umount --lazy {path}"
         )
-    raise UsageError(f"can't unmount {path}: {done.stderr.strip()}")
+    raise UsageError(f"can't unmount {path}: {said}")
