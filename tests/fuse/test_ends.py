@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,17 @@ with wandb.init(project="ends") as run:
     artifact = wandb.Artifact("large", type="dataset")
     with artifact.new_file("large.bin", mode="wb") as file:
         file.write(bytes(8 << 20))
+    run.log_artifact(artifact).wait()
+    print(run.entity)
+"""
+SMALL_FILES = 40
+LOG_SMALL = f"""
+import wandb
+with wandb.init(project="ends") as run:
+    artifact = wandb.Artifact("small", type="dataset")
+    for number in range({SMALL_FILES}):
+        with artifact.new_file(f"{{number}}.txt") as file:
+            file.write(str(number))
     run.log_artifact(artifact).wait()
     print(run.entity)
 """
@@ -136,6 +149,12 @@ def records(daemon: Daemon) -> list[Path]:
 def waiting(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Log a version with a large file; return its name."""
     return stand_in.run_sdk(LOG, tmp_path_factory.mktemp("waiting")) + "/ends/large:v0"
+
+
+@pytest.fixture(scope="module")
+def small(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the SOURCE of a version of small files."""
+    return f"{stand_in.run_sdk(LOG_SMALL, tmp_path_factory.mktemp('small'))}/ends/small:v0"
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -407,6 +426,25 @@ def test_a_state_directory_that_others_may_write_to(start: Starter) -> None:
     # It is unmounted all the same; nobody waits for the daemon.
     assert daemon.umount().returncode == 0
     assert daemon.exit_code() == 0
+
+
+def test_no_descriptor_is_left(start: Starter, small: str) -> None:
+    daemon = start(small)
+    daemon.wait_until_mounted()
+    pid = daemon.process.pid
+    assert (daemon.path / "0.txt").read_text() == "0"
+    used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 8, used + 8))
+    opened = []
+    with ExitStack() as files:
+        with pytest.raises(OSError, match="Input/output|Too many"):
+            for number in range(SMALL_FILES):
+                file = files.enter_context((daemon.path / f"{number}.txt").open())
+                opened.append(file.read())
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.exit_code() == 0, daemon.log()
+    assert opened == [str(number) for number in range(len(opened))]
+    assert not is_mounted(daemon.path)
 
 
 def test_who_waits_gets_an_answer(start: Starter, stand_in: StandIn, waiting: str) -> None:

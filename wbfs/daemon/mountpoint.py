@@ -79,6 +79,8 @@ def unmount(path: Path, *, lazy: bool) -> None:
         raise NoFuse(
             "fusermount3 is missing: install it (Debian, Ubuntu: apt install fuse3)"
         ) from None
+    except OSError as error:
+        raise UsageError(f"can't run fusermount3 to unmount {path}: {error.strerror}") from error
     except subprocess.TimeoutExpired:
         raise UsageError(
             f"unmounting {path} takes longer than {COMMAND_TIMEOUT_S:.0f} s: try"
