@@ -437,13 +437,16 @@ def test_no_descriptor_is_left(start: Starter, small: str) -> None:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 8, used + 8))
     opened = []
     with ExitStack() as files:
-        with pytest.raises(OSError, match="Input/output|Too many"):
-            for number in range(SMALL_FILES):
+        for number in range(SMALL_FILES):
+            try:
                 file = files.enter_context((daemon.path / f"{number}.txt").open())
                 opened.append(file.read())
+            except OSError:
+                break
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.exit_code() == 0, daemon.log()
     assert opened == [str(number) for number in range(len(opened))]
+    assert len(opened) < SMALL_FILES
     assert not is_mounted(daemon.path)
 
 
