@@ -30,7 +30,7 @@ LONGEST_LOAD_S = 2.0
 ENDS_WITHIN_S = 30.0
 EXPECTED_IN_CACHE = re.compile(
     r"blobs/../[a-z0-9]+-[0-9a-f]+|manifests/[^/]+/[^/.]+\.sqlite(-wal|-shm)?"
-    r"|(catalog|uses)\.sqlite(-wal|-shm)?|partial/[a-z0-9]+-[0-9a-f]+(\.map)?"
+    r"|used\.count|(catalog|uses)\.(lock|sqlite(-wal|-shm)?)|partial/[a-z0-9]+-[0-9a-f]+(\.map)?"
 )
 LOADS = ("readers", "readers", "prefetch", "prefetch a name", "get", "readers and prune")
 FAULTS: tuple[Mapping[str, object], ...] = (

@@ -22,7 +22,8 @@ from steps import Steps
 from world import World
 
 SECONDS = 1800.0
-SAMPLE_EVERY_S = 10.0
+SAMPLES, SAMPLE_EVERY_S = 60, 10.0
+"""At least so many, and as often as that where the run is long."""
 READERS = 3
 MIB = 1 << 20
 MAY_GROW = 1.10
@@ -80,15 +81,16 @@ def rss(pid: int) -> float:
 class Sampler(threading.Thread):
     """Takes samples of all mounts while the context lasts."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, every_s: float) -> None:
         super().__init__(daemon=True)
+        self._every_s = every_s
         self._world = world
         self._ends = threading.Event()
         self.samples: list[list[Sample]] = [[] for _ in world.mounts]
 
     def run(self) -> None:
         """Take them."""
-        while not self._ends.wait(SAMPLE_EVERY_S):
+        while not self._ends.wait(self._every_s):
             for samples, mount in zip(self.samples, self._world.mounts, strict=True):
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     samples.append(sample(mount))
@@ -123,7 +125,7 @@ def main() -> None:
     try:
         with closing(world):
             steps = Steps(world, number=number, with_the_sdk=True, daemons_end=False)
-            sampler = Sampler(world)
+            sampler = Sampler(world, min(SAMPLE_EVERY_S, seconds / SAMPLES))
             sampler.start()
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:

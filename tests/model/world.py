@@ -29,8 +29,8 @@ from stand_in import StandIn
 from versions import ENTITY, PROJECT, Versions
 
 COLLECTION = "files"
-CACHE_SIZE = "40MB"
-DISK_SIZE = "100m"
+CACHE_SIZE = "50MB"
+DISK_SIZE = "120m"
 TIMEOUT_S = 4.0
 ALIAS_TTL_S = 1.0
 COMMAND_S = 120.0
