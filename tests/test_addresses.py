@@ -223,7 +223,7 @@ def test_through_a_proxy_what_the_url_says_is_judged(
     transport = make(private_references=False)
     with pytest.raises(AccessDenied, match="--allow-private-references"):
         read(transport, f"http://{host}:1/")
-    for metadata in ("169.254.169.254", "metadata.google.internal"):
+    for metadata in ("169.254.169.254", "metadata.google.internal", "metadata.goog"):
         with pytest.raises(AccessDenied, match="cloud's metadata"):
             read(make(), f"http://{metadata}/")
     assert not server.seen

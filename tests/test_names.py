@@ -57,4 +57,4 @@ def test_unsafe_components(name: str) -> None:
 def test_version_names() -> None:
     assert is_version_name("v0")
     assert is_version_name("v17")
-    assert not any(map(is_version_name, ["v", "latest", "v1a", "V1", "v-1", " v1"]))
+    assert not any(map(is_version_name, ["v", "latest", "v1a", "V1", "v-1", " v1", "v٣"]))

@@ -80,6 +80,7 @@ def test_ids_in_both_forms(text: str) -> None:
     [
         {"project": {"artifactCollectionMembership": member(createdAt="yesterday")}},
         {"project": {"artifactCollectionMembership": member(createdAt=None)}},
+        {"project": {"artifactCollectionMembership": member(size=float("inf"))}},
         {"project": {"artifactCollectionMembership": member(tags=[1])}},
         {"project": {"artifactCollectionMembership": member() | {"aliases": [None]}}},
     ],

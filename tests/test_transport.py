@@ -135,6 +135,15 @@ def test_retry_after_is_honoured(server: Server, transport: Transport) -> None:
     assert time.monotonic() - began >= 1
 
 
+@pytest.mark.parametrize(
+    "odd", ["soon", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT", "9" * 400]
+)
+def test_an_odd_retry_after_is_no_defect(server: Server, transport: Transport, odd: str) -> None:
+    server.answers = [reply(503, Retry_After=odd)]
+    with pytest.raises(RemoteError, match="503"):
+        read(transport, server, seconds=1)
+
+
 def test_a_server_that_asks_for_no_wait_is_not_hammered(
     server: Server, transport: Transport
 ) -> None:
@@ -234,6 +243,16 @@ def test_another_range_than_was_asked_for_is_refused(
 def graphql(server: Server, transport: Transport, tmp_path: Path, **environ: str) -> GraphQL:
     environ = {"HOME": str(tmp_path), "WANDB_BASE_URL": server.url} | environ
     return GraphQL(transport=transport, credentials=load_credentials(environ, tmp_path))
+
+
+def test_nesting_without_an_end_is_no_answer(
+    server: Server, transport: Transport, tmp_path: Path
+) -> None:
+    netrc = tmp_path / ".netrc"
+    netrc.write_text(f"machine {server.url.removeprefix('http://')} login user password {KEY}\n")
+    server.answers = [reply(200, b'{"data": ' + b"[" * 100_000)]
+    with pytest.raises(RemoteProtocolError, match="not as a W&B server does"):
+        graphql(server, transport, tmp_path).execute("{ a }", {}, deadline=Deadline.after(3))
 
 
 def test_a_rotated_key_is_found(server: Server, transport: Transport, tmp_path: Path) -> None:

@@ -106,6 +106,12 @@ def test_places_that_cannot_be_written(stand_in: StandIn, place: Path, tmp_path:
     refused(place, env, "--log-file", tmp_path / "file" / "log", words="can't log to")
 
 
+def test_a_log_is_named_after_any_path(stand_in: StandIn, tmp_path: Path) -> None:
+    long = tmp_path / "/".join(["数" * 80] * 3)
+    done = run(*WBFS, "mount", "--cache-dir", tmp_path / "c", long, env=stand_in.env(tmp_path))
+    assert "does not exist" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,17 @@ with wandb.init(project="ends") as run:
     artifact = wandb.Artifact("large", type="dataset")
     with artifact.new_file("large.bin", mode="wb") as file:
         file.write(bytes(8 << 20))
+    run.log_artifact(artifact).wait()
+    print(run.entity)
+"""
+SMALL_FILES = 40
+LOG_SMALL = f"""
+import wandb
+with wandb.init(project="ends") as run:
+    artifact = wandb.Artifact("small", type="dataset")
+    for number in range({SMALL_FILES}):
+        with artifact.new_file(f"{{number}}.txt") as file:
+            file.write(str(number))
     run.log_artifact(artifact).wait()
     print(run.entity)
 """
@@ -136,6 +149,12 @@ def records(daemon: Daemon) -> list[Path]:
 def waiting(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Log a version with a large file; return its name."""
     return stand_in.run_sdk(LOG, tmp_path_factory.mktemp("waiting")) + "/ends/large:v0"
+
+
+@pytest.fixture(scope="module")
+def small(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the SOURCE of a version of small files."""
+    return f"{stand_in.run_sdk(LOG_SMALL, tmp_path_factory.mktemp('small'))}/ends/small:v0"
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -350,6 +369,10 @@ def test_a_mount_whose_path_is_not_utf8(start: Starter, tmp_path: Path) -> None:
     daemon.wait_until_mounted()
     other = start()
     other.wait_until_mounted()
+    with (odd / "mount/.wbfs/status.json").open():
+        done = daemon.umount()
+        assert done.returncode == 1, done.stderr
+        assert "is in use: leave it and close its files" in done.stderr
     for one in (other, daemon):
         done = one.umount()
         assert done.returncode == 0, done.stderr
@@ -373,6 +396,22 @@ def test_records(start: Starter) -> None:
     assert records(again) == []
 
 
+def test_records_that_can_not_be_read(start: Starter) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    [record] = records(daemon)
+    # As where another daemon removes its own at that moment.
+    odd = record.with_name(record.name.removesuffix(".json") + "1.json")
+    odd.symlink_to("nowhere")
+    other = start(path=daemon.path.with_name("other"))
+    other.wait_until_mounted()
+    assert len(records(other)) == 3
+    for one in (daemon, other):
+        assert one.umount().returncode == 0
+        assert one.exit_code() == 0
+    assert records(daemon) == [odd]
+
+
 def test_a_state_directory_that_others_may_write_to(start: Starter) -> None:
     daemon = start()
     daemon.wait_until_mounted()
@@ -388,6 +427,28 @@ def test_a_state_directory_that_others_may_write_to(start: Starter) -> None:
     # It is unmounted all the same; nobody waits for the daemon.
     assert daemon.umount().returncode == 0
     assert daemon.exit_code() == 0
+
+
+def test_no_descriptor_is_left(start: Starter, small: str) -> None:
+    daemon = start(small)
+    daemon.wait_until_mounted()
+    pid = daemon.process.pid
+    assert (daemon.path / "0.txt").read_text() == "0"
+    used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 8, used + 8))
+    opened = []
+    with ExitStack() as files:
+        for number in range(SMALL_FILES):
+            try:
+                file = files.enter_context((daemon.path / f"{number}.txt").open())
+                opened.append(file.read())
+            except OSError:
+                break
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.exit_code() == 0, daemon.log()
+    assert opened == [str(number) for number in range(len(opened))]
+    assert len(opened) < SMALL_FILES
+    assert not is_mounted(daemon.path)
 
 
 def test_who_waits_gets_an_answer(start: Starter, stand_in: StandIn, waiting: str) -> None:

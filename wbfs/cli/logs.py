@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 from pathlib import Path
 
 import platformdirs
@@ -14,13 +15,13 @@ from wbfs.model.text import LineFormatter
 LOG_BYTES = 10 << 20
 LOG_FILES = 3
 MAX_NAME = 200
-"""Characters that a log file's name has at most, without its suffix."""
+"""Bytes that a log file's name has at most, without its suffix."""
 
 
 def default_log_file(name: str) -> Path:
     """Return where something of that name logs, which may be a path."""
-    plain = name.strip("/").replace("/", "-")[-MAX_NAME:] or "root"
-    return platformdirs.user_state_path("wbfs") / f"{plain}.log"
+    plain = os.fsencode(name.strip("/").replace("/", "-"))[-MAX_NAME:] or b"root"
+    return platformdirs.user_state_path("wbfs") / f"{os.fsdecode(plain)}.log"
 
 
 def start_logging(log_file: Path | None, *, debug: bool = False) -> None:

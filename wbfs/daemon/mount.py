@@ -82,10 +82,7 @@ async def _mount(
     # An alias or a folder that isn't there is said now, not by the first `ls`.
     await tree.root()
     operations = _operations(settings, session, kernel, tree)
-    try:
-        await _serve(background, settings, operations, session, kernel, ending, on_ready)
-    finally:
-        operations.close()
+    await _serve(background, settings, operations, session, kernel, ending, on_ready)
 
 
 def _operations(
@@ -148,13 +145,19 @@ async def _serve(
         background.spawn(
             partial(_announce, settings, session, kernel, own, on_ready), name="announce the mount"
         )
-        await answer(background, operations, kernel, ending.told)
+        try:
+            await answer(background, operations, kernel, ending.told)
+        finally:
+            # To unmount takes descriptors, and programs may have had all of them.
+            operations.close()
         is_lost = own.is_there and not ending.told.is_set()
     finally:
-        own.take_down()
-        # It is ours to unmount: pyfuse3 would unmount whatever is at that place by now.
-        pyfuse3.close(unmount=False)
-        own.forget()
+        try:
+            own.take_down()
+        finally:
+            # It is ours to unmount: pyfuse3 would unmount whatever is at that place by now.
+            pyfuse3.close(unmount=False)
+            own.forget()
     if is_lost:
         raise MountLost(
             f"the mount of {mountpoint} was lost, since its connection to the kernel was aborted:"

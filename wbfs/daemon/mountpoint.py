@@ -71,7 +71,6 @@ def unmount(path: Path, *, lazy: bool) -> None:
         done = subprocess.run(
             command,
             capture_output=True,
-            text=True,
             timeout=COMMAND_TIMEOUT_S,
             check=False,
             stdin=subprocess.DEVNULL,
@@ -80,6 +79,8 @@ def unmount(path: Path, *, lazy: bool) -> None:
         raise NoFuse(
             "fusermount3 is missing: install it (Debian, Ubuntu: apt install fuse3)"
         ) from None
+    except OSError as error:
+        raise UsageError(f"can't run fusermount3 to unmount {path}: {error.strerror}") from error
     except subprocess.TimeoutExpired:
         raise UsageError(
             f"unmounting {path} takes longer than {COMMAND_TIMEOUT_S:.0f} s: try"
@@ -87,9 +88,11 @@ def unmount(path: Path, *, lazy: bool) -> None:
         ) from None
     if done.returncode == 0:
         return
-    if "busy" in done.stderr:
+    # It quotes the path, which need not be UTF-8.
+    said = os.fsdecode(done.stderr).strip()
+    if "busy" in said:
         raise UsageError(
             f"{path} is in use: leave it and close its files (fuser -vm {path} shows who), or"
             f" detach it with wbfs umount --lazy {path}"
         )
-    raise UsageError(f"can't unmount {path}: {done.stderr.strip()}")
+    raise UsageError(f"can't unmount {path}: {said}")

@@ -134,9 +134,10 @@ class Records:
             if not name.startswith(_boot()):
                 # After a boot, or of another machine that has the same home.
                 continue
-            record = _read_file(folder, name)
-            if record is None or record.is_stale:
-                with contextlib.suppress(FileNotFoundError):
+            # Another daemon may remove it meanwhile; and what can't be read is left alone.
+            with contextlib.suppress(OSError):
+                record = _read_file(folder, name)
+                if record is None or record.is_stale:
                     os.unlink(name, dir_fd=folder)
 
 

@@ -11,7 +11,7 @@ REGISTRY_PREFIX = "wandb-registry-"
 NAME_MAX = 255
 """Bytes that one component of a path may have, as on every Linux filesystem."""
 
-_VERSION = re.compile(r"v\d+")
+_VERSION = re.compile(r"v[0-9]+")
 
 
 def is_version_name(name: str) -> bool:

@@ -39,7 +39,15 @@ _METADATA = frozenset(
         "fd20:ce::254",
     )
 )
-_METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data"})
+_METADATA_NAMES = frozenset(
+    {
+        "metadata",
+        "metadata.goog",
+        "metadata.google.internal",
+        "instance-data",
+        "instance-data.ec2.internal",
+    }
+)
 # By it IPv6-only networks reach all of IPv4.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # Networks in which an IPv4 address is in the last four bytes too.

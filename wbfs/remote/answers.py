@@ -29,7 +29,7 @@ def _parses(function: Callable[P, R]) -> Callable[P, R]:
     def parse(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise RemoteProtocolError(
                 f"the server's answer is not as W&B's protocol has it: {error!r}"
             ) from error

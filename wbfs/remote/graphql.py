@@ -115,7 +115,7 @@ class GraphQL:
     def _data(self, status: int, body: bytes) -> dict[str, Any]:
         try:
             answer = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         errors = _messages(answer)
         if status == 401:
