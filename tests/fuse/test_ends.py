@@ -304,6 +304,7 @@ def test_a_hung_daemon(start: Starter) -> None:
             user.kill()
     assert not is_mounted(daemon.path)
     assert daemon.exit_code() == -signal.SIGKILL
+    assert records(daemon) == []
 
 
 def test_a_hung_daemon_that_nobody_waits_for(start: Starter) -> None:

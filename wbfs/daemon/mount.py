@@ -28,7 +28,7 @@ from wbfs.fs.control import Control, ErrorLog, LeftOut
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
-from wbfs.model.errors import MountLost, UsageError
+from wbfs.model.errors import MountLost, NoFuse, UsageError
 from wbfs.model.settings import MountSettings
 
 log = logging.getLogger(__name__)
@@ -135,6 +135,11 @@ async def _serve(
     try:
         pyfuse3.init(operations, mountpoint, options)
     except RuntimeError as error:
+        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            raise NoFuse(
+                f"can't mount on {mountpoint}: this user may not open /dev/fuse; its mode should be"
+                " 0666, and in a container it has to be allowed (--device /dev/fuse)"
+            ) from error
         hint = " (is user_allow_other in /etc/fuse.conf?)" if settings.allow_other else ""
         raise UsageError(f"can't mount on {mountpoint}: {error}{hint}") from error
     ending.serving = True

@@ -108,8 +108,10 @@ class Records:
             with self._open_folder(make=False) as folder:
                 if _read_file(folder, _file_name(record.device)) == record:
                     os.unlink(_file_name(record.device), dir_fd=folder)
+        except FileNotFoundError:
+            return
         except OSError as error:
-            log.info("this mount's record is not removed: %s", error)
+            log.info("a mount's record is not removed: %s", error)
 
     @contextmanager
     def _open_folder(self, *, make: bool) -> Iterator[int]:

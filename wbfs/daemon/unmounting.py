@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 END_TIMEOUT_S = 20.0
 """Seconds that a daemon has to end once its mount is gone."""
 ABORT_TIMEOUT_S = 5.0
-"""Seconds that it has where its connection was aborted, before it is killed."""
+"""Seconds that it has once its connection was aborted, or it was told to, before it is killed."""
 
 
 def take_down(path: Path, *, lazy: bool, force: bool) -> None:
@@ -37,7 +37,8 @@ def take_down(path: Path, *, lazy: bool, force: bool) -> None:
     mount = mount_at(path)
     if mount is None or not mount.is_ours:
         raise UsageError(f"wbfs is not mounted at {path}: see findmnt -t {FILESYSTEM_TYPE}")
-    record = None if mount.is_another_users else Records().find(mount.device)
+    records = Records()
+    record = None if mount.is_another_users else records.find(mount.device)
     process = record.open_process() if record else None
     try:
         if force:
@@ -46,6 +47,8 @@ def take_down(path: Path, *, lazy: bool, force: bool) -> None:
             _unmount(mount, record, lazy=lazy)
         if record is not None and process is not None and not lazy:
             _wait(mount, record, process)
+            # It did so itself, unless it was killed.
+            records.remove(record)
     finally:
         if process is not None:
             os.close(process)
@@ -74,12 +77,9 @@ def _force(mount: Mount, process: int | None) -> None:
         abort(mount.device)
     except (OSError, subprocess.SubprocessError) as error:
         log.info("can't abort the connection of %s: %s", mount.mountpoint, error)
-    else:
-        if process is not None and has_ended(process, ABORT_TIMEOUT_S):
-            process = None
-    if process is not None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process, signal.SIGKILL)
+        _send(process, signal.SIGTERM)
+    if process is not None and not has_ended(process, ABORT_TIMEOUT_S):
+        _send(process, signal.SIGKILL)
     if mount_at(mount.mountpoint) == mount:
         try:
             unmount(mount.mountpoint, lazy=True)
@@ -87,6 +87,13 @@ def _force(mount: Mount, process: int | None) -> None:
             # The daemon may have been quicker.
             if mount_at(mount.mountpoint) == mount:
                 raise
+
+
+def _send(process: int | None, number: signal.Signals) -> None:
+    """Send a signal to the process behind a descriptor, if there is one still."""
+    if process is not None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, number)
 
 
 def _wait(mount: Mount, record: Record, process: int) -> None:
