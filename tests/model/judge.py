@@ -7,14 +7,17 @@ clock; everything else that a program sees is a violation.
 from __future__ import annotations
 
 import errno
+import re
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from contents import Content
-from faults import NOT_MOUNTED, Cause, Fault
+from faults import LATE, NOT_MOUNTED, Cause, Fault
 
+NO_ROOM = re.compile(r"can't be kept to be checked|there is no room in the cache")
 SHOWN_STEPS, SHOWN_READS = 80, 25
 SLACK_S = 12.0
 """Seconds that a busy machine may add to an operation."""
@@ -134,8 +137,21 @@ class Judge:
             for window in self.windows
         )
 
-    def judge(self, request: dict[str, Any], answer: dict[str, Any], mount: int) -> None:
-        """Raise Violation unless the answer to a reader's request is right, or explained."""
+    def has_no_room(self, content: Content, log: str) -> bool:
+        """Whether a file can't be read since it has to be checked first and can't be kept for that.
+
+        Any other is read past a cache that has no room; `log` is what the mount said.
+        """
+        is_checked_first = self.verify_always or any(window.lies for window in self.windows)
+        return content.is_large and is_checked_first and bool(NO_ROOM.search(log))
+
+    def judge(
+        self, request: dict[str, Any], answer: dict[str, Any], mount: int, log: Callable[[], str]
+    ) -> None:
+        """Raise Violation unless the answer to a reader's request is right, or explained.
+
+        `log` returns what the mount logged lately.
+        """
         what = f"{request['do']} {request.get('how', '')} of {request['path']!r}"
         began, ended = answer["began"], answer["ended"]
         if answer["longest_s"] > self.patience_s:
@@ -143,7 +159,9 @@ class Judge:
         if (cause := answer.get("errno")) is not None:
             name = cause if isinstance(cause, str) else errno.errorcode.get(cause, str(cause))
             self.figures[name] += 1
-            if self.explain(cause, mount, began, ended) is None:
+            content = Content(*request.get("content", (0, 0)))
+            is_explained = self.explain(cause, mount, began, ended) is not None
+            if not is_explained and not (cause in LATE and self.has_no_room(content, log())):
                 seconds = f"{began - self.began:.2f} to {ended - self.began:.2f} s"
                 raise self.broken(f"{what}: {name}, which nothing explains, {seconds}")
         elif "short" in answer:

@@ -12,7 +12,7 @@ from world import World
 pytestmark = pytest.mark.fuse
 
 NUMBER = 7
-STEPS = 20
+STEPS = 12
 
 
 @pytest.mark.timeout(240)

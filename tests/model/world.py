@@ -35,7 +35,9 @@ TIMEOUT_S = 4.0
 ALIAS_TTL_S = 1.0
 COMMAND_S = 120.0
 HANGS_AFTER_S = 150.0
-CHECKED_VERSIONS = 3
+LATELY = 10_000
+"""So many of the last bytes of a log are about what happened just now."""
+CHECKED_VERSIONS = 2
 """How many of the last versions are read in whole at the end."""
 SDK_LOG = """
 import sys, wandb
@@ -287,6 +289,9 @@ class World:
                 case _:
                     self.read(mount, chance)
 
+    def _judge(self, request: dict[str, Any], answer: dict[str, Any], mount: int) -> None:
+        self.judge.judge(request, answer, mount, lambda: self.mounts[mount].log()[-LATELY:])
+
     def read(self, mount: int, chance: random.Random) -> None:
         """Read a file of a version through a mount: all of it, or ranges."""
         version = chance.choice(list(self.versions))
@@ -311,7 +316,7 @@ class World:
             "how": how,
             "pieces": pieces or [(0, content.size + 1)],
         }
-        self.judge.judge(request, self._ask(request, mount), mount)
+        self._judge(request, self._ask(request, mount), mount)
 
     def read_in_order(self, mount: int, chance: random.Random) -> None:
         """Read the small files of a version one after another, as a data loader does."""
@@ -328,7 +333,7 @@ class World:
         request = {"do": "stat", "path": str(self._mountpoint(mount) / version / path)}
         self.judge.note_read(f"mount {mount}: stat {version}/{path!r}")
         answer = self._ask(request, mount)
-        self.judge.judge(request, answer, mount)
+        self._judge(request, answer, mount)
         if answer.get("size", content.size) != content.size:
             raise self.judge.broken(f"{request['path']!r} has {answer['size']} bytes")
 
@@ -363,7 +368,7 @@ class World:
         request = {"do": "list", "path": str(self._mountpoint(mount) / path)}
         self.judge.note_read(f"mount {mount}: list {path}")
         answer = self._ask(request, mount)
-        self.judge.judge(request, answer, mount)
+        self._judge(request, answer, mount)
         return set(answer["names"]) if "names" in answer else None
 
     def _may_be(self, alias: str, since: float) -> set[str | None]:
@@ -400,7 +405,7 @@ class World:
             return
         if not contents and "errno" not in answer:
             raise self.judge.broken(f"{path!r} is there though the alias was deleted")
-        self.judge.judge({**request, "content": content}, answer, mount)
+        self._judge({**request, "content": content}, answer, mount)
 
     # Commands.
 
@@ -492,7 +497,7 @@ class World:
                 for told in program.told(within_s=HANGS_AFTER_S):
                     self.judge.figures["right"] += told.get("right", 0)
                     if "request" in told:
-                        self.judge.judge(told["request"], told["answer"], told["mount"])
+                        self._judge(told["request"], told["answer"], told["mount"])
             except Hangs as error:
                 raise self.judge.broken(str(error)) from error
 
