@@ -104,22 +104,25 @@ class Pipeline:
 
         Raises WbfsError: NotFound where a version has no such file or folder.
         """
-        counting = self._background.spawn(self._count, name="count the files")
+        counting = None
         try:
+            # What isn't there is said before anything is begun.
+            selected = [(one.version, await self._slices(one)) for one in self._selections]
+            counting = self._background.spawn(self._count, name="count the files")
             has_begun = False
-            for selection in self._selections:
-                slices = await self._slices(selection)
+            for version, slices in selected:
                 while not self.tally.gave_up and (piece := await slices.next()) is not None:
                     if not has_begun:
                         await self._delivery.begin()
                         has_begun = True
-                    doing = f"look for {selection.version.path}/{piece.folder}"
-                    look = partial(self._look, selection.version, piece)
+                    doing = f"look for {version.path}/{piece.folder}"
+                    look = partial(self._look, version, piece)
                     await self._looks.start(piece.entries, doing, look)
             await self._looks.ended()
             await counting.result()
         finally:
-            counting.cancel()
+            if counting is not None:
+                counting.cancel()
             self._to_get.end()
 
     async def run(self) -> None:
@@ -242,7 +245,9 @@ class Pipeline:
     async def _wait_for_queue(self, wanted: Wanted) -> None:
         """Wait until the queue is through with a file, for as long as it is through with any."""
         counters = self._resources.counters
-        through = self._through.pop(wanted.entry.blob.key, None)
+        key = wanted.entry.blob.key
+        # Others of the same content wait for it as well.
+        through = self._through.get(key)
         wait_s = stretched(self._resources.timeout_s, wanted.entry.size) + SLACK_S
         before = -1
         while through is not None and not through.is_set() and not self._queue_is_stuck:
@@ -260,6 +265,7 @@ class Pipeline:
             before = now
             with trio.move_on_after(wait_s):
                 await through.wait()
+        self._through.pop(key, None)
 
     def _fail(self, entries: Sequence[Entry], error: WbfsError) -> None:
         for entry in entries:
