@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from wbfs.daemon.mount_table import Mount, mount_at, mounts
+from wbfs.daemon.mount_table import Mount, mount_at, mounts_at
 from wbfs.daemon.mountpoint import unmount
 from wbfs.daemon.records import Record, Records, pid_namespace, start_of
 from wbfs.model.errors import UsageError
@@ -34,8 +34,8 @@ class OwnMount:
 
     @property
     def is_there(self) -> bool:
-        """Whether it is mounted still, here or where it was moved to."""
-        return any(self._is_own(mount) for mount in mounts())
+        """Whether it is mounted still. Elsewhere its number may be another's, once it is gone."""
+        return any(self._is_own(mount) for mount in mounts_at(self._path))
 
     def _is_own(self, mount: Mount) -> bool:
         """Whether a mount is this one; its number may have been given out again meanwhile."""
@@ -49,7 +49,7 @@ class OwnMount:
             return
         mount = mount_at(self._path)
         if mount is None or not self._is_own(mount):
-            log.error("the mount of %s was moved or covered, and stays, dead", self._path)
+            log.error("%s is under another mount, and stays, dead: unmount both", self._path)
             return
         try:
             unmount(self._path, lazy=True)
