@@ -17,7 +17,7 @@ from pathlib import Path
 import requests
 from demo_data import fetch_data
 
-from wbfs.daemon.mount_table import mount_at, resolve
+from wbfs.daemon.mounts.table import mount_at, resolve
 
 ROOT = Path(__file__).parent.parent
 STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "wbfs-demo"

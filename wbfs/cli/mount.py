@@ -156,8 +156,8 @@ def mount(
     # Imported late: `wbfs --help` needs none of it.
     from wbfs.daemon.background import run_in_background
     from wbfs.daemon.mount import run_mount
-    from wbfs.daemon.mount_table import resolve
-    from wbfs.daemon.mountpoint import refuse_inside
+    from wbfs.daemon.mounts.mountpoint import refuse_inside
+    from wbfs.daemon.mounts.table import resolve
 
     if len(source_and_mountpoint) > 2:
         raise click.UsageError("give one MOUNTPOINT, and at most one SOURCE before it")
