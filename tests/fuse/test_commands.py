@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import WBFS, check, run, wait_until
+from mounts import DEFECTS, WBFS, check, run, wait_until
 from stand_in import StandIn
 
 
@@ -226,6 +226,23 @@ def test_the_daemon_lets_go_of_its_starter(mounter: Mounter, tmp_path: Path) -> 
     assert os.readlink(f"/proc/{mount.pid}/cwd") == "/"
     assert os.getsid(mount.pid) == mount.pid
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def test_no_mount_is_left_by_a_starter_that_was_killed(
+    stand_in: StandIn, place: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    command = [*WBFS, "mount", "--cache-dir", tmp_path / "cache", "--log-file", log, place]
+    with stand_in.faults(port="api", delay_s=1.5):
+        stand_in.clear_requests()
+        starter = subprocess.Popen(list(map(str, command)), env=stand_in.env(tmp_path))
+        wait_until(lambda: stand_in.requests(port="api"), what="it logs in")
+        starter.kill()
+        starter.wait(timeout=20)
+    wait_until(lambda: "is unmounted" in log.read_text(), what="it is unmounted")
+    assert "has ended before it was ready" in log.read_text()
+    assert not DEFECTS.search(log.read_text())
+    assert not os.path.ismount(place)
 
 
 def test_help_has_examples() -> None:
