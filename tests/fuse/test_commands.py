@@ -106,6 +106,26 @@ def test_places_that_cannot_be_written(stand_in: StandIn, place: Path, tmp_path:
     refused(place, env, "--log-file", tmp_path / "file" / "log", words="can't log to")
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--timeout", "nan"),
+        ("--timeout", "inf"),
+        ("--alias-ttl", "nan"),
+        ("--uid", "-1"),
+        ("--gid", str((1 << 32) - 1)),
+        ("--umask", "9"),
+        ("--cache-size", "much"),
+    ],
+)
+def test_wrong_use(stand_in: StandIn, place: Path, tmp_path: Path, option: str, value: str) -> None:
+    command = [*WBFS, "mount", "--cache-dir", tmp_path / "cache", option, value, place]
+    done = run(*command, env=stand_in.env(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert f"Invalid value for '{option}'" in done.stderr
+    assert not os.path.ismount(place)
+
+
 def test_a_log_is_named_after_any_path(stand_in: StandIn, tmp_path: Path) -> None:
     long = tmp_path / "/".join(["数" * 80] * 3)
     done = run(*WBFS, "mount", "--cache-dir", tmp_path / "c", long, env=stand_in.env(tmp_path))
