@@ -17,7 +17,7 @@ from pathlib import Path
 import requests
 from demo_data import fetch_data
 
-from wbfs.daemon.mountpoint import mount_at, resolve_mountpoint
+from wbfs.daemon.mounts.table import mount_at, resolve
 
 ROOT = Path(__file__).parent.parent
 STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "wbfs-demo"
@@ -261,10 +261,10 @@ def stop() -> None:
 def _unmounts(path: Path) -> bool:
     command = ["wbfs", "umount", str(path)]
     for attempt in (command, [*command, "--lazy"]):
-        if mount_at(resolve_mountpoint(path)) is not None:
+        if mount_at(resolve(path)) is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run(attempt, timeout=WAIT_S, check=False)
-    return mount_at(resolve_mountpoint(path)) is None
+    return mount_at(resolve(path)) is None
 
 
 def _stop_server() -> None:

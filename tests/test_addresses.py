@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Server, reply, scripted_servers
+from urllib3.connection import HTTPConnection
 
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, ReferenceChanged, RemoteError
-from wbfs.remote.addresses import refusal
+from wbfs.remote.addresses import SILENT_ADDRESSES, _connect, refusal
 from wbfs.remote.bytes import Location, open_stream
 from wbfs.remote.redirects import Peer
 from wbfs.remote.references import References
@@ -295,3 +297,22 @@ def test_what_is_no_file_is_neither_opened_nor_waited_for(
             with pytest.raises(ReferenceChanged, match="no regular file"):
                 open_file(path, allowed=True)
     assert not opened
+
+
+def test_no_number_of_silent_addresses_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[str, int]] = []
+
+    def resolve(host: str, port: int, *_: object) -> list[tuple[object, ...]]:
+        return [(0, 0, 0, "", (f"203.0.113.{number}", port)) for number in range(200)]
+
+    def connect(place: tuple[str, int], timeout: float, **_: object) -> None:
+        tried.append(place)
+        time.sleep(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
+    connection = HTTPConnection("many.invalid", timeout=0.05)
+    with pytest.raises(urllib3.exceptions.ConnectTimeoutError):
+        _connect(connection, private_allowed=True)
+    assert 1 <= len(tried) <= SILENT_ADDRESSES

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "scripts"
 TIMEOUT_S = 60
 
 
@@ -44,6 +47,17 @@ def test_every_package_is_in_the_contracts() -> None:
     assert set(server["forbidden_modules"]) == found - {"wbfs.devserver", "wbfs.model"}
     assert set(starters["source_modules"]) == found - {"wbfs.devserver", "wbfs.cli"}
     assert set(plain["source_modules"]) == {"wbfs.model", "wbfs.remote", "wbfs.store"}
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.py")))
+def test_scripts_import_what_there_is(script: str) -> None:
+    # Most take too long for tests, and nothing else notices what was renamed.
+    for node in ast.walk(ast.parse((SCRIPTS / script).read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wbfs"):
+            module = importlib.import_module(node.module or "")
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from wbfs.model.names import Source, is_safe_component, is_version_name, parse_s
 )
 def test_source(text: str, components: tuple[str, ...]) -> None:
     source = parse_source(text, default_entity="me", default_project="mine")
-    assert source.components == components
+    parts = (source.entity, source.project, source.collection, source.alias)
+    assert tuple(part for part in (*parts, *source.folder.split("/")) if part) == components
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import WBFS, check, run, wait_until
+from mounts import DEFECTS, WBFS, check, run, wait_until
 from stand_in import StandIn
 
 
@@ -104,6 +104,26 @@ def test_places_that_cannot_be_written(stand_in: StandIn, place: Path, tmp_path:
         place, env, "--cache-dir", tmp_path / "file" / "cache", words="can't use the cache folder"
     )
     refused(place, env, "--log-file", tmp_path / "file" / "log", words="can't log to")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--timeout", "nan"),
+        ("--timeout", "inf"),
+        ("--alias-ttl", "nan"),
+        ("--uid", "-1"),
+        ("--gid", str((1 << 32) - 1)),
+        ("--umask", "9"),
+        ("--cache-size", "much"),
+    ],
+)
+def test_wrong_use(stand_in: StandIn, place: Path, tmp_path: Path, option: str, value: str) -> None:
+    command = [*WBFS, "mount", "--cache-dir", tmp_path / "cache", option, value, place]
+    done = run(*command, env=stand_in.env(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert f"Invalid value for '{option}'" in done.stderr
+    assert not os.path.ismount(place)
 
 
 def test_a_log_is_named_after_any_path(stand_in: StandIn, tmp_path: Path) -> None:
@@ -226,6 +246,23 @@ def test_the_daemon_lets_go_of_its_starter(mounter: Mounter, tmp_path: Path) -> 
     assert os.readlink(f"/proc/{mount.pid}/cwd") == "/"
     assert os.getsid(mount.pid) == mount.pid
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def test_no_mount_is_left_by_a_starter_that_was_killed(
+    stand_in: StandIn, place: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    command = [*WBFS, "mount", "--cache-dir", tmp_path / "cache", "--log-file", log, place]
+    with stand_in.faults(port="api", delay_s=1.5):
+        stand_in.clear_requests()
+        starter = subprocess.Popen(list(map(str, command)), env=stand_in.env(tmp_path))
+        wait_until(lambda: stand_in.requests(port="api"), what="it logs in")
+        starter.kill()
+        starter.wait(timeout=20)
+    wait_until(lambda: "is unmounted" in log.read_text(), what="it is unmounted")
+    assert "has ended before it was ready" in log.read_text()
+    assert not DEFECTS.search(log.read_text())
+    assert not os.path.ismount(place)
 
 
 def test_help_has_examples() -> None:

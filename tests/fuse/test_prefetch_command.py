@@ -20,7 +20,7 @@ from mounts import WBFS, Mount, check, run, wait_until
 from stand_in import StandIn
 
 from wbfs.cli.orders import look_at_all
-from wbfs.daemon.mounted import look_at
+from wbfs.daemon.mounts.paths import look_at
 from wbfs.model.errors import UsageError
 
 TRAIN = 300

@@ -9,6 +9,7 @@ import click
 
 from wbfs.cli.logs import default_log_file, start_logging
 from wbfs.cli.options import (
+    Seconds,
     cache_dir_option,
     cache_size_option,
     manifest_limit_option,
@@ -20,6 +21,10 @@ from wbfs.model.settings import ALIAS_TTL_S, MountSettings
 
 START_TIMEOUT_S = 90.0
 """Seconds to wait for a daemon in the background; it gives up earlier itself, and says why."""
+
+
+# The last one is the kernel's word for nobody at all.
+_NUMBER = click.IntRange(min=0, max=(1 << 32) - 2)
 
 
 class _Octal(click.ParamType[int]):
@@ -45,7 +50,7 @@ class _Octal(click.ParamType[int]):
 @min_free_option
 @click.option(
     "--alias-ttl",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=ALIAS_TTL_S,
     show_default=True,
     metavar="SECONDS",
@@ -75,11 +80,15 @@ class _Octal(click.ParamType[int]):
 @manifest_limit_option
 @timeout_option
 @click.option(
-    "--uid", type=int, default=os.getuid, show_default="you", help="Owner of all files, by number."
+    "--uid",
+    type=_NUMBER,
+    default=os.getuid,
+    show_default="you",
+    help="Owner of all files, by number.",
 )
 @click.option(
     "--gid",
-    type=int,
+    type=_NUMBER,
     default=os.getgid,
     show_default="yours",
     help="Group of all files, by number.",
@@ -156,8 +165,8 @@ def mount(
     # Imported late: `wbfs --help` needs none of it.
     from wbfs.daemon.background import run_in_background
     from wbfs.daemon.mount import run_mount
-    from wbfs.daemon.mount_table import resolve
-    from wbfs.daemon.mountpoint import refuse_inside
+    from wbfs.daemon.mounts.mountpoint import refuse_inside
+    from wbfs.daemon.mounts.table import resolve
 
     if len(source_and_mountpoint) > 2:
         raise click.UsageError("give one MOUNTPOINT, and at most one SOURCE before it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,19 @@ from wbfs.cli.sizes import Size
 from wbfs.model.settings import MANIFEST_LIMIT_BYTES, MIN_FREE_BYTES, TIMEOUT_S
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds that a clock can reach: no `nan`, which is beyond no bound, nor `inf`."""
+
+    def convert(
+        self, value: float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
 
 
 def cache_dir_option(purpose: str) -> Callable[[F], F]:
@@ -52,7 +66,7 @@ manifest_limit_option = click.option(
 )
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=1),
+    type=Seconds(min=1),
     default=TIMEOUT_S,
     show_default=True,
     metavar="SECONDS",

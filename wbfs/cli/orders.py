@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wbfs.cli.bulk import Words
 from wbfs.cli.sizes import show_size
-from wbfs.daemon.mounted import MountedCache, MountedPath, look_at
+from wbfs.daemon.mounts.paths import MountedCache, MountedPath, look_at
 from wbfs.daemon.session import Session
 from wbfs.fetch.bulk.delivery import ToCache, ToTarget
 from wbfs.fetch.bulk.pipeline import Pipeline, Selection

@@ -29,8 +29,8 @@ def umount(mountpoint: Path, lazy: bool, force: bool) -> None:
       wbfs umount ~/artifacts
       wbfs umount --force ~/artifacts
     """
-    from wbfs.daemon.mount_table import resolve
-    from wbfs.daemon.unmounting import take_down
+    from wbfs.daemon.mounts.table import resolve
+    from wbfs.daemon.mounts.taking_down import take_down
 
     if lazy and force:
         raise click.UsageError("--lazy lets programs go on and --force doesn't: give one of them")

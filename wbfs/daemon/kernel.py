@@ -9,7 +9,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from wbfs.daemon.connection import CONTROL, set_connection
+from wbfs.daemon.mounts.connection import CONTROL, set_connection
 from wbfs.fetch.background import Background
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ import trio
 from wbfs.daemon.ending import Ending, signals_noted
 from wbfs.daemon.kernel import Kernel
 from wbfs.daemon.metrics import Metrics
-from wbfs.daemon.mountpoint import prepare_mountpoint, refuse_inside
-from wbfs.daemon.own_mount import OwnMount
+from wbfs.daemon.mounts.mountpoint import prepare_mountpoint, refuse_inside
+from wbfs.daemon.mounts.own import OwnMount
 from wbfs.daemon.serving import answer
 from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status

@@ -43,12 +43,6 @@ class Source:
     alias: str = ""
     folder: str = ""
 
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The path from the whole namespace's root to this directory."""
-        names = (self.entity, self.project, self.collection, self.alias)
-        return tuple(name for name in (*names, *self.folder.split("/")) if name)
-
 
 def parse_source(text: str, *, default_entity: str, default_project: str) -> Source:
     """Parse `entity[/project[/artifact[:alias[/folder]]]]`, or `[[entity/]project/]artifact:alias`.

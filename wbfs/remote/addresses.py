@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import time
 from typing import Any
 
 import requests
@@ -26,6 +27,9 @@ from wbfs.model.errors import AccessDenied
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 PRIVATE_OPTION = "--allow-private-references"
+SILENT_ADDRESSES = 2
+"""Addresses of a name that may be silent until the time-out: whoever wrote the manifest may say how
+many it has."""
 
 # What answers there, answers with the machine's own credentials: of Alibaba Cloud, Oracle Cloud,
 # Azure, AWS and Google Cloud. That of the others is link-local.
@@ -169,14 +173,19 @@ def _connect(connection: HTTPConnection, *, private_allowed: bool) -> socket.soc
         raise urllib3.exceptions.LocationParseError("no host is named so") from None
     failure: OSError | None = None
     refused: AccessDenied | None = None
+    assert isinstance(connection.timeout, int | float)
+    latest_s = time.monotonic() + SILENT_ADDRESSES * connection.timeout
     for *_, place in found:
         address = str(place[0])
         try:
             _check(host, address, private_allowed=private_allowed)
+            left_s = latest_s - time.monotonic()
+            if left_s <= 0:
+                break
             # An address is not looked up again.
             return urllib3.util.connection.create_connection(
                 (address, connection.port),
-                connection.timeout,
+                min(connection.timeout, left_s),
                 source_address=connection.source_address,
                 socket_options=connection.socket_options,
             )

@@ -14,9 +14,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from wbfs.daemon.health import Health, health_of
-from wbfs.daemon.mount_table import Mount, mount_of, resolve
-from wbfs.daemon.records import Record, Records
+from wbfs.daemon.mounts.health import Health, health_of
+from wbfs.daemon.mounts.records import Record, Records
+from wbfs.daemon.mounts.table import Mount, mount_of, resolve
 from wbfs.fs.control import CONTROL_NAME
 from wbfs.fs.nodes import XATTR_PREFIX
 from wbfs.model.errors import UsageError

@@ -13,11 +13,11 @@ import signal
 import subprocess
 from pathlib import Path
 
-from wbfs.daemon.connection import abort
-from wbfs.daemon.health import Health, has_ended, health_of
-from wbfs.daemon.mount_table import FILESYSTEM_TYPE, Mount, mount_at
-from wbfs.daemon.mountpoint import unmount
-from wbfs.daemon.records import Record, Records
+from wbfs.daemon.mounts.connection import abort
+from wbfs.daemon.mounts.health import Health, has_ended, health_of
+from wbfs.daemon.mounts.mountpoint import unmount
+from wbfs.daemon.mounts.records import Record, Records
+from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at
 from wbfs.model.errors import UsageError
 
 log = logging.getLogger(__name__)

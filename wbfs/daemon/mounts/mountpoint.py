@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from wbfs.daemon.health import Health, health_of
-from wbfs.daemon.mount_table import mount_at, resolve
+from wbfs.daemon.mounts.health import Health, health_of
+from wbfs.daemon.mounts.table import mount_at, resolve
 from wbfs.model.errors import NoFuse, UsageError
 
 COMMAND_TIMEOUT_S = 10.0

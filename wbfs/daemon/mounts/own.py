@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 
-from wbfs.daemon.mount_table import Mount, mount_at, mounts_at
-from wbfs.daemon.mountpoint import unmount
-from wbfs.daemon.records import Record, Records, pid_namespace, start_of
+from wbfs.daemon.mounts.mountpoint import unmount
+from wbfs.daemon.mounts.records import Record, Records, pid_namespace, start_of
+from wbfs.daemon.mounts.table import Mount, mount_at, mounts_at
 from wbfs.model.errors import UsageError
 from wbfs.model.settings import MountSettings
 

@@ -1,0 +1,11 @@
+"""Mounts of this machine as commands and daemons find them, and how they are taken down.
+
+table       what is mounted where, as the kernel says
+records     what daemons wrote down about themselves
+health      whether a mount answers, asked from a process that can be left behind
+connection  the kernel's end of a mount: its settings, and its abortion
+mountpoint  what may be mounted on, and unmounting
+own         the daemon's own mount
+paths       what a path below a mount is
+taking_down `wbfs umount`
+"""
