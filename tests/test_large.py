@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -229,6 +230,24 @@ async def test_wrong_bytes_twice_are_an_error(setting: Setting) -> None:
     with pytest.raises(IntegrityError):
         await again.read(0, 4096)
     again.close()
+
+
+@pytest.mark.parametrize("remembered_s", [0.0, WAIT_S])
+async def test_an_error_that_is_told_often_does_not_grow(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, remembered_s: float
+) -> None:
+    monkeypatch.setattr("wbfs.fetch.fetcher.FAILURE_MEMORY_S", remembered_s)
+    setting.sources.content = bytes(len(CONTENT))
+    with pytest.raises(IntegrityError):
+        await setting.fetcher.ensure(VERSION, ENTRY)
+    reader = setting.open()
+    lengths = []
+    for _ in range(10):
+        with trio.fail_after(WAIT_S), pytest.raises(IntegrityError) as caught:
+            await reader.read(0, 4096)
+        lengths.append(len(traceback.extract_tb(caught.value.__traceback__)))
+    assert lengths[9] == lengths[5]
+    reader.close()
 
 
 async def test_verify_always(nursery: trio.Nursery, tmp_path: Path) -> None:

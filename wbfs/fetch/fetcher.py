@@ -230,7 +230,7 @@ class Reader:
         """
         failure = self._failure
         if failure is not None and failure.is_of(offset, size):
-            raise failure.error
+            raise failure.error.with_traceback(None)
         try:
             return await self._read(offset, size)
         except WbfsError as error:
