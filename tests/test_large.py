@@ -445,6 +445,31 @@ async def test_a_cache_that_is_removed_while_it_is_read(setting: Setting, tmp_pa
     reader.close()
 
 
+async def test_what_comes_while_a_file_is_written_to_disk_is_kept(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushing, may_end = threading.Event(), threading.Event()
+    flush = LargeBlob.flush
+
+    def wait(blob: LargeBlob, held: list[tuple[int, int]]) -> None:
+        flushing.set()
+        assert may_end.wait(WAIT_S)
+        flush(blob, held)
+
+    monkeypatch.setattr(LargeBlob, "flush", wait)
+    for offset in (0, 12 * MIB):
+        reader = setting.open()
+        await read(reader, offset, 4096)
+        await settled(setting)
+        reader.close()
+        await _until(flushing.is_set)
+    may_end.set()
+    await _until(lambda: not setting.fetcher.large._files)
+    blob = setting.resources.partial.large(ENTRY.blob)
+    assert blob.held.missing(0, 4096) == blob.held.missing(12 * MIB, 12 * MIB + 4096) == []
+    blob.close()
+
+
 async def test_closed_while_it_is_looked_for(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
