@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from fetching import file_of, resources
 from tables import digest_of
 
 from wbfs.fetch.background import Background
 from wbfs.fetch.fetcher import Fetcher
+from wbfs.fetch.offload import THREADS, Kind
 from wbfs.fetch.transfer import FUTILE_ATTEMPTS
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Blob, Entry, Reference, Version
@@ -146,6 +150,26 @@ async def test_whole(fixture: Fixture) -> None:
     assert len(fixture.blobs()) == 1
     # From the store now.
     assert await fixture.fetch(FakeSources(breaks_after(0))) == CONTENT
+
+
+async def test_a_small_file_is_checked_while_large_ones_are(
+    fixture: Fixture, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    assert await fixture.fetch(FakeSources(whole)) == CONTENT
+    # As a later daemon finds it.
+    used = resources(Background(nursery), tmp_path, FakeSources(breaks_after(0)), timeout_s=10)
+    fetcher = Fetcher(used, verify_always=False, path_prefix="", drop_pages=lambda inodes: None)
+    hashed = threading.Event()
+    for _ in range(THREADS[Kind.CHECK]):
+        nursery.start_soon(used.offload.run, Kind.CHECK, partial(hashed.wait, 30))
+    await trio.testing.wait_all_tasks_blocked()
+    reader = fetcher.reader(VERSION, file_of(ENTRY), 1)
+    try:
+        with trio.fail_after(8):
+            assert await reader.read(0, 1 << 20) == CONTENT
+    finally:
+        hashed.set()
+        reader.close()
 
 
 async def test_a_cached_file_that_can_not_be_read_is_fetched_again(fixture: Fixture) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -231,6 +232,24 @@ async def test_wrong_bytes_twice_are_an_error(setting: Setting) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("remembered_s", [0.0, WAIT_S])
+async def test_an_error_that_is_told_often_does_not_grow(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, remembered_s: float
+) -> None:
+    monkeypatch.setattr("wbfs.fetch.fetcher.FAILURE_MEMORY_S", remembered_s)
+    setting.sources.content = bytes(len(CONTENT))
+    with pytest.raises(IntegrityError):
+        await setting.fetcher.ensure(VERSION, ENTRY)
+    reader = setting.open()
+    lengths = []
+    for _ in range(10):
+        with trio.fail_after(WAIT_S), pytest.raises(IntegrityError) as caught:
+            await reader.read(0, 4096)
+        lengths.append(len(traceback.extract_tb(caught.value.__traceback__)))
+    assert lengths[9] == lengths[5]
+    reader.close()
+
+
 async def test_verify_always(nursery: trio.Nursery, tmp_path: Path) -> None:
     setting = Setting(nursery, tmp_path, verify_always=True)
     reader = setting.open()
@@ -424,6 +443,31 @@ async def test_a_cache_that_is_removed_while_it_is_read(setting: Setting, tmp_pa
         await read(reader, offset, MIB)
     assert setting.resources.room.trouble is None
     reader.close()
+
+
+async def test_what_comes_while_a_file_is_written_to_disk_is_kept(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushing, may_end = threading.Event(), threading.Event()
+    flush = LargeBlob.flush
+
+    def wait(blob: LargeBlob, held: list[tuple[int, int]]) -> None:
+        flushing.set()
+        assert may_end.wait(WAIT_S)
+        flush(blob, held)
+
+    monkeypatch.setattr(LargeBlob, "flush", wait)
+    for offset in (0, 12 * MIB):
+        reader = setting.open()
+        await read(reader, offset, 4096)
+        await settled(setting)
+        reader.close()
+        await _until(flushing.is_set)
+    may_end.set()
+    await _until(lambda: not setting.fetcher.large._files)
+    blob = setting.resources.partial.large(ENTRY.blob)
+    assert blob.held.missing(0, 4096) == blob.held.missing(12 * MIB, 12 * MIB + 4096) == []
+    blob.close()
 
 
 async def test_closed_while_it_is_looked_for(

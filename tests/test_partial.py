@@ -65,6 +65,23 @@ def test_written_in_any_order_and_sealed(blobs: Blobs, partial: PartialBlobs) ->
     assert list(blobs.path(BLOB).parents[2].joinpath("partial").iterdir()) == []
 
 
+def test_what_another_daemon_has_sealed_is_not_gone_on_with(
+    blobs: Blobs, partial: PartialBlobs, tmp_path: Path
+) -> None:
+    first, second = partial.large(BLOB), partial.large(BLOB)
+    first.write(0, CONTENT[:MIB])
+    first.save([(0, MIB)])
+    assert partial.remove_abandoned() == 0
+    second.write(0, CONTENT)
+    second.seal()
+    # Somebody is about to read it.
+    assert partial.remove_abandoned() == 0
+    first.close()
+    assert partial.remove_abandoned() == 1
+    assert list((tmp_path / "partial").iterdir()) == []
+    assert blobs.open(BLOB) is not None
+
+
 def test_wrong_bytes_are_not_sealed_and_can_be_dropped(blobs: Blobs, partial: PartialBlobs) -> None:
     large = partial.large(BLOB)
     large.write(0, CONTENT[:-1] + b"!")

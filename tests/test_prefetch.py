@@ -187,23 +187,6 @@ async def test_who_waits_for_a_hung_process_fetches_it_in_time(
     assert entry.path not in queue.files.opened
 
 
-async def test_nobody_waits_for_ever_that_something_is_settled(
-    queue: Queue, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue.used = replace(queue.used, timeout_s=0.5)
-    slow = Queue(queue.used, queue.files)
-    slow.add()
-    while not started:
-        await trio.sleep(0.001)
-    os.kill(started[0].pid, signal.SIGSTOP)
-    for entry in (slow.entries[0], slow.entries[-1]):
-        with trio.fail_after(5):
-            await slow.prefetch.settled(entry.blob.key)
-        assert entry.path not in slow.outcomes
-    await slow.all()
-    await slow.prefetch.settled(entry.blob.key)
-
-
 async def test_a_stores_refusal_is_one_files_failure(
     queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,13 +211,14 @@ async def test_a_stores_refusal_is_one_files_failure(
 
 async def test_who_is_told_may_fail(queue: Queue) -> None:
     def fail(outcome: Outcome, error: WbfsError | None) -> None:
+        queue.outcomes[first.path] = outcome, error
         raise KeyError("a defect")
 
     first, *others = queue.entries
     queue.prefetch.add(Job(Wanted(VERSION, first), fail))
+    while not queue.outcomes:
+        await trio.sleep(0.001)
     queue.add(*others)
-    await queue.prefetch.settled(first.blob.key)
-    queue.outcomes[first.path] = Outcome.FETCHED, None
     assert await queue.all() == {Outcome.FETCHED: COUNT}
     assert queue.used.background.defects == 1
 

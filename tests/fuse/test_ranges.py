@@ -388,7 +388,7 @@ def test_a_full_disk_is_read_past(
     assert (mount.path / version / "model.bin").read_bytes() == CONTENT
     assert (mount.path / version / "other.bin").read_bytes() == OTHER
     assert mount.errors() == []
-    assert "is read past the cache" in mount.log()
+    assert "are read past the cache" in mount.log()
 
 
 def test_a_small_cache_is_read_past(mounter: Mounter, version: Path) -> None:

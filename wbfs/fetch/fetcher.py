@@ -19,7 +19,7 @@ from wbfs.fetch.flights import Flights
 from wbfs.fetch.large.files import LargeFiles, OpenLargeFile
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.small.whole import WholeFiles, is_large
+from wbfs.fetch.small.whole import LARGEST_WHOLE, WholeFiles, is_large
 from wbfs.fetch.transfer import stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
@@ -162,9 +162,12 @@ class Fetcher:
         blob, blobs = wanted.entry.blob, self._resources.blobs
         if self.prefetch.is_fetching(blob.key) or not blobs.has_unchecked(blob):
             return None
+        # What is small must not wait until large files were hashed.
+        is_small = blob.size is not None and blob.size <= LARGEST_WHOLE
+        kind = Kind.DISK if is_small else Kind.CHECK
         sealed = await self._checks.join(
             blob,
-            lambda: self._resources.offload.run(Kind.CHECK, lambda: blobs.check(blob)),
+            lambda: self._resources.offload.run(kind, lambda: blobs.check(blob)),
             timeout_s=stretched(self._resources.timeout_s, blob.size),
             what=f"read {wanted.path}",
         )
@@ -230,7 +233,7 @@ class Reader:
         """
         failure = self._failure
         if failure is not None and failure.is_of(offset, size):
-            raise failure.error
+            raise failure.error.with_traceback(None)
         try:
             return await self._read(offset, size)
         except WbfsError as error:

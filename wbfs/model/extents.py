@@ -51,8 +51,3 @@ class Extents:
         if start < stop:
             gaps.append((start, stop))
         return gaps
-
-    def clear(self) -> None:
-        """Take everything out."""
-        self._starts.clear()
-        self._stops.clear()

@@ -111,14 +111,19 @@ class PartialBlobs:
                 if name.removesuffix(MAP_SUFFIX) not in names:
                     path.unlink(missing_ok=True)
                 continue
-            if "." not in name and name + MAP_SUFFIX in names:
+            if "." not in name and name + MAP_SUFFIX in names and not self._is_sealed(name):
                 continue
             # A writer in another daemon may finish, and its name go, at any moment.
             with contextlib.suppress(OSError), os.fdopen(open_file(path), "rb") as file:
                 if lock_for_writing(file.fileno()) and is_at(file.fileno(), path):
                     path.unlink()
+                    path.with_name(name + MAP_SUFFIX).unlink(missing_ok=True)
                     removed += 1
         return removed
+
+    def _is_sealed(self, key: str) -> bool:
+        # Another daemon, which fetched it as well, was first: nobody goes on with this one.
+        return self._blobs.path(Blob(key=key, size=None, digest=None)).exists()
 
 
 class SmallBlob:

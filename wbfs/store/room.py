@@ -40,7 +40,8 @@ TURN_S = 30.0
 """Seconds to wait while other threads make room."""
 
 AHEAD_BYTES = 1 << 20
-"""Bytes that are counted at a time where pieces are small: what TLS brings has 16 KiB."""
+"""Bytes that are counted at a time where pieces are small: what TLS brings has 16 KiB. A scan by
+another process misses what of them is not written yet."""
 AHEAD_SHARE = 1 / 64
 """What they are of the limit at most."""
 

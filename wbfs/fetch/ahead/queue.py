@@ -138,16 +138,6 @@ class Prefetch:
 
         return await resources.offload.run(Kind.URLS, prepare)
 
-    async def settled(self, key: str) -> None:
-        """Wait until a file is neither in the queue nor on its way, however that ended.
-
-        Not for longer than a reader of it would wait.
-        """
-        job = self._waiting.get(key) or self._running.get(key)
-        if job is not None:
-            with trio.move_on_after(stretched(self._resources.timeout_s, job.size)):
-                await self._arrival(key).wait()
-
     @contextmanager
     def demand(self, key: str) -> Iterator[Landing | None]:
         """Leave a file to the caller, who fetches it now.

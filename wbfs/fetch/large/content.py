@@ -139,7 +139,7 @@ class LargeFile:
         while True:
             if self.state is State.WRONG:
                 assert self._error is not None
-                raise self._error
+                raise self._error.with_traceback(None)
             if self._verify and self.state is not State.SEALED:
                 await self.whole(opening.wanted)
             self._try_store_again(opening.wanted)
@@ -216,7 +216,7 @@ class LargeFile:
         try:
             while self._sealed is None:
                 if self._error is not None:
-                    raise self._error
+                    raise self._error.with_traceback(None)
                 if self._hashing is not None:
                     await self._hashing.ended.wait()
                     continue

@@ -188,7 +188,10 @@ class Generation:
 
     def close(self) -> None:
         """Let go of the store's file, with nothing on its way."""
-        self._forget_saving()
+        if self._saving is not None:
+            # Something has come since it was flushed.
+            self._saving.cancel()
+            self.save_now()
         self.blob.close()
 
     def _forget_saving(self) -> None:
