@@ -366,7 +366,8 @@ def test_a_damaged_catalog_and_a_cleared_cache(mounter: Mounter, server: StandIn
 def test_a_catalog_that_cannot_be_written(
     mounter: Mounter, server: StandIn, tmp_path: Path
 ) -> None:
-    (tmp_path / "cache/catalog.sqlite").mkdir(parents=True)
+    # What can't just make way.
+    (tmp_path / "cache/catalog.sqlite/folder").mkdir(parents=True)
     mount = mounter(server=server, api_key=KEYS["ada"], options=["--alias-ttl", "0"])
     for _ in range(3):
         check("ls", "-R", mount.path / "away/shared")
