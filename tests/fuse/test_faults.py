@@ -127,6 +127,22 @@ def test_errors_that_last_are_errors_in_time(
     assert {error["errno"] for error in mount.errors()} == {"EIO", "ETIMEDOUT"}
 
 
+@pytest.mark.parametrize("fault", [{"error_share": 1.0, "error_status": 503}, {"stall": True}])
+@pytest.mark.parametrize("verify", ["complete", "always"])
+def test_a_large_size_is_no_reason_to_wait_for_nothing(
+    mounter: Mounter, version: Path, stand_in: StandIn, fault: dict[str, float], verify: str
+) -> None:
+    mount = mounter(options=["--timeout", "3", "--verify", verify])
+    path = mount.path / version / "large.bin"
+    assert path.stat().st_size == LARGE
+    with stand_in.faults(port="files", **fault):
+        began = time.monotonic()
+        with pytest.raises(OSError, match="error|timed out"):
+            path.read_bytes()
+        # At 64 KiB/s, the slowest that is waited for as long as it comes, it would be 80 s.
+        assert time.monotonic() - began < 30
+
+
 def test_an_outage_does_not_make_files_vanish(
     mounter: Mounter, version: Path, stand_in: StandIn
 ) -> None:

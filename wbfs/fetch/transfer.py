@@ -6,6 +6,7 @@ Blocking code, run in worker threads.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -76,6 +77,11 @@ def stretched(timeout_s: float, size: int | None) -> float:
     return timeout_s + (size or 0) / SLOWEST_BYTES_PER_S
 
 
+def deadline_of(timeout_s: float, size: int | None) -> Deadline:
+    """Return the deadline of a fetch of `size` bytes, of a server that may be silent so long."""
+    return Deadline.after(stretched(timeout_s, size), patience_s=timeout_s)
+
+
 def transfer(
     opener: Opener,
     entry: Entry,
@@ -95,7 +101,7 @@ def transfer(
     """
     has_known_end = entry.size is not None or entry.digest is not None
     position = start
-    futile = 0
+    futile, progressed_s = 0, time.monotonic()
     while True:
         before = position
         try:
@@ -128,9 +134,13 @@ def transfer(
             if position == (entry.size if asked_stop is None else asked_stop):
                 # Only the end's sign is missing; the digest tells whether it is the end.
                 return True
-            futile = 0 if position > before else futile + 1
+            if position > before:
+                futile, progressed_s = 0, time.monotonic()
+            else:
+                futile += 1
+            is_silent = time.monotonic() - progressed_s >= deadline.patience_s
             final = isinstance(error, UrlExpired) and futile > 1
-            if final or futile >= FUTILE_ATTEMPTS or deadline.expired:
+            if is_silent or final or futile >= FUTILE_ATTEMPTS or deadline.expired:
                 raise
             if position and entry.reference and entry.reference.unchecked:
                 # Nothing would tell if the rest were another object's.

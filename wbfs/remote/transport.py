@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import email.utils
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -54,14 +55,22 @@ _NOT_RETRIED = frozenset({501, 505, 507, 511})
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment of the monotonic clock, in seconds."""
+    """A moment of the monotonic clock, in seconds.
+
+    `patience_s` is for how long a server may bring nothing before that.
+    """
 
     at_s: float
+    patience_s: float = math.inf
 
     @classmethod
-    def after(cls, seconds: float) -> Self:
+    def after(cls, seconds: float, *, patience_s: float = math.inf) -> Self:
         """Return the moment that many seconds from now."""
-        return cls(time.monotonic() + seconds)
+        return cls(time.monotonic() + seconds, patience_s)
+
+    def of_an_answer(self) -> Deadline:
+        """Return the moment by which an answer to what is asked now has to begin."""
+        return Deadline(min(self.at_s, time.monotonic() + self.patience_s))
 
     @property
     def remaining_s(self) -> float:
@@ -189,6 +198,7 @@ class Transport:
         Offline; AccessDenied where a reference leads to where none may.
         """
         self.refuse_offline()
+        deadline = deadline.of_an_answer()
 
         def attempt() -> requests.Response:
             way = self._ways.to(url, peer, proxies)

@@ -22,7 +22,7 @@ from wbfs.fetch.apart.process import MOMENT_S, Lost, Process
 from wbfs.fetch.apart.small_files import THREADS, Order
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.transfer import fetch_whole, stretched
+from wbfs.fetch.transfer import deadline_of, fetch_whole, stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import StoreError, UrlExpired, WbfsError
@@ -228,7 +228,7 @@ class Prefetch:
     async def _fetch_here(self, job: Job) -> None:
         resources = self._resources
         error: WbfsError | None = None
-        deadline = Deadline.after(stretched(resources.timeout_s, job.size))
+        deadline = deadline_of(resources.timeout_s, job.size)
         fetch = partial(
             fetch_whole,
             resources.opener(job.wanted),

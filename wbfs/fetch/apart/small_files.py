@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from wbfs.fetch.apart.worker import Program
-from wbfs.fetch.transfer import fetch_whole, stretched
+from wbfs.fetch.transfer import deadline_of, fetch_whole
 from wbfs.model.entries import Entry
 from wbfs.remote.bytes import ByteStream, Location, open_stream
 from wbfs.remote.references import References
@@ -106,7 +106,7 @@ class SmallFiles:
             self._partial.small,
             order.entry,
             path=order.path,
-            deadline=Deadline.after(stretched(self._timeout_s, order.entry.size)),
+            deadline=deadline_of(self._timeout_s, order.entry.size),
             is_unread=order.is_unread,
         )
 

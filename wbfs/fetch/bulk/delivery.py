@@ -14,11 +14,10 @@ from wbfs.fetch.bulk.target import Target, TargetError, TargetFull, copy
 from wbfs.fetch.offload import Kind, checkpoint
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.small.whole import is_large
-from wbfs.fetch.transfer import stretched
+from wbfs.fetch.transfer import deadline_of
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry
 from wbfs.model.errors import StoreError, StoreFull, WbfsError
-from wbfs.remote.transport import Deadline
 from wbfs.store.manifests import File
 
 log = logging.getLogger(__name__)
@@ -113,7 +112,7 @@ class ToTarget:
         log.info("%s is written past the cache: %s", wanted.path, error)
         resources, entry = self._resources, wanted.entry
         folder, name = _split(entry.path)
-        deadline = Deadline.after(stretched(resources.timeout_s, entry.size))
+        deadline = deadline_of(resources.timeout_s, entry.size)
 
         def note(count: int) -> None:
             resources.offload.post(partial(self._note_fetched, count))

@@ -25,11 +25,10 @@ from wbfs.fetch.large.pages import PAST_STORE, UncheckedPages
 from wbfs.fetch.large.planner import Plan, ReadAhead
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.transfer import damaged, stretched, transfer
+from wbfs.fetch.transfer import damaged, deadline_of, stretched, transfer
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError, StoreFull, WbfsError, while_doing
-from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 
 log = logging.getLogger(__name__)
@@ -315,7 +314,7 @@ class LargeFile:
             def write(offset: int, piece: bytes) -> None:
                 buffer[offset - start : offset - start + len(piece)] = piece
 
-            deadline = Deadline.after(stretched(resources.timeout_s, stop - start))
+            deadline = deadline_of(resources.timeout_s, stop - start)
             move = partial(
                 transfer,
                 resources.opener(wanted),

@@ -21,10 +21,9 @@ from wbfs.fetch.flights import SLACK_S, no_answer
 from wbfs.fetch.large.planner import Plan, segments
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.transfer import damaged, stretched, transfer
+from wbfs.fetch.transfer import damaged, deadline_of, transfer
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.errors import IntegrityError, RemoteError, StoreError, WbfsError, while_doing
-from wbfs.remote.transport import Deadline
 from wbfs.store.large_blob import LargeBlob
 
 log = logging.getLogger(__name__)
@@ -258,7 +257,7 @@ class Generation:
 
     async def _fly(self, wanted: Wanted, flight: _Flight) -> None:
         resources = self._resources
-        timeout_s = stretched(resources.timeout_s, flight.stop - flight.start)
+        size = flight.stop - flight.start
 
         def note() -> None:
             self._note(flight)
@@ -277,12 +276,14 @@ class Generation:
                 start=flight.start,
                 stop=lambda: flight.stop,
                 # No time runs against what waits for a thread.
-                deadline=Deadline.after(timeout_s),
+                deadline=deadline_of(resources.timeout_s, size),
             )
 
         try:
             kind = Kind.AHEAD if flight.ahead_for else Kind.DATA
-            await resources.fetch(kind, wanted, fetch, deadline=Deadline.after(timeout_s))
+            await resources.fetch(
+                kind, wanted, fetch, deadline=deadline_of(resources.timeout_s, size)
+            )
             flight.error = None
         except IntegrityError as error:
             flight.error = damaged(wanted.entry, error)

@@ -14,7 +14,7 @@ from wbfs.fetch.ahead.queue import Prefetch
 from wbfs.fetch.flights import Flights
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.transfer import fetch_whole, stretched
+from wbfs.fetch.transfer import deadline_of, fetch_whole, stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Blob, Entry
 from wbfs.model.errors import StoreError, WbfsError
@@ -78,7 +78,7 @@ class WholeFiles:
 
     async def _fetch_now(self, wanted: Wanted) -> SealedBlob:
         size = wanted.entry.size
-        deadline = Deadline.after(stretched(self._resources.timeout_s, size))
+        deadline = deadline_of(self._resources.timeout_s, size)
         try:
             return await self._fetch_to_store(wanted, deadline)
         except StoreError as error:
