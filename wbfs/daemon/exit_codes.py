@@ -15,7 +15,7 @@ MOUNT_LOST = 79
 class FailedBehind(WbfsError):
     """What went on in the background failed; `exit_code` is what it ended with."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int = MAY_GO_BETTER) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
