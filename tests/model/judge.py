@@ -17,7 +17,7 @@ from typing import Any
 from contents import Content
 from faults import LATE, NOT_MOUNTED, Cause, Fault
 
-NO_ROOM = re.compile(r"can't be kept to be checked|there is no room in the cache")
+NO_ROOM = re.compile(r"can't be kept to be checked|there is no room in the cache|the disk is full")
 SHOWN_STEPS, SHOWN_READS = 80, 25
 SLACK_S = 12.0
 """Seconds that a busy machine may add to an operation."""
