@@ -454,14 +454,20 @@ class World:
         self.judge.note(f"the SDK downloads {version}")
         began = time.monotonic()
         source = f"{'/'.join(place)}:{name}"
-        done = run(
-            sys.executable, "-c", SDK_DOWNLOAD, source, root, env=self._env, timeout_s=COMMAND_S
-        )
-        if done.returncode and not self.judge.is_disturbed(began, time.monotonic()):
-            raise self.judge.broken(f"the SDK's download of {version}: {done.stderr[-1500:]}")
+        command = (sys.executable, "-c", SDK_DOWNLOAD, source, root)
+        try:
+            done = run(*command, env=self._env, timeout_s=COMMAND_S)
+            is_whole, said = done.returncode == 0, done.stderr[-1500:]
+        except subprocess.TimeoutExpired:
+            # It asks a failing server for longer than we do.
+            is_whole, said = False, f"no end within {COMMAND_S:.0f} s"
+        if not is_whole:
+            self.judge.figures["the SDK's downloads that failed"] += 1
+            if not self.judge.is_disturbed(began, time.monotonic()):
+                raise self.judge.broken(f"the SDK's download of {version}: {said}")
         # What the SDK fetched from a lying server itself, it keeps and gives again.
         if not self._lied:
-            self._compare_folder(root, self.versions[version], is_whole=done.returncode == 0)
+            self._compare_folder(root, self.versions[version], is_whole=is_whole)
         shutil.rmtree(root, ignore_errors=True)
 
     def _compare_folder(self, root: Path, files: Files, *, is_whole: bool) -> None:
