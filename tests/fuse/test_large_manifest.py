@@ -209,6 +209,8 @@ def test_a_daemon_that_is_killed_leaves_no_process(
     with held_builder(mount, mount.path / "large/v0") as (builder, listing):
         # The system ends what is stopped when its parent goes; this is to end by itself.
         os.kill(builder, signal.SIGCONT)
+        status = Path(f"/proc/{builder}/status")
+        wait_until(lambda: "(stopped)" not in status.read_text(), what="the process goes on")
         mount.kill()
         mount.take_down()
     assert listing.returncode != 0
