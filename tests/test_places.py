@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ from wbfs.model.entries import Entry
 from wbfs.model.errors import StoreFull
 from wbfs.store import places
 from wbfs.store.eviction import Bounds
-from wbfs.store.manifests import Manifests
+from wbfs.store.manifests import Manifests, remove_abandoned_tables
 from wbfs.store.places import Elsewhere, Scratch
 from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
@@ -109,3 +110,17 @@ def test_a_disk_that_takes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     table = add_table(manifests, "id", [ENTRY])
     assert table.entry("file") is not None
     table.close()
+
+
+def test_what_killed_daemons_leave_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "manifests" / "server"
+    folder.mkdir(parents=True)
+    names = ["old.sqlite.1.tmp", "locked.sqlite.2.tmp", "new.sqlite.3.tmp", "table.sqlite"]
+    for name in names:
+        (folder / name).touch()
+        if name != names[2]:
+            os.utime(folder / name, (0, 0))
+    with (folder / names[1]).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        remove_abandoned_tables(tmp_path / "cache")
+    assert sorted(os.listdir(folder)) == sorted(names[1:])

@@ -30,6 +30,7 @@ from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
 from wbfs.model.errors import MountLost, NoFuse, UsageError
 from wbfs.model.settings import MountSettings
+from wbfs.store.manifests import remove_abandoned_tables
 
 log = logging.getLogger(__name__)
 
@@ -188,4 +189,5 @@ async def _announce(
     removed = await offload.run(Kind.DISK, session.partial.remove_abandoned)
     if removed:
         log.info("removed %d abandoned downloads from the cache", removed)
+    await offload.run(Kind.DISK, partial(remove_abandoned_tables, settings.cache_dir))
     await offload.run(Kind.DISK, session.room.count)

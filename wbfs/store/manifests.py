@@ -31,7 +31,7 @@ from wbfs.model.errors import StoreError
 from wbfs.store.blobs import mark_used
 from wbfs.store.folder import open_file, store_error
 from wbfs.store.marks import BLOCK_BYTES
-from wbfs.store.places import Cached, Elsewhere, Place, Scratch
+from wbfs.store.places import Cached, Elsewhere, Place, Scratch, remove_leftovers
 from wbfs.store.room import Room
 
 log = logging.getLogger(__name__)
@@ -294,6 +294,12 @@ def _folder_of(row: tuple[int, int, str, int, int, int, int]) -> Folder:
         first_file=first_file,
         file_count=file_count,
     )
+
+
+def remove_abandoned_tables(cache_dir: Path) -> None:
+    """Remove what was begun of tables, and is left of it by daemons that were killed."""
+    for folder in (cache_dir / "manifests").glob("*"):
+        remove_leftovers(folder)
 
 
 class Manifests:

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +27,8 @@ from wbfs.store.room import Room
 log = logging.getLogger(__name__)
 
 DRAFT_SUFFIX = ".tmp"
+LEFTOVER_S = 60.0
+"""Seconds after which a draft that nobody has locked is a leftover, whosever it was."""
 ELSEWHERE_BYTES = 256 << 20
 """Bytes of all tables that are elsewhere."""
 MEMORY_FOLDER = Path("/dev/shm")
@@ -185,6 +188,15 @@ def _free(folder: Path) -> int:
     except OSError:
         return 0
     return 0 if disk.f_flag & os.ST_RDONLY else disk.f_bavail * disk.f_frsize
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the drafts in a folder that processes which were killed have left a while ago."""
+    with contextlib.suppress(OSError):
+        for leftover in folder.glob(f"*{DRAFT_SUFFIX}"):
+            # A newer one may be locked by its writer in a moment.
+            if time.time() - leftover.lstat().st_mtime > LEFTOVER_S:
+                _remove_unless_locked(leftover)
 
 
 def _remove_leftovers(folder: Path, name: str) -> None:
