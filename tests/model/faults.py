@@ -24,29 +24,36 @@ NOT_MOUNTED: frozenset[Cause] = frozenset(
 class Fault:
     """Switches of the stand-in server, the errors that they may cause, and whether bytes lie.
 
-    Where bytes lie, a large file's may be wrong until it was checked and opened again.
+    Where bytes lie, a large file's may be wrong until it was checked and opened again. Where any
+    come, be it slowly or a few at a time, a read goes on for as long as they do.
     """
 
     settings: Mapping[str, Any]
     causes: frozenset[Cause]
     lies: bool = False
+    brings_some: bool = True
 
 
 def _both_ports(
-    name: str, settings: Mapping[str, Any], causes: frozenset[Cause]
+    name: str,
+    settings: Mapping[str, Any],
+    causes: frozenset[Cause],
+    *,
+    brings_some: bool = True,
 ) -> dict[str, Fault]:
     return {
-        f"{name} ({port})": Fault({**settings, "port": port}, causes) for port in ("api", "files")
+        f"{name} ({port})": Fault({**settings, "port": port}, causes, brings_some=brings_some)
+        for port in ("api", "files")
     }
 
 
 FAULTS: Mapping[str, Fault] = {
     **_both_ports("a third fail", {"error_share": 0.3}, LATE),
-    **_both_ports("all fail", {"error_share": 1.0, "error_status": 503}, LATE),
+    **_both_ports("all fail", {"error_share": 1.0, "error_status": 503}, LATE, brings_some=False),
     **_both_ports("the first three fail", {"error_share": 1.0, "first": 3}, NO_ERRORS),
     **_both_ports("cut after 10 kB", {"cut_after_bytes": 10_000}, LATE),
     **_both_ports("delay", {"delay_s": 0.2}, NO_ERRORS),
-    **_both_ports("stall", {"stall": True}, LATE),
+    **_both_ports("stall", {"stall": True}, LATE, brings_some=False),
     **_both_ports("stall in the middle", {"stall_after_bytes": 3_000}, LATE),
     **_both_ports("20 requests/s", {"requests_per_s": 20}, LATE),
     "cut after 2 MB": Fault({"port": "files", "cut_after_bytes": 2_000_000}, LATE),

@@ -17,6 +17,8 @@ from typing import Any
 from contents import Content
 from faults import LATE, NOT_MOUNTED, Cause, Fault
 
+from wbfs.remote.bytes import SLOWEST_BYTES_PER_S
+
 NO_ROOM = re.compile(r"can't be kept to be checked|there is no room in the cache|the disk is full")
 SHOWN_STEPS, SHOWN_READS = 80, 25
 SLACK_S = 12.0
@@ -36,6 +38,7 @@ class Window:
     since: float
     mount: int | None = None
     lies: bool = False
+    brings_some: bool = False
     until: float | None = None
 
     def touches(self, began: float, ended: float, aftermath_s: float) -> bool:
@@ -67,6 +70,15 @@ class Judge:
         """How long one call may take: a page that fails is asked for once more by itself."""
         return 2 * self.timeout_s + SLACK_S
 
+    def patience_of(self, request: dict[str, Any], began: float, ended: float) -> float:
+        """How long a reader's call may take that was made between two moments."""
+        size = Content(*request.get("content", (0, 0))).size
+        come_slowly = any(
+            window.brings_some and window.touches(began, ended, self.aftermath_s)
+            for window in self.windows
+        )
+        return self.patience_s + (size / SLOWEST_BYTES_PER_S if come_slowly else 0)
+
     @property
     def aftermath_s(self) -> float:
         """How long after its end a fault may still show: what waited for it has its deadline."""
@@ -83,6 +95,7 @@ class Judge:
     def begin(self, what: str, fault: Fault) -> Window:
         """Note that a fault is on from now."""
         window = Window(what, fault.causes, time.monotonic(), lies=fault.lies)
+        window.brings_some = fault.brings_some
         self.windows.append(window)
         return window
 
@@ -154,8 +167,9 @@ class Judge:
         """
         what = f"{request['do']} {request.get('how', '')} of {request['path']!r}"
         began, ended = answer["began"], answer["ended"]
-        if answer["longest_s"] > self.patience_s:
-            raise self.broken(f"{what} took {answer['longest_s']:.1f} s, > {self.patience_s:.1f} s")
+        patience_s = self.patience_of(request, began, ended)
+        if answer["longest_s"] > patience_s:
+            raise self.broken(f"{what} took {answer['longest_s']:.1f} s, > {patience_s:.1f} s")
         if (cause := answer.get("errno")) is not None:
             name = cause if isinstance(cause, str) else errno.errorcode.get(cause, str(cause))
             self.figures[name] += 1
