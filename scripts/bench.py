@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+import processes
 from bench_contenders import TURN, Failed, Skipped
 from bench_data import Sizes
 from bench_link import ANSWERS_PER_S, BYTES_PER_S, ROUND_TRIP_S
@@ -75,6 +76,7 @@ NAMES = tuple(NEEDED)
 def main() -> None:
     """Run what the command line asks for."""
     options = parse()
+    processes.adopt_orphans()
     for number in ENDING_SIGNALS:
         signal.signal(number, end_on_signal)
     sizes = QUICK if options.quick else FULL
