@@ -42,6 +42,8 @@ TURN_S = 30.0
 AHEAD_BYTES = 1 << 20
 """Bytes that are counted at a time where pieces are small: what TLS brings has 16 KiB. A scan by
 another process misses what of them is not written yet."""
+AHEAD_UNLIMITED_BYTES = 16 << 20
+"""The same where the cache has no limit, but for what stays free on its disk."""
 AHEAD_SHARE = 1 / 64
 """What they are of the limit at most."""
 
@@ -191,7 +193,9 @@ class Room:
 
     def _step(self) -> int:
         limit = self.bounds.limit
-        return AHEAD_BYTES if limit is None else min(AHEAD_BYTES, int(limit * AHEAD_SHARE))
+        if limit is None:
+            return AHEAD_UNLIMITED_BYTES
+        return min(AHEAD_BYTES, int(limit * AHEAD_SHARE))
 
     def release(self, size: int) -> None:
         """Give back what was reserved."""
