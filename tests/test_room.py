@@ -112,7 +112,8 @@ def test_threads_that_write_at_once(cache_dir: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert 10 < most <= 40
+    # While one looks, each of the others may remove a file that was seen, and add another.
+    assert 10 < most <= 40 + 3
     room.count()
     assert room.used == SIZE * sum(path.is_file() for path in (cache_dir / "blobs").rglob("*"))
 
