@@ -34,6 +34,7 @@ from wbfs.store.folder import (
     is_ours,
     make_folders,
     open_file,
+    open_known,
     remove_foreign,
     store_error,
 )
@@ -100,21 +101,25 @@ class Blobs:
 
         While it is open nobody evicts it. Raises StoreError.
         """
-        fd = self._open(blob)
-        if fd is None:
+        opened = self._open_known(blob)
+        if opened is None:
             return None
+        fd, found = opened
         sealed = SealedBlob(fd)
-        found = os.fstat(fd)
         sealed.was_unread = found.st_atime_ns == UNREAD_NS
         unmarked = self._unmarked.get(found.st_ino)
         known = is_marked(found) or (unmarked and unmarked.mtime_ns == found.st_mtime_ns)
-        return sealed if known and mark_used(fd) else None
+        return sealed if known and mark_used(fd, found) else None
 
     def _open(self, blob: Blob) -> int | None:
+        opened = self._open_known(blob)
+        return None if opened is None else opened[0]
+
+    def _open_known(self, blob: Blob) -> tuple[int, os.stat_result] | None:
         # Not a Path: one takes as long to make as the file takes to open.
         path = f"{self._cache_dir}/{_place(blob)}"
         try:
-            fd = open_file(path)
+            fd, found = open_known(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -123,12 +128,12 @@ class Blobs:
             # A disk that fails has not got it, for all that a reader cares.
             self.room.note_failure(f"open the cached blob {path}", error)
             return None
-        if blob.size is not None and os.fstat(fd).st_size != blob.size:
+        if blob.size is not None and found.st_size != blob.size:
             # A damaged disk, another program's doing, or a manifest with a wrong size.
             os.close(fd)
             log.warning("cached blob %s has not the size that is asked for", path)
             return None
-        return fd
+        return fd, found
 
     def has(self, blob: Blob) -> bool:
         """Whether the blob is here, be it to be checked, so that it need not be fetched."""
@@ -409,16 +414,17 @@ def read_fully(fd: int, buffer: memoryview, offset: int) -> None:
         raise StoreError("can't read a cached blob: it is shorter than it was when it was sealed")
 
 
-def mark_used(fd: int) -> bool:
+def mark_used(fd: int, found: os.stat_result | None = None) -> bool:
     """Keep a cached file from eviction while `fd` is open, and note when it was used last.
 
-    Return False where it is being evicted at this moment.
+    `found` is what `fstat` has said of it, where that is known. Return False where it is being
+    evicted at this moment.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    found = os.fstat(fd)
+    found = found or os.fstat(fd)
     now_ns = time.time_ns()
     if now_ns - found.st_atime_ns > USE_NOTED_NS:
         # Somebody else's file, or one on a disk that became read-only; it may go a little early.

@@ -154,6 +154,11 @@ def open_file(path: str | Path) -> int:
 
     What isn't ours is not there: FileNotFoundError.
     """
+    return open_known(path)[0]
+
+
+def open_known(path: str | Path) -> tuple[int, os.stat_result]:
+    """Open a file as `open_file` does, and return with it what `fstat` says of it."""
     return _open(path, os.O_RDONLY)
 
 
@@ -164,7 +169,7 @@ def create_file(path: Path) -> int:
     """
     for is_last in (False, True):
         try:
-            return _open(path, os.O_RDWR | os.O_CREAT)
+            return _open(path, os.O_RDWR | os.O_CREAT)[0]
         except FileNotFoundError:
             if is_last:
                 raise
@@ -202,7 +207,7 @@ def remove_foreign(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _open(path: str | Path, flags: int) -> int:
+def _open(path: str | Path, flags: int) -> tuple[int, os.stat_result]:
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
         fd = os.open(path, flags, 0o600)
@@ -210,8 +215,9 @@ def _open(path: str | Path, flags: int) -> int:
         if error.errno not in _NO_FILE:
             raise
         raise _foreign(path) from error
-    if is_ours(os.fstat(fd)):
-        return fd
+    found = os.fstat(fd)
+    if is_ours(found):
+        return fd, found
     os.close(fd)
     raise _foreign(path)
 
