@@ -129,13 +129,21 @@ async def test_few_files_stay_in_memory(fixture: Fixture, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(fixture.resources.partial, "small", fail)
     before = len(os.listdir("/proc/self/fd"))
-    for number in range(300):
+
+    async def read(number: int) -> None:
         # Of the same content for all that is known here, and by a name of its own.
         entry = Entry(path="f", size=len(CONTENT), digest=None, reference=reference(number))
         reader = fixture.fetcher.reader(VERSION, file_of(entry), 1)
         assert await reader.read(0, 1 << 20) == CONTENT
         reader.close()
-    assert len(os.listdir("/proc/self/fd")) < before + 200
+
+    for number in range(300):
+        await read(number)
+    assert before + 50 < len(os.listdir("/proc/self/fd")) < before + 200
+    # And none once there is room again.
+    monkeypatch.undo()
+    await read(300)
+    assert len(os.listdir("/proc/self/fd")) < before + 20
 
 
 def reference(number: int) -> Reference:

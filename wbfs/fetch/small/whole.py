@@ -89,6 +89,8 @@ class WholeFiles:
 
     async def _fetch_to_store(self, wanted: Wanted, deadline: Deadline) -> SealedBlob:
         sealed, _ = await self._fetch_checked(wanted, deadline, self._resources.partial.small)
+        # It takes files again: those in memory are fetched into it once they are read again.
+        self._in_memory.clear()
         self._resources.writeback.due()
         return sealed
 
