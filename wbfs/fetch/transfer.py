@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from wbfs.model.entries import Blob, Entry
 from wbfs.model.errors import (
@@ -25,6 +25,8 @@ from wbfs.remote.failures import without_secrets
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.partial import SmallBlob
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +64,21 @@ def fetch_whole(
             sealed = partial.seal(is_unread=is_unread) if is_whole else partial.unnamed()
             return sealed, partial.written
 
+    return twice_if_wrong(fetch_once, entry, path=path)
+
+
+def twice_if_wrong(fetch: Callable[[], T], entry: Entry, *, path: str) -> T:
+    """Return what `fetch` brings of an entry, which is called again if the bytes were wrong.
+
+    `path` is for messages. Raises WbfsError: what `fetch` raises, and where the bytes are wrong
+    again, what that means.
+    """
     try:
-        return fetch_once()
+        return fetch()
     except IntegrityError as error:
         log.warning("%s: %s; it is fetched once more", path, error)
     try:
-        return fetch_once()
+        return fetch()
     except IntegrityError as error:
         raise damaged(entry, error) from error
 

@@ -5,21 +5,14 @@ Blocking code, for worker threads.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 
-from wbfs.fetch.transfer import Opener, damaged, transfer
+from wbfs.fetch.transfer import Opener, transfer, twice_if_wrong
 from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Entry
-from wbfs.model.errors import IntegrityError
 from wbfs.remote.transport import Deadline
 from wbfs.store.large_blob import check_content, write_fully
-
-log = logging.getLogger(__name__)
-
-TRIES = 2
-"""Times that a file is fetched whose bytes are wrong."""
 
 
 def fetch_straight(
@@ -36,32 +29,18 @@ def fetch_straight(
     `path` is for messages; `note` is told of the bytes of each piece. Raises WbfsError, and OSError
     where the file can't be written.
     """
-    for tries_left in reversed(range(TRIES)):
+
+    def fetch_once() -> None:
+        hasher = new_hasher(entry.digest.algorithm) if entry.digest else None
+
+        def write(offset: int, piece: bytes) -> None:
+            if hasher:
+                hasher.update(piece)
+            write_fully(fd, piece, offset)
+            note(len(piece))
+
         os.ftruncate(fd, 0)
-        try:
-            _fetch_once(opener, entry, fd, path, deadline, note)
-            return
-        except IntegrityError as error:
-            if not tries_left:
-                raise damaged(entry, error) from error
-            log.warning("%s: %s; it is fetched once more", path, error)
+        transfer(opener, entry, write, path=path, deadline=deadline)
+        check_content(entry.blob, os.fstat(fd).st_size, hasher.hexdigest() if hasher else None)
 
-
-def _fetch_once(
-    opener: Opener,
-    entry: Entry,
-    fd: int,
-    path: str,
-    deadline: Deadline,
-    note: Callable[[int], None],
-) -> None:
-    hasher = new_hasher(entry.digest.algorithm) if entry.digest else None
-
-    def write(offset: int, piece: bytes) -> None:
-        if hasher:
-            hasher.update(piece)
-        write_fully(fd, piece, offset)
-        note(len(piece))
-
-    transfer(opener, entry, write, path=path, deadline=deadline)
-    check_content(entry.blob, os.fstat(fd).st_size, hasher.hexdigest() if hasher else None)
+    twice_if_wrong(fetch_once, entry, path=path)
