@@ -11,12 +11,17 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
 
 PR_SET_CHILD_SUBREAPER = 36
 END_TIMEOUT_S = 5.0
@@ -177,3 +182,16 @@ def mounts_below(folder: Path) -> list[Path]:
         assert isinstance(path, bytes)
         found.append(Path(os.fsdecode(path)))
     return [path for path in reversed(found) if path.is_relative_to(folder)]
+
+
+def note_starts(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Return the processes that this one starts from now on, as they come."""
+    found: list[subprocess.Popen[bytes]] = []
+    normal = subprocess.Popen
+
+    def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        found.append(normal(*args, **options))
+        return found[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    return found

@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from fetching import resources
 from object_stores import isolate, scripted_store
+from processes import note_starts
 from tables import VERSION
 
 from wbfs.fetch.ahead.queue import FILES_AT_ONCE, Job, Outcome, Prefetch
@@ -104,15 +104,7 @@ class Queue:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """Return the processes that were started."""
-    found: list[subprocess.Popen[bytes]] = []
-    normal = subprocess.Popen
-
-    def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
-        found.append(normal(*args, **options))
-        return found[-1]
-
-    monkeypatch.setattr(subprocess, "Popen", start)
-    return found
+    return note_starts(monkeypatch)
 
 
 @pytest.fixture

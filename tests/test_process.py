@@ -9,12 +9,12 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import odd_program
 import pytest
 import trio
 from odd_program import SECRET, Odd
+from processes import note_starts
 
 import wbfs
 from wbfs.fetch.apart.process import Lost, NotStarted, Process
@@ -35,14 +35,7 @@ def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Return the processes that were started; none may be left at the end."""
-    found: list[subprocess.Popen[bytes]] = []
-    normal = subprocess.Popen
-
-    def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
-        found.append(normal(*args, **options))
-        return found[-1]
-
-    monkeypatch.setattr(subprocess, "Popen", start)
+    found = note_starts(monkeypatch)
     yield found
     for process in found:
         assert process.poll() is not None

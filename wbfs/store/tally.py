@@ -2,9 +2,10 @@
 
     <cache>/used.count      what is used, and all that was ever taken; in bytes
 
-It is a lower bound of nothing and an upper bound of what is there: what is written is taken before
-it is, and given back after it is gone. A scan of the cache puts it right. Where there can be no
-such file, each process counts for itself. Blocking code, safe to call from any thread.
+It is no less than what is there, as far as all processes get the file's lock: what is written is
+taken before it is, and given back after it is gone. A scan of the cache puts it right, but for what
+other processes have taken and not written yet. Where there can be no such file, each process counts
+for itself. Blocking code, safe to call from any thread.
 """
 
 from __future__ import annotations
