@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,19 +89,8 @@ def log_corpus(env: Mapping[str, str]) -> Corpus:
         CORPUS_HTTP_URL: where the files of `write_reference_files` are served.
     """
     result = Path(env["CORPUS_FOLDER"]) / "corpus.json"
-    with processes.leaving_none(env) as marked:
-        done = subprocess.run(
-            [sys.executable, __file__, str(result)],
-            env=marked,
-            cwd=env["CORPUS_FOLDER"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    assert done.returncode == 0, done.stdout
+    command = [sys.executable, __file__, str(result)]
+    processes.output_of(command, env, result.parent, timeout_s=TIMEOUT_S)
     rows = json.loads(result.read_text("utf-8"))
     return Corpus(
         items=tuple(CorpusItem(**row | {"aliases": tuple(row["aliases"])}) for row in rows)

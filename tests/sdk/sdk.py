@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,17 +28,4 @@ def run_program(name: str, environment: Mapping[str, str], folder: Path, *argume
 
 def run_command(command: list[str], environment: Mapping[str, str], folder: Path) -> str:
     """Run a command that has to succeed; return what it printed."""
-    with processes.leaving_none(environment) as marked:
-        done = subprocess.run(
-            command,
-            env=marked,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return processes.output_of(command, environment, folder, timeout_s=TIMEOUT_S)
