@@ -67,11 +67,26 @@ class Resources:
         return partial(self.sources.open, wanted.version, wanted.entry)
 
     async def pread(self, fd: int, offset: int, size: int) -> memoryview:
-        """Read exactly `size` bytes of a cached file: at once if the kernel has them in memory."""
+        """Read exactly `size` bytes of a cached file. Raises StoreError."""
+        data = await self.read(partial(read_in_memory, fd), partial(read_fully, fd), offset, size)
+        self.counters.served_bytes += size
+        return data
+
+    async def read(
+        self,
+        in_memory: Callable[[memoryview, int], int],
+        fully: Callable[[memoryview, int], None],
+        offset: int,
+        size: int,
+    ) -> memoryview:
+        """Read exactly `size` bytes that are here: at once if the kernel has them in memory.
+
+        `in_memory` reads what it has, and returns how much; `fully` waits for the disk, in a
+        thread. Raises StoreError.
+        """
         buffer = memoryview(bytearray(size))
-        done = read_in_memory(fd, buffer, offset)
+        done = in_memory(buffer, offset)
         if done < size:
             rest = buffer[done:]
-            await self.offload.run(Kind.DISK, lambda: read_fully(fd, rest, offset + done))
-        self.counters.served_bytes += size
+            await self.offload.run(Kind.DISK, lambda: fully(rest, offset + done))
         return buffer

@@ -118,14 +118,8 @@ class Generation:
 
     async def read(self, offset: int, size: int) -> memoryview:
         """Read exactly `size` bytes that are here. Raises StoreError."""
-        buffer = memoryview(bytearray(size))
-        done = self.blob.read_in_memory(buffer, offset)
-        if done < size:
-            rest = buffer[done:]
-            await self._resources.offload.run(
-                Kind.DISK, lambda: self.blob.read(rest, offset + done)
-            )
-        return buffer
+        blob = self.blob
+        return await self._resources.read(blob.read_in_memory, blob.read, offset, size)
 
     async def bring(self, wanted: Wanted, gaps: list[tuple[int, int]], plan: Plan) -> None:
         """Have the missing bytes of a read on their way, and wait for the first of them.
