@@ -232,6 +232,6 @@ class ToCache:
     async def end(self) -> None:
         """Have all of it safely on disk: a mount would have to check what isn't."""
         try:
-            await self._resources.offload.run(Kind.CHECK, self._resources.blobs.flush)
+            await self._resources.offload.run(Kind.SYNC, self._resources.blobs.flush)
         except StoreError as error:
             log.warning("%s", error)
