@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,7 @@ class Site:
         self.versions = versions
         self.chance = chance
         self.mount: Mount | None = None
+        self.killed: Mount | None = None
 
     @property
     def sdk_cache_dir(self) -> Path:
@@ -155,7 +157,7 @@ class Site:
         mount = self.mounted()
         children = children_of(mount.pid)
         mount.kill()
-        self.mount = None
+        self.mount, self.killed = None, mount
         wait_until(
             lambda: not any(map(processes.is_running, children)),
             timeout_s=ENDS_WITHIN_S,
@@ -191,9 +193,10 @@ class Site:
         return found
 
     def close(self) -> None:
-        """Take everything down."""
-        if self.mount is not None:
-            self.mount.take_down()
+        """Take everything down, also what a killed daemon left mounted."""
+        mount = self.mount or self.killed
+        if mount is not None:
+            mount.take_down()
 
 
 def is_idle(mount: Mount) -> bool:
@@ -254,7 +257,7 @@ def main() -> None:
         server.stop()
     if problems:
         sys.exit("\n".join([*problems[:20], f"seed {seed}; logs are in {home}"]))
-    run("rm", "-rf", home)
+    shutil.rmtree(home)
     print(f"{kills} kills: everything was right afterwards, and nothing is left behind")
 
 

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -172,7 +173,7 @@ def look_after(task: Path) -> None:
             site.close()
     if problems:
         sys.exit("\n".join([*problems[:20], f"the disk's image is {told['image']}"]))
-    run("rm", "-rf", home)
+    shutil.rmtree(home)
     print(json.dumps({"cuts": 1, "cached files not known to be whole": log.count(NOT_WHOLE)}))
 
 
@@ -205,7 +206,7 @@ def main() -> None:
         server.stop()
     if problems:
         sys.exit("\n".join([*problems, f"seed {seed}; all of it is in {home}"]))
-    run("rm", "-rf", home)
+    shutil.rmtree(home)
     print(f"{cuts} power cuts: everything was right afterwards: {dict(power.figures)}")
 
 
