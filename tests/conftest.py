@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -15,9 +17,15 @@ from stand_in import StandIn
 
 
 def pytest_configure() -> None:
-    """Let `kill -USR1` show where a hung test is; pytest's own time limit shows it too."""
+    """Prepare this process for tests, each of xdist's too.
+
+    `kill -USR1` shows where a hung test is; pytest's own time limit shows it too.
+    """
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     processes.adopt_orphans()
+    # As with an installed wbfs: without it each of a thousand commands would compile all modules.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 def pytest_unconfigure() -> None:
