@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 
 @dataclass
@@ -17,6 +19,8 @@ class Server:
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
     url: str = ""
+    closes_tls: bool = True
+    """Whether it says over TLS that a connection ends, before it closes it."""
 
     @property
     def port(self) -> str:
@@ -31,9 +35,26 @@ class QuietServer(ThreadingHTTPServer):
         """Print nothing."""
 
 
+class TlsServer(QuietServer):
+    """One that speaks TLS, with a context that is put here before the first request."""
+
+    context: ssl.SSLContext
+    script: Server
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Shake hands in the connection's own thread, and answer what it asks."""
+        with self.context.wrap_socket(request, server_side=True) as connection:
+            super().finish_request(connection, client_address)
+            if self.script.closes_tls:
+                # Without waiting for the client to say so too.
+                connection.setblocking(False)
+                with suppress(OSError):
+                    connection.unwrap()
+
+
 @contextmanager
-def scripted_servers() -> Iterator[Callable[[], Server]]:
-    """Give what starts servers on loopback, and end them."""
+def scripted_servers(context: ssl.SSLContext | None = None) -> Iterator[Callable[[], Server]]:
+    """Give what starts servers on loopback, which speak TLS if there is a context; end them."""
     running: list[ThreadingHTTPServer] = []
 
     def start() -> Server:
@@ -54,12 +75,16 @@ def scripted_servers() -> Iterator[Callable[[], Server]]:
             def log_message(self, format: str, *args: object) -> None:
                 """Print nothing."""
 
-        http = QuietServer(("127.0.0.1", 0), Handler)
+        http = (QuietServer if context is None else TlsServer)(("127.0.0.1", 0), Handler)
+        if isinstance(http, TlsServer):
+            assert context is not None
+            http.context, http.script = context, server
         http.daemon_threads = True
         # Polls often, so that its end takes no time.
         threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
         running.append(http)
-        server.url = f"http://127.0.0.1:{http.server_port}"
+        scheme = "http" if context is None else "https"
+        server.url = f"{scheme}://127.0.0.1:{http.server_port}"
         return server
 
     try:

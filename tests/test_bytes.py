@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 
 import pytest
+from certificates import Authority
 from scripted import Server, scripted_servers
 
 from wbfs.model.errors import RemoteError
@@ -18,15 +19,23 @@ WHOLE = b"0123456789"
 RANGE = "Content-Range: bytes 2-9/10"
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with scripted_servers() as start:
-        yield start()
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(params=["http", "https", "https that just ends"])
+def server(authority: Authority, request: pytest.FixtureRequest) -> Iterator[Server]:
+    context = None if request.param == "http" else authority.context()
+    with scripted_servers(context) as start:
+        server = start()
+        server.closes_tls = request.param == "https"
+        yield server
 
 
 @pytest.fixture
-def transport() -> Iterator[Transport]:
-    transport = Transport()
+def transport(authority: Authority) -> Iterator[Transport]:
+    transport = Transport(verify=str(authority.ca_file))
     yield transport
     transport.close()
 
