@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import requests
+import urllib3
 from mounts import run
 
 from wbfs.devserver.request_log import LoggedRequest
@@ -66,13 +68,17 @@ class StandIn:
             return False
 
     def _call(self, method: str, name: str, document: object = None) -> requests.Response:
-        return self._session.request(
-            method,
-            f"{self.base_url}/_devserver/{name}",
-            json=document,
-            auth=("api", self.api_key),
-            timeout=CALL_TIMEOUT_S,
-        )
+        with warnings.catch_warnings():
+            # Also while a test gives it a bad certificate.
+            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+            return self._session.request(
+                method,
+                f"{self.base_url}/_devserver/{name}",
+                json=document,
+                auth=("api", self.api_key),
+                verify=False,
+                timeout=CALL_TIMEOUT_S,
+            )
 
     def log(self) -> str:
         """What the server printed."""
@@ -102,6 +108,11 @@ class StandIn:
         self._start()
 
     @property
+    def ca_file(self) -> Path:
+        """Who trusts the certificate in it trusts the server, if that speaks TLS."""
+        return self.data_dir / "ca.pem"
+
+    @property
     def public_dir(self) -> Path:
         """The folder of files that need no signature."""
         return self.data_dir / "public"
@@ -114,6 +125,9 @@ class StandIn:
     def env(self, home: Path, api_key: str | None = None) -> dict[str, str]:
         """Return a whole environment for a program that uses the SDK, below `home` only."""
         home.mkdir(parents=True, exist_ok=True)
+        # The SDK's Python reads one, its Go the other.
+        names = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE") if self.ca_file.exists() else ()
+        trusted = dict.fromkeys(names, str(self.ca_file))
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -134,6 +148,7 @@ class StandIn:
             "WANDB_ARTIFACT_DIR": str(home / "artifacts"),
             "WANDB_ERROR_REPORTING": "false",
             "WANDB_SILENT": "true",
+            **trusted,
         }
 
     def run_sdk(

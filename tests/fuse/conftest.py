@@ -34,6 +34,14 @@ def corpus(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> tuple
     ).items
 
 
+@pytest.fixture(scope="session")
+def tls_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    """Return a stand-in server that speaks TLS, by a certificate that only its users trust."""
+    server = StandIn(tmp_path_factory.mktemp("tls-stand-in"), "--tls")
+    yield server
+    server.stop()
+
+
 Mounter = Callable[..., Mount]
 
 

@@ -47,6 +47,9 @@ from wbfs.model.errors import UsageError
 @click.option(
     "--xxh128/--md5", default=True, show_default=True, help="Digests that clients may log with."
 )
+@click.option(
+    "--tls", is_flag=True, help="Serve https, by a certificate made in the data directory."
+)
 def devserver(
     data_dir: Path,
     port: int,
@@ -57,6 +60,7 @@ def devserver(
     max_page_size: int,
     storage_layout: str,
     xxh128: bool,
+    tls: bool,
 ) -> None:
     """Run a stand-in for the W&B server, for demos and tests.
 
@@ -92,6 +96,7 @@ def devserver(
         max_page_size=max_page_size,
         storage_layout=storage_layout,
         xxh128=xxh128,
+        tls=tls,
     )
     try:
         server = DevServer(settings)
@@ -104,6 +109,10 @@ def devserver(
     echo(f"  export WANDB_BASE_URL={server.addresses.base_url}")
     key_file = shlex.quote(str(server.api_key_file.absolute()))
     echo(f"  export WANDB_API_KEY=$(cat {key_file})")
+    if server.ca_file is not None:
+        # The SDK's Python reads one, its Go the other.
+        ca_file = shlex.quote(str(server.ca_file.absolute()))
+        echo(f"  export REQUESTS_CA_BUNDLE={ca_file} SSL_CERT_FILE={ca_file}")
     echo()
     echo("Ctrl-C ends it.")
     asyncio.run(server.run())

@@ -24,6 +24,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from wbfs.devserver.api import ApiSettings, create_api
+from wbfs.devserver.certificates import load_certificates
 from wbfs.devserver.database import Database
 from wbfs.devserver.faults import ConnectionCut, Faults, FaultSettings
 from wbfs.devserver.files import create_files
@@ -35,7 +36,7 @@ STOP_TIMEOUT_S = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Where the server keeps its data and listens; port 0 is any free one."""
+    """Where the server keeps its data and listens; port 0 is any free one, `tls` for https."""
 
     data_dir: Path
     host: str = "127.0.0.1"
@@ -46,6 +47,7 @@ class ServerSettings:
     max_page_size: int = 5000
     storage_layout: str = "V2"
     xxh128: bool = True
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,11 @@ class DevServer:
             _listen(settings.host, settings.port),
             _listen(settings.host, settings.file_port),
         ]
-        base_url, files_url = (_url(settings.host, one) for one in self._sockets)
+        certificates = load_certificates(data_dir, settings.host) if settings.tls else None
+        self.ca_file = None if certificates is None else certificates.ca
+        served_by = None if certificates is None else certificates.server
+        scheme = "http" if certificates is None else "https"
+        base_url, files_url = (_url(scheme, settings.host, one) for one in self._sockets)
         self.addresses = Addresses(base_url=base_url, files_url=files_url)
         origin = Origin(data_dir, base_url=lambda: files_url, lifetime_s=settings.url_lifetime_s)
         self._database = Database(data_dir / "devserver.sqlite")
@@ -104,7 +110,7 @@ class DevServer:
         control = _control(log, faults, change_faults, api_key)
         ours = Starlette(routes=[*control, Mount("/", app=api)])
         self._servers = [
-            _serve(log.middleware(faults.middleware(app, port), port))
+            _serve(log.middleware(faults.middleware(app, port), port), served_by)
             for app, port in ((ours, "api"), (files, "files"))
         ]
         self._announce(data_dir / "devserver.json")
@@ -135,7 +141,7 @@ class DevServer:
             server.should_exit = True
 
 
-def _serve(app: ASGIApp) -> _Server:
+def _serve(app: ASGIApp, certificate: Path | None) -> _Server:
     config = uvicorn.Config(
         app,
         # Whichever other parser is installed: this one holds to the announced Content-Length.
@@ -146,6 +152,7 @@ def _serve(app: ASGIApp) -> _Server:
         lifespan="off",
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         timeout_keep_alive=60,
+        ssl_certfile=certificate,
     )
     logging.getLogger("uvicorn.error").addFilter(_is_defect)
     return _Server(config)
@@ -209,9 +216,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _url(host: str, listening: socket.socket) -> str:
+def _url(scheme: str, host: str, listening: socket.socket) -> str:
     shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listening.getsockname()[1]}"
+    return f"{scheme}://{shown}:{listening.getsockname()[1]}"
 
 
 def _load_api_key(path: Path) -> str:
