@@ -1,6 +1,6 @@
 /* A link as to a server far away: a TCP relay on loopback with a round-trip time and rates.
  *
- *     bench_link ROUND_TRIP_S BYTES_PER_S ANSWERS_PER_S CONTROL LISTEN:TARGET...
+ *     link ROUND_TRIP_S BYTES_PER_S ANSWERS_PER_S CONTROL LISTEN:TARGET...
  *
  * Each direction is delayed by half of the round-trip time, a new connection by a whole one more,
  * as its handshake would take. Each connection brings its client so many bytes a second, and so
@@ -280,7 +280,7 @@ static void carry(void)
 int main(int count, char **arguments)
 {
     if (count < 6) {
-        fprintf(stderr, "bench_link: five arguments, or more\n");
+        fprintf(stderr, "link: five arguments, or more\n");
         return 2;
     }
     round_trip = atof(arguments[1]);

@@ -13,24 +13,28 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bench_contenders import (
-    LIMIT_S,
-    Failed,
+from large_manifest import LARGE_FOLDER, file_name, folder_name
+from mounts import check
+
+from benchmark.contenders import BARE, NATIVE, RCLONE_DEFAULTS, WBFS
+from benchmark.contenders.mounts import (
+    RCLONE_SMALL,
     Mounted,
-    Sample,
-    load,
+    MountIt,
+    about_tuned,
+    descendants,
     mounted_daemon,
     mounted_rclone,
     mounted_wbfs,
-    read,
+    mounts,
     scratch,
 )
-from bench_data import FOLDER_FILES, million_shape
-from bench_site import Site
-from bench_training import EPOCHS, RCLONE_DEFAULTS, READERS
-from bench_workloads import BARE, NATIVE, RCLONE, SEED, WBFS, MountIt, Workload
-from large_manifest import LARGE_FOLDER, file_name, folder_name
-from mounts import check
+from benchmark.programs import LIMIT_S, load, read
+from benchmark.samples import Failed, Sample, Workload
+from benchmark.site import Site
+from benchmark.site.data import FOLDER_FILES, million_shape
+from benchmark.workloads.training import EPOCHS, READERS
+from benchmark.workloads.turns import SEED
 
 WALKS = {
     "find": 'find "$0" | wc -l',
@@ -45,9 +49,9 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 def scale_workloads(site: Site) -> dict[str, Workload]:
     """Return the workloads by name."""
-    walked = {
+    walked: dict[str, MountIt] = {
         WBFS: mounted_wbfs,
-        RCLONE_DEFAULTS: partial(mounted_rclone, cache_mode="off"),
+        RCLONE_DEFAULTS: mounted_rclone,
         BARE: partial(mounted_daemon, name="tree"),
     }
     million = f"a version of {site.sizes.million_files:,} entries"
@@ -62,21 +66,17 @@ def scale_workloads(site: Site) -> dict[str, Workload]:
         "million": Workload(
             title=f"{million}, from mount on",
             turns={WBFS: lambda: _million(site)},
-            note=_resident,
-            once=True,
+            note=_told,
         ),
         "stages": Workload(
             title=f"the daemon's memory after each of these in one mount, with {million}",
             turns={WBFS: lambda: _stages(site)},
-            note=_resident,
-            once=True,
+            note=_told,
         ),
         "start": Workload(
             title="from the mount command to the first ls, with an empty cache and again",
-            turns={
-                WBFS: partial(_start, site, mounted_wbfs),
-                RCLONE: partial(_start, site, mounted_rclone),
-            },
+            about=about_tuned(RCLONE_SMALL),
+            turns={name: partial(_start, site, how) for name, how in mounts(RCLONE_SMALL).items()},
         ),
     }
 
@@ -88,7 +88,7 @@ def _walks(site: Site, mount_it: MountIt) -> dict[str, Sample]:
             site.forget()
             with mount_it(site, site.near, state) as mounted:
                 for when in ("cold", "again"):
-                    samples[f"{name}, {when}"] = _walk(site, name, mounted.folders["tree"])
+                    samples[f"{name}, {when}"] = _walk(site, name, mounted.root("tree"))
     return samples
 
 
@@ -123,12 +123,12 @@ def _million(site: Site) -> dict[str, Sample]:
         for name, part in (("stat", paths[:STATS]), ("open", paths[STATS:])):
             (state / name).write_text("\n".join(part))
         with _first_listing(site, state, samples, "first ls, no cache") as mounted:
-            root = mounted.folders["million"]
+            root = mounted.root("million")
 
             def measure(case: str, what: Callable[[], Sample]) -> None:
                 with _peaks(mounted) as peaks:
                     sample = what()
-                samples[case] = replace(sample, more={**mounted.memory(), **peaks})
+                samples[case] = replace(sample, more={**mounted.figures(), **peaks})
 
             measure("stat", lambda: read("stats", root, names=str(state / "stat")))
             measure("open, read", lambda: read("opens", root, names=str(state / "open")))
@@ -149,9 +149,9 @@ def _first_listing(
     began = time.perf_counter()
     with mounted_wbfs(site, site.near, state) as mounted:
         with _peaks(mounted) as peaks:
-            listed = read("listing", mounted.folders["million"])
+            listed = read("listing", mounted.root("million"))
             seconds = time.perf_counter() - began
-        more = {"list_s": listed.seconds, **mounted.memory(), **peaks}
+        more = {"list_s": listed.seconds, **mounted.figures(), **peaks}
         samples[case] = Sample(seconds=seconds, count=listed.count, more=more)
         yield mounted
 
@@ -165,15 +165,15 @@ def _find(folder: Path) -> Sample:
 def _stages(site: Site) -> dict[str, Sample]:
     samples: dict[str, Sample] = {}
     with scratch(site) as state, mounted_wbfs(site, site.near, state) as mounted:
-        folders = mounted.folders
+        root = mounted.root
         stages: dict[str, Callable[[], object]] = {
             "mounted": lambda: read("listing", mounted.path),
-            "tree walked": lambda: _find(folders["tree"]),
-            "million loaded": lambda: read("listing", folders["million"]),
-            "million walked": lambda: _find(folders["million"]),
-            "walked again": lambda: _find(folders["million"]),
+            "tree walked": lambda: _find(root("tree")),
+            "million loaded": lambda: read("listing", root("million")),
+            "million walked": lambda: _find(root("million")),
+            "walked again": lambda: _find(root("million")),
             f"{EPOCHS} epochs read": lambda: load(
-                "epochs", folders["train"], workers=READERS, epochs=EPOCHS, seed=SEED, limit=None
+                "epochs", root("train"), workers=READERS, epochs=EPOCHS, seed=SEED, batches=None
             ),
         }
         for name, stage in stages.items():
@@ -181,7 +181,7 @@ def _stages(site: Site) -> dict[str, Sample]:
             with _peaks(mounted) as peaks:
                 stage()
             seconds = time.perf_counter() - began
-            samples[name] = Sample(seconds=seconds, more={**mounted.memory(), **peaks})
+            samples[name] = Sample(seconds=seconds, more={**mounted.figures(), **peaks})
     return samples
 
 
@@ -194,7 +194,8 @@ def _peaks(mounted: Mounted) -> Iterator[dict[str, float]]:
 
     def watch() -> None:
         while not ended.wait(SAMPLING_S):
-            peaks["helpers"] = max(peaks["helpers"], _resident_of_children(mounted.pid))
+            resident = sum(map(_resident, descendants(mounted.pid)))
+            peaks["helpers"] = max(peaks["helpers"], resident)
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -205,16 +206,11 @@ def _peaks(mounted: Mounted) -> Iterator[dict[str, float]]:
         watching.join()
 
 
-def _resident_of_children(pid: int) -> float:
-    """Return the resident bytes of a process's children, and of theirs."""
-    total = 0.0
-    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        # Threads and children end meanwhile.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for child in map(int, listed.read_text().split()):
-                pages = Path(f"/proc/{child}/statm").read_text().split()[1]
-                total += int(pages) * PAGE_BYTES + _resident_of_children(child)
-    return total
+def _resident(pid: int) -> float:
+    # It may end meanwhile.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    return 0.0
 
 
 def _start(site: Site, mount_it: MountIt) -> dict[str, Sample]:
@@ -229,11 +225,8 @@ def _start(site: Site, mount_it: MountIt) -> dict[str, Sample]:
     return samples
 
 
-def _resident(more: Mapping[str, float]) -> str:
+def _told(more: Mapping[str, float]) -> str:
     told = [f"resident {more['VmRSS'] / (1 << 20):.0f} MiB"]
-    told.append(f"at its peak {more['VmHWM'] / (1 << 20):.0f} MiB")
-    if more.get("helpers"):
-        told.append(f"helpers {more['helpers'] / (1 << 20):.0f} MiB")
     if "list_s" in more:
         told.append(f"ls itself {more['list_s']:.2f} s")
     return ", ".join(told)

@@ -1,4 +1,4 @@
-"""The link as to a server far away: what it is like, and the building of `bench_link.c`."""
+"""The link as to a server far away: what it is like, and the building of `link.c`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ BUILD_TIMEOUT_S = 60.0
 
 def build_link(folder: Path) -> list[str]:
     """Compile the link into a folder; return its command, to which ports are to be added."""
-    program = folder / "bench_link"
-    source = Path(__file__).with_suffix(".c")
-    check("cc", "-O2", "-o", program, source, timeout_s=BUILD_TIMEOUT_S)
+    program = folder / "link"
+    check("cc", "-O2", "-o", program, Path(__file__).with_name("link.c"), timeout_s=BUILD_TIMEOUT_S)
     return [str(program), *map(str, (ROUND_TRIP_S, BYTES_PER_S, ANSWERS_PER_S))]

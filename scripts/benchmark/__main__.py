@@ -1,4 +1,4 @@
-"""The benchmark itself; scripts/bench sets up what it needs and calls it."""
+"""The command line; scripts/bench sets up what it needs and calls it."""
 
 from __future__ import annotations
 
@@ -6,35 +6,38 @@ import argparse
 import contextlib
 import http.client
 import os
-import shutil
 import signal
+import ssl
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import processes
-from bench_contenders import TURN, Failed, Skipped
-from bench_data import Sizes
-from bench_link import ANSWERS_PER_S, BYTES_PER_S, ROUND_TRIP_S
-from bench_report import Findings, requirements, table, write_json
-from bench_scale import scale_workloads
-from bench_site import HOST, PROBE_BYTES, Site
-from bench_training import training_workloads
-from bench_workloads import Workload, workloads
 from mounts import run
+
+from benchmark.findings import Findings
+from benchmark.report import table, write_json
+from benchmark.requirements import requirements
+from benchmark.samples import Workload
+from benchmark.site import PROBE_BYTES, Site
+from benchmark.site.data import Sizes
+from benchmark.site.link import ANSWERS_PER_S, BYTES_PER_S, ROUND_TRIP_S
+from benchmark.site.servers import HOST
+from benchmark.turns import SLOW_TURN_S, say, take_turns, workplace
+from benchmark.workloads.large import large_workloads
+from benchmark.workloads.scale import scale_workloads
+from benchmark.workloads.small import small_workloads
+from benchmark.workloads.training import training_workloads
 
 FULL = Sizes(
     large=1 << 30,
     small_files=10_000,
-    train_files=50_000,
+    train_files=10_000,
     tree_files=100_000,
     million_files=1_000_000,
 )
@@ -46,9 +49,7 @@ READS, QUICK_READS = 1_000, 50
 PROBES = 20
 PROBED_CONNECTIONS = 16
 PROBE_LIMIT_S = 60.0
-ENDING_S = 5.0
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TURN_LIMIT_S = 2000.0
 NEEDED: dict[str, set[str]] = {
     "sequential": {"large"},
     "sequential-wan": {"large"},
@@ -59,10 +60,12 @@ NEEDED: dict[str, set[str]] = {
     "mmap-wan": {"large"},
     "small": {"small"},
     "get": {"large", "small"},
+    "get-wan": {"large", "small"},
     "memory": {"large", "small"},
     "kernel-settings": {"large"},
     "in-order-wan": {"train"},
     "shuffled-wan": {"train"},
+    "first-batch-wan": {"train"},
     "epochs-wan": {"train"},
     "walk": {"tree"},
     "million": {"million"},
@@ -82,18 +85,19 @@ def main() -> None:
     sizes = QUICK if options.quick else FULL
     if options.files:
         sizes = replace(sizes, train_files=options.files)
-    artifacts = frozenset[str]().union(*(NEEDED[name] for name in options.only or NAMES))
+    names = options.only or NAMES
+    artifacts = frozenset[str]().union(*(NEEDED[name] for name in names))
     runs = options.runs or (QUICK_RUNS if options.quick else RUNS)
     findings = Findings()
     with workplace(sizes.needed(artifacts)) as home, ExitStack() as stack:
         began = time.monotonic()
         say(f"making the data and logging it below {home}")
-        site = Site(home, sizes, artifacts, stack)
+        site = Site(home, sizes, artifacts, stack, tls=not options.plain)
         link = probe_link(site)
         say(f"ready after {time.monotonic() - began:.0f} s")
         print(
-            f"{runs} turns each, {options.runs or 1} of what takes minutes;"
-            " x wbfs: how many times as fast as wbfs. The link:"
+            f"{'Plain HTTP' if options.plain else 'TLS'}; {runs} turns each, one of who takes"
+            f" longer than {SLOW_TURN_S:.0f} s; x wbfs: how many times as fast as wbfs. The link:"
             f" {link['round_trip_s'] * 1000:.1f} ms round trip, {BYTES_PER_S / 1e6:.0f} MB/s and"
             f" {ANSWERS_PER_S:.0f} answers a second a connection,"
             f" {link['total_bytes_per_s'] / 1e6:.0f} MB/s over {PROBED_CONNECTIONS}.",
@@ -101,37 +105,45 @@ def main() -> None:
             flush=True,
         )
         found = workloads(site, reads=QUICK_READS if options.quick else READS)
-        found |= training_workloads(site) | scale_workloads(site)
-        for name in options.only or NAMES:
-            turns = (options.runs or 1) if found[name].once else runs
-            take_turns(home, name, found[name], turns, findings, options.contenders)
+        for name in names:
+            take_turns(home, name, found[name], runs, findings, options.contenders)
             print(table(name, found[name], findings), end="\n\n", flush=True)
-    met = requirements(findings, options.only or NAMES)
+        took_s = time.monotonic() - began
+    met = requirements(findings, names)
     for row in met:
         print(f"{'PASS' if row['passed'] else 'FAIL'}  {row['requirement']}: {row['found']}")
     if options.quick:
         print("(these are of small sizes, and tell nothing)")
-    settings = {"quick": options.quick, "turns": runs, "link": link}
+    settings = {"quick": options.quick, "tls": not options.plain, "turns": runs, "link": link}
     settings |= {"large_bytes": sizes.large, "small_files": sizes.small_files}
     settings |= {"small_bytes": sizes.small_bytes, "train_files": sizes.train_files}
     settings |= {"tree_files": sizes.tree_files, "million_files": sizes.million_files}
     write_json(options.json, findings=findings, settings=settings, met=met)
-    print(f"all figures: {options.json}")
+    print(f"all figures, after {took_s / 60:.0f} minutes: {options.json}")
     if findings.failed or (options.strict and not all(row["passed"] for row in met)):
         sys.exit(1)
+
+
+def workloads(site: Site, *, reads: int) -> dict[str, Workload]:
+    """Return all workloads by name."""
+    return {
+        **large_workloads(site, reads=reads),
+        **small_workloads(site),
+        **training_workloads(site),
+        **scale_workloads(site),
+    }
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Compare wbfs with rclone mount, curl, the SDK and the local filesystem.",
+        description="Compare wbfs with rclone mount, curl, aria2c, the SDK and the local disk.",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--plain", action="store_true", help="plain HTTP in place of TLS")
     parser.add_argument(
-        "--runs",
-        type=int,
-        help=f"turns of each contender; {RUNS} by default, 1 where a turn takes minutes",
+        "--runs", type=int, metavar="N", help=f"turns of each contender; {RUNS} by default"
     )
     parser.add_argument(
         "--files",
@@ -159,11 +171,6 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def say(text: str) -> None:
-    """Tell how far it is."""
-    print(f"bench: {text}", file=sys.stderr, flush=True)
-
-
 def end_on_signal(number: int, _: FrameType | None) -> None:
     """Leave as after an error, so that everything is taken down; later signals change nothing."""
     for one in ENDING_SIGNALS:
@@ -171,41 +178,19 @@ def end_on_signal(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def take_turns(
-    home: Path,
-    name: str,
-    workload: Workload,
-    runs: int,
-    findings: Findings,
-    only: Collection[str] | None,
-) -> None:
-    """Let the contenders, or only some, take turns; who fails once is out."""
-    for number in range(runs):
-        for contender, turn in workload.turns.items():
-            if (name, contender) in findings.skipped or (name, contender) in findings.failed:
-                continue
-            if only and contender not in only:
-                continue
-            say(f"{name}, {number + 1} of {runs}: {contender}")
-            # A mount that hangs takes along whoever touches it, and only its end sets them free.
-            limit = threading.Timer(TURN_LIMIT_S, sweep, [f"{home}/{TURN}"])
-            limit.start()
-            try:
-                findings.add(name, contender, turn())
-            except Skipped as reason:
-                findings.skipped[name, contender] = str(reason)
-            except (Failed, AssertionError, OSError, subprocess.TimeoutExpired) as error:
-                say(f"{name}: {contender} failed: {error}")
-                # A traceback's last line tells most.
-                last = str(error).strip().rpartition("\n")[2]
-                findings.failed[name, contender] = last or type(error).__name__
-            finally:
-                limit.cancel()
-
-
 def probe_link(site: Site) -> dict[str, float]:
     """Measure the link: its round trip, and what it carries over many connections at once."""
-    connection = http.client.HTTPConnection(HOST, site.far.files_port, timeout=PROBE_LIMIT_S)
+    port = site.far.files_port
+    connection = (
+        http.client.HTTPSConnection(
+            HOST,
+            port,
+            timeout=PROBE_LIMIT_S,
+            context=ssl.create_default_context(cafile=site.ca_file),
+        )
+        if site.ca_file
+        else http.client.HTTPConnection(HOST, port, timeout=PROBE_LIMIT_S)
+    )
     times = []
     with contextlib.closing(connection):
         for _ in range(PROBES):
@@ -214,8 +199,8 @@ def probe_link(site: Site) -> dict[str, float]:
             connection.getresponse().read()
             times.append(time.perf_counter() - began)
     url = f"{site.far.plain_url}/probe"
-    command = ["curl", "-sS", "--fail", "--noproxy", "*", "--parallel", "--parallel-immediate"]
-    command += ["--parallel-max", str(PROBED_CONNECTIONS)]
+    command = ["curl", "-sS", "--fail", "--noproxy", "*", *site.trusting("--cacert")]
+    command += ["--parallel", "--parallel-immediate", "--parallel-max", str(PROBED_CONNECTIONS)]
     command += ["-o", "/dev/null", url] * PROBED_CONNECTIONS
     began = time.perf_counter()
     done = run(*command, timeout_s=PROBE_LIMIT_S)
@@ -228,57 +213,6 @@ def probe_link(site: Site) -> dict[str, float]:
         "connection_answers_per_s": ANSWERS_PER_S,
         "total_bytes_per_s": PROBED_CONNECTIONS * PROBE_BYTES / seconds,
     }
-
-
-@contextmanager
-def workplace(needed: int) -> Iterator[Path]:
-    """Give a folder for everything; at the end nothing is left of it, nor of what ran in it.
-
-    needed: bytes of disk.
-    """
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    if free < needed:
-        sys.exit(
-            f"bench: {tempfile.gettempdir()} has {free >> 20:,} MiB free and the run needs"
-            f" {needed >> 20:,}: point TMPDIR to a larger disk"
-        )
-    home = Path(tempfile.mkdtemp(prefix="wbfs-bench-"))
-    try:
-        yield home
-    finally:
-        sweep(f"{home}/")
-        shutil.rmtree(home)
-
-
-def sweep(prefix: str) -> None:
-    """Unmount whatever is mounted, and end whatever runs, with a path that begins so.
-
-    Nobody else knows such a path: it has the run's own folder in it.
-    """
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        path = line.split()[4]
-        if path.startswith(prefix):
-            say(f"unmounting {path}, which was left")
-            run("fusermount3", "-u", "-z", path)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in processes_of(prefix):
-            say(f"ending process {pid}, which was left")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        deadline = time.monotonic() + ENDING_S
-        while processes_of(prefix) and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-
-def processes_of(prefix: str) -> list[int]:
-    """Return the processes, other than this one, whose command line has such a path."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        # One that ends meanwhile.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if prefix.encode() in path.read_bytes() and path.parent.name != str(os.getpid()):
-                found.append(int(path.parent.name))
-    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reads a folder of small files as training does; a process of its own, like `bench_reader`.
+"""Reads a folder of small files as training does; a process of its own, like `programs/reader.py`.
 
 `epochs` has the access pattern of PyTorch's DataLoader with `shuffle=True`: the files are listed
 first; each epoch starts its worker processes anew, deals batches of indices to them in turn, two of
@@ -23,16 +23,13 @@ BATCHES_AHEAD = 2
 Figures = dict[str, float]
 
 
-def shares(*, path: str, processes: int, seed: int | None, limit: int | None) -> Figures:
-    """Read each file once, by several processes at once, in order or, with a seed, shuffled.
-
-    limit: how many files to read, all if it is None; they are listed all.
-    """
+def shares(*, path: str, processes: int, seed: int | None) -> Figures:
+    """Read each file once, by several processes at once, in order or, with a seed, shuffled."""
     began = time.perf_counter()
     paths = files_of(path)
     listed = time.perf_counter()
     order = range(len(paths)) if seed is None else shuffled(len(paths), seed)
-    chosen = [paths[index] for index in order][:limit]
+    chosen = [paths[index] for index in order]
     readers = []
     for number in range(processes):
         ours, theirs = mp.Pipe(duplex=False)
@@ -48,35 +45,33 @@ def shares(*, path: str, processes: int, seed: int | None, limit: int | None) ->
     return {
         "seconds": ended - began,
         "bytes": total,
-        "count": len(chosen),
+        "count": len(paths),
         "list_s": listed - began,
         "listed": len(paths),
-        "read": len(chosen),
     }
 
 
-def epochs(*, path: str, workers: int, epochs: int, seed: int, limit: int | None) -> Figures:
+def epochs(*, path: str, workers: int, epochs: int, seed: int, batches: int | None) -> Figures:
     """Read all files in each epoch, in batches that worker processes read.
 
     The time to the first batch and that of the first epoch count from the program's start on, with
-    the listing. limit: how many files the data set has, all of the folder's if it is None.
+    the listing. batches: how many an epoch has, as many as there are if it is None.
     """
     began = time.perf_counter()
     paths = files_of(path)
     figures: Figures = {"list_s": time.perf_counter() - began, "listed": len(paths)}
-    chosen = [paths[index] for index in shuffled(len(paths), seed)][:limit]
-    figures["read"] = len(chosen)
-    total = 0
+    total = count = 0
     for number in range(1, epochs + 1):
-        order = shuffled(len(chosen), seed + number)
-        batches = [order[at : at + BATCH_FILES] for at in range(0, len(order), BATCH_FILES)]
+        order = shuffled(len(paths), seed + number)
+        starts = range(0, len(order), BATCH_FILES)[:batches]
+        dealt = [order[at : at + BATCH_FILES] for at in starts]
         started = began if number == 1 else time.perf_counter()
-        for count in received(chosen, batches, workers):
+        for size in received(paths, dealt, workers):
             figures.setdefault("first_batch_s", time.perf_counter() - began)
-            total += count
+            total += size
         figures[f"epoch_{number}_s"] = time.perf_counter() - started
-    figures |= {"seconds": time.perf_counter() - began, "count": len(chosen) * epochs}
-    return figures | {"bytes": total}
+        count += sum(map(len, dealt))
+    return figures | {"seconds": time.perf_counter() - began, "count": count, "bytes": total}
 
 
 def received(paths: Sequence[str], batches: Sequence[Sequence[int]], workers: int) -> Iterator[int]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from bench_data import files_below
 from mounts import run
 from stand_in import StandIn
 
+from benchmark.site.data import files_below
 from wbfs.devserver.ids import decode_id
 from wbfs.devserver.manifests import artifact_digest, serialize_manifest
 

@@ -1,0 +1,55 @@
+"""Programs that read, or serve, in a process of their own; here is what starts those that read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmark.samples import Failed, Sample
+
+READER = Path(__file__).with_name("reader.py")
+LOADER = Path(__file__).with_name("loader.py")
+DAEMON = Path(__file__).with_name("daemon.py")
+LIMIT_S = 300.0
+"""Of one reading."""
+LONG_LIMIT_S = 1500.0
+"""Of reading tens of thousands of files over the link."""
+
+
+def read(how: str, path: Path, **arguments: object) -> Sample:
+    """Let a process of its own read as `reader` describes. Raises Failed."""
+    return _run(READER, {"how": how, "path": str(path), **arguments}, LIMIT_S)
+
+
+def load(how: str, path: Path, **arguments: object) -> Sample:
+    """Let a process of its own read as `loader` describes. Raises Failed."""
+    return _run(LOADER, {"how": how, "path": str(path), **arguments}, LONG_LIMIT_S)
+
+
+def _run(program: Path, what: Mapping[str, object], limit_s: float) -> Sample:
+    process = subprocess.Popen(
+        [sys.executable, "-I", str(program), json.dumps(what)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"reading {what['path']} takes longer than {limit_s:.0f} s") from error
+    finally:
+        # Not waited for: what hangs in a mount ends when the mount does.
+        process.kill()
+    if process.returncode:
+        raise Failed(f"can't read {what['path']}: {errors.strip().rpartition(chr(10))[2]}")
+    figures: dict[str, float] = json.loads(output)
+    return Sample(
+        seconds=figures.pop("seconds"),
+        bytes=int(figures.pop("bytes", 0)),
+        count=int(figures.pop("count", 0)),
+        more=figures,
+    )

@@ -1,0 +1,162 @@
+"""What wbfs must reach, each requirement with the workload that decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmark.contenders import (
+    ARIA2C,
+    BARE,
+    CURL,
+    NATIVE,
+    RCLONE_DEFAULTS,
+    RCLONE_TUNED,
+    SDK,
+    WBFS,
+)
+from benchmark.findings import Findings
+
+MIB = 1 << 20
+RCLONES = (RCLONE_DEFAULTS, RCLONE_TUNED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtLeastAsFast:
+    """wbfs takes at most the peer's time divided by `factor`.
+
+    Of several peers it is the fastest's. peer_case: what of the peer is compared, the same case if
+    it is empty.
+    """
+
+    workload: str
+    case: str
+    peers: tuple[str, ...]
+    factor: float
+    peer_case: str = ""
+
+    def __str__(self) -> str:
+        peer = " and ".join(self.peers)
+        peer += f", {self.peer_case}" if self.peer_case else ""
+        return f"{self.workload}, {self.case}: wbfs at least {self.factor:.3g} x {peer}"
+
+    def check(self, findings: Findings) -> tuple[bool, str] | None:
+        """Return whether it is so and what was found; None where that was not measured."""
+        ours = findings.median(self.workload, self.case, WBFS)
+        theirs = [
+            findings.median(self.workload, self.peer_case or self.case, peer) for peer in self.peers
+        ]
+        measured = [seconds for seconds in theirs if seconds is not None]
+        if ours is None or len(measured) < len(self.peers):
+            return None
+        ratio = min(measured) / ours
+        return ratio >= self.factor, f"{ratio:.2f} x ({ours:.2f} s and {min(measured):.2f} s)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtMost:
+    """One of wbfs's figures, or its time in seconds, is not above a limit."""
+
+    workload: str
+    case: str
+    figure: str = ""
+    limit: float
+    unit: str
+    divisor: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.workload}, {self.case}: at most {self.limit / self.divisor:g} {self.unit}"
+
+    def check(self, findings: Findings) -> tuple[bool, str] | None:
+        """Return whether it is so and what was found; None where that was not measured."""
+        if self.figure:
+            found = findings.figure(self.workload, self.case, WBFS, self.figure)
+        else:
+            found = findings.median(self.workload, self.case, WBFS)
+        if found is None:
+            return None
+        return found <= self.limit, f"{found / self.divisor:.2f} {self.unit}"
+
+
+REQUIREMENTS: tuple[AtLeastAsFast | AtMost, ...] = (
+    AtLeastAsFast(workload="sequential", case="cold", peers=(CURL,), factor=0.9),
+    AtLeastAsFast(workload="sequential", case="cold", peers=RCLONES, factor=1),
+    AtLeastAsFast(workload="sequential", case="warm", peers=(NATIVE,), factor=0.9),
+    AtLeastAsFast(workload="sequential-wan", case="cold", peers=(CURL,), factor=6),
+    AtLeastAsFast(workload="sequential-wan", case="cold", peers=RCLONES, factor=1),
+    AtMost(
+        workload="first-bytes-wan", case="cold", figure="round_trips", limit=3, unit="round trips"
+    ),
+    AtMost(
+        workload="first-bytes-wan",
+        case="cold",
+        figure="moved",
+        limit=MIB,
+        unit="MiB moved",
+        divisor=MIB,
+    ),
+    AtMost(
+        workload="mmap-wan",
+        case="cold",
+        figure="moved_for_each",
+        limit=2,
+        unit="bytes moved for each that is wanted",
+    ),
+    AtLeastAsFast(workload="small", case="in order, page cache", peers=RCLONES, factor=5),
+    AtLeastAsFast(workload="small", case="shuffled, page cache", peers=RCLONES, factor=5),
+    AtLeastAsFast(workload="small", case="in order, not listed", peers=(BARE,), factor=1 / 2),
+    AtLeastAsFast(workload="small", case="shuffled, not listed", peers=(BARE,), factor=1 / 2),
+    *(
+        requirement
+        for workload in ("get", "get-wan")
+        for requirement in (
+            AtLeastAsFast(workload=workload, case="large", peers=(ARIA2C,), factor=1),
+            AtLeastAsFast(workload=workload, case="small", peers=(SDK,), factor=2),
+        )
+    ),
+    AtLeastAsFast(workload="shuffled-wan", case="cold", peers=(RCLONE_DEFAULTS,), factor=8),
+    AtLeastAsFast(workload="shuffled-wan", case="cold", peers=(RCLONE_TUNED,), factor=5),
+    AtLeastAsFast(workload="shuffled-wan", case="cold", peers=(SDK,), factor=2.5),
+    AtMost(workload="first-batch-wan", case="first batch", limit=1.6, unit="s"),
+    AtLeastAsFast(workload="first-batch-wan", case="first batch", peers=(RCLONE_TUNED,), factor=1),
+    AtLeastAsFast(workload="epochs-wan", case="epoch 1", peers=(SDK,), factor=1 / 1.1),
+    AtLeastAsFast(
+        workload="epochs-wan", case="first batch", peers=(SDK,), factor=100, peer_case="epoch 1"
+    ),
+    AtLeastAsFast(workload="epochs-wan", case="epoch 2", peers=(RCLONE_TUNED,), factor=4),
+    AtLeastAsFast(workload="walk", case="find, again", peers=(NATIVE,), factor=1 / 2),
+    AtLeastAsFast(workload="walk", case="ls -lR, again", peers=(NATIVE,), factor=1 / 2),
+    AtMost(
+        workload="stages",
+        case="million loaded",
+        figure="helpers",
+        limit=1536 * MIB,
+        unit="MiB of helpers",
+        divisor=MIB,
+    ),
+    AtMost(workload="start", case="empty cache", limit=1, unit="s"),
+    AtMost(workload="start", case="again", limit=1, unit="s"),
+)
+DAEMON_BYTES = 200 * MIB
+"""What a mount's daemon may have at its peak, in whatever workload."""
+
+
+def requirements(findings: Findings, names: Iterable[str]) -> list[dict[str, object]]:
+    """Return, for the workloads that were run, which requirements are met."""
+    rows: list[dict[str, object]] = []
+    for requirement in REQUIREMENTS:
+        if requirement.workload in names:
+            found = requirement.check(findings)
+            passed, value = found if found is not None else (False, "not measured")
+            rows.append({"requirement": str(requirement), "found": value, "passed": passed})
+    most = findings.most(WBFS, "VmHWM")
+    if most is not None:
+        peak, workload = most
+        rows.append(
+            {
+                "requirement": f"all mounts: daemon at most {DAEMON_BYTES // MIB} MiB at its peak",
+                "found": f"{peak / MIB:.0f} MiB, in {workload}",
+                "passed": peak <= DAEMON_BYTES,
+            }
+        )
+    return rows

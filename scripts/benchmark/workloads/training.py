@@ -1,0 +1,145 @@
+"""The workloads of training: many small files over the link, read as data loaders read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from benchmark.contenders import NATIVE, SDK
+from benchmark.contenders.downloads import get_with_sdk
+from benchmark.contenders.mounts import RCLONE_SMALL, about_tuned, mounts, scratch
+from benchmark.programs import load
+from benchmark.samples import Failed, Sample, Turn, Workload
+from benchmark.site import Site
+from benchmark.site.data import files_below
+from benchmark.workloads.turns import SEED, on_mounts
+
+READERS = 4
+EPOCHS = 3
+
+Pattern = Callable[[Path], Sample]
+"""Reads a folder."""
+Cases = Callable[[Sample], dict[str, Sample]]
+"""What is told of such a reading."""
+
+
+def training_workloads(site: Site) -> dict[str, Workload]:
+    """Return the workloads by name."""
+    files = f"{site.sizes.train_files:,} files of 8 to 64 KiB, over the link"
+
+    def workload(title: str, pattern: Pattern, cases: Cases) -> Workload:
+        return Workload(
+            title=f"{files}: {title}",
+            about=about_tuned(RCLONE_SMALL),
+            turns=_turns(site, pattern, cases),
+            note=_note,
+        )
+
+    return {
+        "in-order-wan": workload(
+            "one reader, in order", partial(_shares, processes=1, seed=None), _one_case
+        ),
+        "shuffled-wan": workload(
+            f"{READERS} readers, shuffled",
+            partial(_shares, processes=READERS, seed=SEED),
+            _one_case,
+        ),
+        "first-batch-wan": workload(
+            "a loader with one worker, its first batch",
+            partial(_epochs, workers=1, epochs=1, batches=1),
+            _batch_cases,
+        ),
+        "epochs-wan": workload(
+            f"a loader with {READERS} workers, {EPOCHS} epochs",
+            partial(_epochs, workers=READERS, epochs=EPOCHS, batches=None),
+            _epoch_cases,
+        ),
+    }
+
+
+def _turns(site: Site, pattern: Pattern, cases: Cases) -> dict[str, Turn]:
+    return {
+        **on_mounts(
+            mounts(RCLONE_SMALL),
+            site,
+            site.far,
+            "train",
+            lambda mounted: cases(_checked(site, pattern(mounted.root("train")))),
+        ),
+        SDK: partial(_downloaded_first, site, pattern, cases),
+        NATIVE: partial(_on_disk, site, pattern, cases),
+    }
+
+
+def _checked(site: Site, sample: Sample) -> Sample:
+    """Return a sample once it is sure that everything was there to be read. Raises Failed."""
+    listed, passes = sample.more["listed"], sample.count / site.sizes.train_files
+    sizes = sum(path.stat().st_size for path in files_below(site.plain / "train"))
+    if listed != site.sizes.train_files:
+        raise Failed(f"{listed:.0f} files were listed of {site.sizes.train_files}")
+    if passes >= 1 and sample.bytes != sizes * passes:
+        raise Failed(f"{sample.bytes} bytes were read of {sizes * passes:.0f}")
+    return sample
+
+
+def _downloaded_first(site: Site, pattern: Pattern, cases: Cases) -> dict[str, Sample]:
+    """Download with the SDK, then read the copy: both together are what is told."""
+    with scratch(site) as state:
+        site.settle("train")
+        download = get_with_sdk(site, site.far, "train", state)
+        copy = _checked(site, pattern(state / "got"))
+    before = {"first_batch_s", "epoch_1_s"} & copy.more.keys()
+    more = {name: copy.more[name] + download.seconds for name in before}
+    return cases(
+        replace(
+            copy,
+            seconds=copy.seconds + download.seconds,
+            more={**copy.more, **more, "download_s": download.seconds},
+        )
+    )
+
+
+def _on_disk(site: Site, pattern: Pattern, cases: Cases) -> dict[str, Sample]:
+    site.settle("train")
+    return cases(_checked(site, pattern(site.plain / "train")))
+
+
+def _shares(path: Path, *, processes: int, seed: int | None) -> Sample:
+    return load("shares", path, processes=processes, seed=seed)
+
+
+def _epochs(path: Path, *, workers: int, epochs: int, batches: int | None) -> Sample:
+    return load("epochs", path, workers=workers, epochs=epochs, seed=SEED, batches=batches)
+
+
+def _one_case(sample: Sample) -> dict[str, Sample]:
+    return {"cold": sample}
+
+
+def _batch_cases(sample: Sample) -> dict[str, Sample]:
+    whole = sample.more["first_batch_s"]
+    return {
+        "first batch": replace(sample, seconds=whole),
+        "the same, once listed": replace(sample, seconds=whole - sample.more["list_s"]),
+    }
+
+
+def _epoch_cases(sample: Sample) -> dict[str, Sample]:
+    count, size = sample.count // EPOCHS, sample.bytes // EPOCHS
+    epochs = {
+        f"epoch {number}": replace(
+            sample, seconds=sample.more[f"epoch_{number}_s"], count=count, bytes=size
+        )
+        for number in range(1, EPOCHS + 1)
+    }
+    first = replace(sample, seconds=sample.more["first_batch_s"], count=0, bytes=0)
+    return {"first batch": first, **epochs}
+
+
+def _note(more: Mapping[str, float]) -> str:
+    told = [f"listed in {more['list_s']:.2f} s"]
+    if "download_s" in more:
+        told.append(f"downloaded in {more['download_s']:.1f} s")
+    return ", ".join(told)
