@@ -20,6 +20,7 @@ from wbfs.model.errors import (
     UrlExpired,
     WbfsError,
 )
+from wbfs.remote.bodies import Piece
 from wbfs.remote.bytes import SLOWEST_BYTES_PER_S, ByteStream
 from wbfs.remote.failures import without_secrets
 from wbfs.remote.transport import Deadline
@@ -96,7 +97,7 @@ def deadline_of(timeout_s: float, size: int | None) -> Deadline:
 def transfer(
     opener: Opener,
     entry: Entry,
-    write: Callable[[int, bytes], None],
+    write: Callable[[int, Piece], None],
     *,
     path: str,
     start: int = 0,

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
 import time
 from typing import Any
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from wbfs.model.errors import AccessDenied
+from wbfs.remote.bodies import DirectAdapter
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -107,18 +107,19 @@ def _literal(host: str) -> str:
             return ""
 
 
-class GuardedAdapter(HTTPAdapter):
+class GuardedAdapter(DirectAdapter):
     """What connects to the servers of references, where it may; else raises AccessDenied."""
 
-    def __init__(self, *, connections: int, private_allowed: bool) -> None:
-        """Keep as many connections to one server alive, and as many servers' too."""
+    def __init__(self, *, connections: int, turn: threading.Lock, private_allowed: bool) -> None:
+        """Be as a `DirectAdapter` otherwise."""
         self._private_allowed = private_allowed
-        super().__init__(pool_connections=connections, pool_maxsize=connections)
+        super().__init__(connections=connections, turn=turn)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make all connections guarded, but for those to proxies, which the user has named."""
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _pools(private_allowed=self._private_allowed)
+        guarded = _connections(private_allowed=self._private_allowed)
+        self.poolmanager.pool_classes_by_scheme = self.pools(*guarded)
 
     def judge(self, url: str) -> None:
         """Raise AccessDenied where a URL says itself that it leads to where no reference may."""
@@ -139,7 +140,7 @@ class GuardedAdapter(HTTPAdapter):
         return super().get_connection_with_tls_context(request, verify, proxies, cert)
 
 
-def _pools(*, private_allowed: bool) -> dict[str, type[HTTPConnectionPool]]:
+def _connections(*, private_allowed: bool) -> tuple[type[HTTPConnection], type[HTTPSConnection]]:
     """Return urllib3's connections, but for how they connect."""
 
     class Guarded(HTTPConnection):
@@ -150,13 +151,7 @@ def _pools(*, private_allowed: bool) -> dict[str, type[HTTPConnectionPool]]:
         def _new_conn(self) -> socket.socket:
             return _connect(self, private_allowed=private_allowed)
 
-    class Pool(HTTPConnectionPool):
-        ConnectionCls = Guarded
-
-    class TlsPool(HTTPSConnectionPool):
-        ConnectionCls = GuardedTls
-
-    return {"http": Pool, "https": TlsPool}
+    return Guarded, GuardedTls
 
 
 def _connect(connection: HTTPConnection, *, private_allowed: bool) -> socket.socket:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import requests
 
 from wbfs.model.errors import RemoteError, RemoteProtocolError, UrlExpired
+from wbfs.remote.bodies import Piece
 from wbfs.remote.failures import host_of
 from wbfs.remote.redirects import Peer
 from wbfs.remote.transport import Deadline, Transport
@@ -46,6 +47,8 @@ class Location:
 class ByteStream:
     """Bytes as they come: `pieces` of up to 1 MiB; `size` is the whole object's, if it is known.
 
+    Each piece is valid until the next is asked for.
+
     Reading the pieces raises RemoteError where the connection breaks, RemoteTimeout where it falls
     silent. Where the end is not certain, they may also just end: a connection that broke looks like
     the end then, and only a size or a digest that is known otherwise can tell.
@@ -53,7 +56,7 @@ class ByteStream:
 
     size: int | None
     etag: str
-    pieces: Iterator[bytes]
+    pieces: Iterator[Piece]
     end_is_certain: bool = True
 
 
@@ -153,7 +156,7 @@ def _check_range(
     return last + 1 - first, size
 
 
-def _all_of(pieces: Iterator[bytes], count: int, url: str) -> Iterator[bytes]:
+def _all_of(pieces: Iterator[Piece], count: int, url: str) -> Iterator[Piece]:
     """Yield the pieces. Raises RemoteError where they are fewer than so many bytes."""
     for piece in pieces:
         yield piece

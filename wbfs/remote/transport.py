@@ -21,7 +21,6 @@ from typing import Self
 import requests
 import tenacity
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from wbfs.model.errors import (
     Offline,
@@ -31,6 +30,7 @@ from wbfs.model.errors import (
     WbfsError,
 )
 from wbfs.remote.addresses import GuardedAdapter
+from wbfs.remote.bodies import DirectAdapter, Piece
 from wbfs.remote.credentials import Credentials
 from wbfs.remote.failures import host_of, is_of_certificate, root_cause, timed_out, unreachable
 from wbfs.remote.redirects import Hop, Peer, next_hop
@@ -133,8 +133,11 @@ class Transport:
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         self._offline = offline
         self._checkpoint = checkpoint
-        self._adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
-        self._guarded = GuardedAdapter(connections=CONNECTIONS, private_allowed=private_references)
+        turn = threading.Lock()
+        self._adapter = DirectAdapter(connections=CONNECTIONS, turn=turn)
+        self._guarded = GuardedAdapter(
+            connections=CONNECTIONS, turn=turn, private_allowed=private_references
+        )
 
     @classmethod
     def for_credentials(
@@ -254,12 +257,14 @@ class Transport:
 
         Raises RemoteError, RemoteTimeout.
         """
-        return b"".join(self.pieces(response, deadline, decode=True))
+        return b"".join(map(bytes, self.pieces(response, deadline, decode=True)))
 
     def pieces(
         self, response: requests.Response, deadline: Deadline, *, decode: bool = False
-    ) -> Iterator[bytes]:
+    ) -> Iterator[Piece]:
         """Yield an answer's body in pieces of up to 1 MiB, as they come.
+
+        Each is valid until the next is asked for: they may share their memory.
 
         Raises RemoteError where the connection breaks, RemoteTimeout where it falls silent or the
         deadline passes, however little the server sends at a time.

@@ -147,7 +147,7 @@ class LargeBlob:
         self._path.unlink(missing_ok=True)
         self._room.give_back(os.fstat(self._fd).st_blocks * BLOCK_BYTES)
 
-    def write(self, offset: int, piece: bytes) -> None:
+    def write(self, offset: int, piece: bytes | memoryview) -> None:
         """Put bytes in their place. Raises StoreError, StoreFull."""
         with self._in_use() as fd:
             self._room.add(
@@ -251,7 +251,7 @@ def check_content(blob: Blob, size: int, digest: str | None) -> None:
         )
 
 
-def write_fully(fd: int, piece: bytes, offset: int) -> None:
+def write_fully(fd: int, piece: bytes | memoryview, offset: int) -> None:
     """Write all of a piece at an offset. Raises OSError."""
     view = memoryview(piece)
     while view:

@@ -161,7 +161,7 @@ class SmallBlob:
             self._room.give_back(self._blobs.rounded(self.written))
         os.close(self._fd)
 
-    def write(self, offset: int, piece: bytes) -> None:
+    def write(self, offset: int, piece: bytes | memoryview) -> None:
         """Add the next bytes, those at `offset`. Raises StoreError, StoreFull."""
         if offset + len(piece) > self._limit:
             raise StoreFull(f"can't keep more than {self._limit:.0f} bytes of a file in memory")

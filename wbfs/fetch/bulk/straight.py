@@ -11,6 +11,7 @@ from collections.abc import Callable
 from wbfs.fetch.transfer import Opener, transfer, twice_if_wrong
 from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Entry
+from wbfs.remote.bodies import Piece
 from wbfs.remote.transport import Deadline
 from wbfs.store.large_blob import check_content, write_fully
 
@@ -33,7 +34,7 @@ def fetch_straight(
     def fetch_once() -> None:
         hasher = new_hasher(entry.digest.algorithm) if entry.digest else None
 
-        def write(offset: int, piece: bytes) -> None:
+        def write(offset: int, piece: Piece) -> None:
             if hasher:
                 hasher.update(piece)
             write_fully(fd, piece, offset)

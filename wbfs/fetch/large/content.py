@@ -29,6 +29,7 @@ from wbfs.fetch.transfer import damaged, deadline_of, stretched, transfer
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError, StoreFull, WbfsError, while_doing
+from wbfs.remote.bodies import Piece
 from wbfs.store.blobs import SealedBlob
 
 log = logging.getLogger(__name__)
@@ -311,7 +312,7 @@ class LargeFile:
         async def fetch() -> memoryview:
             buffer = bytearray(stop - start)
 
-            def write(offset: int, piece: bytes) -> None:
+            def write(offset: int, piece: Piece) -> None:
                 buffer[offset - start : offset - start + len(piece)] = piece
 
             deadline = deadline_of(resources.timeout_s, stop - start)

@@ -24,6 +24,7 @@ from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import damaged, deadline_of, transfer
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.errors import IntegrityError, RemoteError, StoreError, WbfsError, while_doing
+from wbfs.remote.bodies import Piece
 from wbfs.store.large_blob import LargeBlob
 
 log = logging.getLogger(__name__)
@@ -256,7 +257,7 @@ class Generation:
         def note() -> None:
             self._note(flight)
 
-        def write(offset: int, piece: bytes) -> None:
+        def write(offset: int, piece: Piece) -> None:
             self.blob.write(offset, piece)
             flight.position = offset + len(piece)
             resources.offload.post(note)

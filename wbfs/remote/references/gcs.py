@@ -109,7 +109,7 @@ class GcsReferences:
         """Return what the store says of the object as it is now."""
         try:
             with self._get(f"{path}?fields=etag,generation", {}, deadline=deadline) as stream:
-                return msgspec.json.decode(b"".join(stream.pieces), type=_Object)
+                return msgspec.json.decode(b"".join(map(bytes, stream.pieces)), type=_Object)
         except Refused as refused:
             raise _error(refused, reference) from None
         except msgspec.MsgspecError:
