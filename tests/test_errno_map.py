@@ -15,6 +15,7 @@ EXPECTED = {
     "NotADirectory": errno.ENOTDIR,
     "IsADirectory": errno.EISDIR,
     "BadHandle": errno.EBADF,
+    "NoDescriptor": errno.EMFILE,
     "StaleInode": errno.ESTALE,
     "AccessDenied": errno.EACCES,
     "RemoteTimeout": errno.ETIMEDOUT,

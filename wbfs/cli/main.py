@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 
 import click
@@ -12,7 +13,7 @@ from wbfs.cli.devserver import devserver
 from wbfs.cli.echo import echo
 from wbfs.cli.get import get
 from wbfs.cli.mount import mount
-from wbfs.cli.places import keep_paths
+from wbfs.cli.places import settle_paths
 from wbfs.cli.prefetch import prefetch
 from wbfs.cli.umount import umount
 from wbfs.daemon.exit_codes import exit_code_of
@@ -46,11 +47,18 @@ commands.add_command(devserver)
 def main() -> None:
     """Run the command line; errors are one line, without a traceback."""
     try:
-        keep_paths()
+        settle_paths()
+        _allow_descriptors()
         commands()
     except WbfsError as error:
         echo(f"wbfs: {error}", err=True)
         sys.exit(exit_code_of(error))
+
+
+def _allow_descriptors() -> None:
+    """Have as many files open as the machine lets this process: 1,024 are a default for others."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

@@ -120,3 +120,15 @@ class StoreError(WbfsError):
 
 class StoreFull(StoreError):
     """The local cache's disk is full."""
+
+
+class NoDescriptor(StoreError):
+    """No descriptor is left, for a file or for a connection."""
+
+
+def no_descriptor(doing: str) -> NoDescriptor:
+    """Return the error of what can't be done because of that."""
+    return NoDescriptor(
+        f"can't {doing}: wbfs has as many files and connections open as it may; close files that"
+        " are read through it, or raise the hard limit (ulimit -Hn) and start it again"
+    )

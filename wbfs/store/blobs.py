@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import logging
 import os
@@ -25,10 +24,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from wbfs.model.entries import Blob
 from wbfs.model.errors import StoreError
 from wbfs.store.folder import (
+    NO_DESCRIPTOR,
     disk_of,
     is_at,
     is_ours,
@@ -87,6 +88,8 @@ class Blobs:
         self._lock = threading.Lock()
         # Files without the mark that this daemon knows to be right, by inode.
         self._unmarked: dict[int, _Unmarked] = {}
+        # What is open: one descriptor a content, however many handles there are.
+        self._opened: WeakValueDictionary[Blob, SealedBlob] = WeakValueDictionary()
         try:
             self._block = disk_of(cache_dir).f_frsize
         except OSError as error:
@@ -101,15 +104,28 @@ class Blobs:
 
         While it is open nobody evicts it. Raises StoreError.
         """
+        shared = self._opened.get(blob)
+        if shared is not None:
+            found = os.fstat(shared.fd)
+            if blob.size in (None, found.st_size) and self._may_use(shared, found):
+                return shared
         opened = self._open_known(blob)
         if opened is None:
             return None
         fd, found = opened
         sealed = SealedBlob(fd)
+        if not self._may_use(sealed, found):
+            return None
         sealed.was_unread = found.st_atime_ns == UNREAD_NS
+        with self._lock:
+            self._opened[blob] = sealed
+        return sealed
+
+    def _may_use(self, sealed: SealedBlob, found: os.stat_result) -> bool:
+        """Whether an open file need not be checked first, and stays while it is open."""
         unmarked = self._unmarked.get(found.st_ino)
         known = is_marked(found) or (unmarked and unmarked.mtime_ns == found.st_mtime_ns)
-        return sealed if known and mark_used(fd, found) else None
+        return bool(known) and mark_used(sealed.fd, found)
 
     def _open(self, blob: Blob) -> int | None:
         opened = self._open_known(blob)
@@ -123,7 +139,7 @@ class Blobs:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
+            if error.errno in NO_DESCRIPTOR:
                 raise store_error(f"open the cached blob {path}", error) from error
             # A disk that fails has not got it, for all that a reader cares.
             self.room.note_failure(f"open the cached blob {path}", error)
@@ -266,6 +282,9 @@ class Blobs:
     def drop(self, blob: Blob, sealed: SealedBlob) -> bool:
         """Remove a file that the disk can't read; return whether the blob may be had otherwise."""
         path = self.path(blob)
+        with self._lock:
+            if self._opened.get(blob) is sealed:
+                del self._opened[blob]
         try:
             if is_at(sealed.fd, path):
                 path.unlink()

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from wbfs.model.errors import StoreError, StoreFull, UsageError
+from wbfs.model.errors import StoreError, StoreFull, UsageError, no_descriptor
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ NAME_BYTES = 6
 
 _NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV}
 """What `open` says of links, folders, pipes and sockets."""
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+"""What `open` says where this process, or the machine, has no descriptor left."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -44,7 +46,7 @@ def prepare_cache(cache_dir: Path) -> None:
     except StoreError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in (errno.EROFS, errno.ENOSPC):
-            raise
+            raise StoreError(f"{error}; use another place, with --cache-dir") from cause
         log.warning("%s; nothing is cached", error)
 
 
@@ -231,4 +233,6 @@ def store_error(doing: str, error: OSError) -> StoreError:
     """Return the StoreError that says what was being done and why it failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(f"can't {doing}: the disk is full; free space or use --cache-dir")
+    if error.errno in NO_DESCRIPTOR:
+        return no_descriptor(doing)
     return StoreError(f"can't {doing}: {error.strerror}")
