@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import json
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +24,7 @@ from scripted import Server, reply, scripted_servers
 from wbfs.model.entries import Reference
 from wbfs.model.errors import (
     AccessDenied,
+    NoDescriptor,
     NotFound,
     RateLimited,
     ReferenceChanged,
@@ -30,12 +33,14 @@ from wbfs.model.errors import (
     RemoteProtocolError,
     RemoteTimeout,
     UrlExpired,
+    UsageError,
     WbfsError,
 )
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.bytes import Location, ObjectMissing, open_stream
 from wbfs.remote.credentials import load_credentials
 from wbfs.remote.graphql import GraphQL, PageRequest, QueryRefused
+from wbfs.remote.redirects import Peer
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 
@@ -142,6 +147,104 @@ def test_an_odd_retry_after_is_no_defect(server: Server, transport: Transport, o
     server.answers = [reply(503, Retry_After=odd)]
     with pytest.raises(RemoteError, match="503"):
         read(transport, server, seconds=1)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, RateLimited), (503, RemoteError)])
+def test_a_longer_wait_than_there_is_time_for(
+    server: Server, transport: Transport, status: int, kind: type[RemoteError]
+) -> None:
+    server.answers = [reply(status, Retry_After="3600")]
+    began = time.monotonic()
+    with pytest.raises(kind, match=f"answers {status} .*asks for 3600 s of peace.*--timeout"):
+        read(transport, server, seconds=20)
+    assert time.monotonic() - began < 5
+    assert len(server.seen) == 1
+
+
+def test_it_says_how_often_it_tried(server: Server, transport: Transport) -> None:
+    server.answers = [reply(500)]
+    with pytest.raises(RemoteError, match=r"answers 500 .*\(\d attempts\)"):
+        read(transport, server, seconds=2)
+    server.answers = [reply(404)]
+    with pytest.raises(ObjectMissing) as caught:
+        read(transport, server, seconds=2)
+    assert "attempt" not in str(caught.value)
+
+
+def test_who_has_time_waits_longer_for_one_answer(server: Server, transport: Transport) -> None:
+    def think(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(1.5)
+        reply(200, CONTENT)(handler)
+
+    def ask(seconds: float) -> int:
+        server.seen.clear()
+        with transport.request(
+            "GET",
+            server.url,
+            peer=Peer.WANDB_STORE,
+            headers={},
+            silence_s=0.5,
+            deadline=Deadline.after(seconds),
+        ) as response:
+            assert response.status_code == 200
+        return len(server.seen)
+
+    server.answers = [think]
+    with pytest.raises(RemoteTimeout):
+        ask(3)
+    assert ask(30) == 1
+
+
+def test_no_descriptor_for_a_connection(
+    server: Server, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    server.answers = [reply(200, CONTENT)]
+    monkeypatch.setattr(socket, "socket", refuse)
+    began = time.monotonic()
+    with pytest.raises(NoDescriptor, match="ulimit -Hn"):
+        read(transport, server, seconds=20)
+    assert time.monotonic() - began < 5
+
+
+def test_a_dead_proxy_is_named(
+    monkeypatch: pytest.MonkeyPatch, transport: Transport, server: Server
+) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", "http://user:verysecret@127.0.0.1:9")
+    with pytest.raises(RemoteError) as caught:
+        read(transport, Server(url="http://wandb.invalid"), seconds=1)
+    assert "wandb.invalid through the proxy 127.0.0.1:9: Connection refused" in str(caught.value)
+    assert "HTTP_PROXY" in str(caught.value)
+    assert "verysecret" not in str(caught.value)
+    monkeypatch.setenv("https_proxy", server.url)
+    server.answers = [reply(407)]
+    with pytest.raises(RemoteError, match=r"through the proxy .*: it says .*"):
+        read(transport, Server(url="https://wandb.invalid"), seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("http://[::1", "is no proxy's address"),
+        ("ftp://127.0.0.1:9", "is no proxy's address"),
+        ("http://", "is no proxy's address"),
+        ("http://127.0.0.1:0", "is no proxy's address"),
+        ("http://127.0.0.1:port", "is no proxy's address"),
+        ("socks5h://user:verysecret@127.0.0.1:9", r"pip install 'wbfs\[socks\]'"),
+    ],
+)
+def test_what_is_no_proxy(
+    monkeypatch: pytest.MonkeyPatch, transport: Transport, proxy: str, words: str
+) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("all_proxy", proxy)
+    monkeypatch.setitem(sys.modules, "socks", None)
+    with pytest.raises(UsageError, match=words) as caught:
+        read(transport, Server(url="http://wandb.invalid"), seconds=1)
+    assert "verysecret" not in str(caught.value)
 
 
 def test_a_server_that_asks_for_no_wait_is_not_hammered(

@@ -23,6 +23,7 @@ import tenacity
 import urllib3
 
 from wbfs.model.errors import (
+    NoDescriptor,
     Offline,
     RateLimited,
     RemoteError,
@@ -39,6 +40,8 @@ from wbfs.remote.ways import Way, Ways
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_S = 15.0
 """Seconds that a connection may be silent before an attempt is given up."""
+PATIENT_SHARE = 0.25
+"""The same as a share of the time that is left, where that is longer."""
 FIRST_WAIT_S = 0.4
 LONGEST_WAIT_S = 8.0
 SLEEP_SLICE_S = 0.25
@@ -250,7 +253,7 @@ class Transport:
         try:
             return retrying(attempt_again)
         except _Retryable as last:
-            raise last.error from None
+            raise _given_up(last, retrying.statistics.get("attempt_number", 1)) from None
 
     def body(self, response: requests.Response, deadline: Deadline) -> bytes:
         """Return the whole body, decoded: some proxy may compress what nobody asked it to.
@@ -305,6 +308,8 @@ class Transport:
         self._checkpoint()
         url = hop.url
         remaining_s = max(deadline.remaining_s, 0.01)
+        # Who waits long for a server lets it take longer over one answer.
+        silence_s = min(max(silence_s, remaining_s * PATIENT_SHARE), remaining_s)
         try:
             request = requests.PreparedRequest()
             request.prepare(
@@ -313,22 +318,25 @@ class Transport:
             adapter = self._guarded if hop.guarded else self._adapter
             response = adapter.send(
                 request,
-                timeout=(min(CONNECT_TIMEOUT_S, remaining_s), min(silence_s, remaining_s)),
+                timeout=(min(CONNECT_TIMEOUT_S, remaining_s), silence_s),
                 **way.options,
             )
         except requests.exceptions.SSLError as error:
             if not is_of_certificate(error):
                 raise _Retryable(
-                    RemoteError(f"{host_of(url)} broke off the TLS handshake, also after retries")
+                    RemoteError(f"{host_of(url)} broke off the TLS handshake")
                 ) from None
             raise RemoteError(
                 f"can't trust {host_of(url)}: {root_cause(error)}; where a company's CA signs,"
                 " name its bundle in REQUESTS_CA_BUNDLE"
             ) from None
         except requests.exceptions.Timeout:
-            raise _Retryable(timed_out(url)) from None
+            raise _Retryable(timed_out(url, way.proxy)) from None
         except requests.exceptions.ConnectionError as error:
-            raise _Retryable(unreachable(url, error)) from None
+            failure = unreachable(url, error, way.proxy)
+            if isinstance(failure, NoDescriptor):
+                raise failure from None
+            raise _Retryable(failure) from None
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             # Such as a URL that is none, or a header that HTTP can't carry.
             raise RemoteError(f"can't ask {host_of(url)}: {type(error).__name__}") from None
@@ -341,8 +349,7 @@ class Transport:
             response.close()
             kind = RateLimited if status == 429 else RemoteError
             raise _Retryable(
-                kind(f"{host_of(url)} answers {status} {response.reason}, also after retries"),
-                retry_after_s,
+                kind(f"{host_of(url)} answers {status} {response.reason}"), retry_after_s
             )
         return response
 
@@ -364,6 +371,19 @@ def _wait(state: tenacity.RetryCallState) -> float:
     failure = state.outcome.exception() if state.outcome else None
     asked_for_s = failure.retry_after_s if isinstance(failure, _Retryable) else None
     return (asked_for_s or 0.0) + _backoff(state)
+
+
+def _given_up(last: _Retryable, attempts: int) -> WbfsError:
+    """Return the error of a request that isn't made again, with why not."""
+    if last.retry_after_s:
+        why = (
+            f"asks for {last.retry_after_s:.0f} s of peace, which --timeout does not leave: try"
+            " again then, or raise --timeout"
+        )
+        return type(last.error)(f"{last.error}, and {why}")
+    if attempts > 1:
+        return type(last.error)(f"{last.error} ({attempts} attempts)")
+    return last.error
 
 
 def _retry_after_s(value: str | None) -> float | None:

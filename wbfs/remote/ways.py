@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from requests.utils import get_environ_proxies
+from requests.utils import get_environ_proxies, select_proxy
 
 from wbfs import __version__
 from wbfs.model.errors import RemoteError, UsageError
-from wbfs.remote.failures import host_of
+from wbfs.remote.failures import PROXY_VARIABLES, host_of
 from wbfs.remote.redirects import Peer, origin_of
 
 USER_AGENT = f"wbfs/{__version__}"
+_SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 MAX_WAYS = 1000
 """Servers whose proxies and CAs are remembered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How a server is asked: with which headers, and what else requests takes."""
+    """How a server is asked: with which headers, and what else requests takes.
+
+    `proxy` is the one that it is asked through, as it may be told, or empty.
+    """
 
     headers: Mapping[str, str] = field(repr=False)
     options: Mapping[str, Any] = field(repr=False)
+    proxy: str
 
 
 class Ways:
@@ -50,7 +56,7 @@ class Ways:
         """Return the way to a URL's server; `proxies` None means those for the peer.
 
         Raises RemoteError for what is no URL, UsageError where the CAs that are to be trusted
-        aren't there.
+        aren't there, or a proxy is none.
         """
         is_wandbs = peer in (Peer.WANDB, Peer.WANDB_STORE)
         if proxies is None:
@@ -82,10 +88,31 @@ class Ways:
                 f"there is no CA bundle {verify}: correct REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or"
                 " SSL_CERT_FILE, whichever names it"
             )
-        options = {
-            # Those asked for win over the environment's.
-            "proxies": {**get_environ_proxies(url), **proxies},
-            "verify": verify,
-            "stream": True,
-        }
-        return Way(headers=headers, options=options)
+        # Those asked for win over the environment's.
+        proxies = {**get_environ_proxies(url), **proxies}
+        options = {"proxies": proxies, "verify": verify, "stream": True}
+        proxy = select_proxy(url, proxies)
+        return Way(headers=headers, options=options, proxy=_checked(proxy, url) if proxy else "")
+
+
+def _checked(proxy: str, url: str) -> str:
+    """Return the proxy for a URL as it may be told. Raises UsageError for what is none."""
+    named = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(named)
+        is_one = parts.scheme in ("http", "https", *_SOCKS) and bool(parts.hostname)
+        is_one = is_one and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        # Not shown: a password may be anywhere in it.
+        raise UsageError(
+            f"what is named as the proxy for {host_of(url)} is no proxy's address: give one like"
+            f" http://proxy.example.com:3128 to whichever names it of {PROXY_VARIABLES}"
+        )
+    if parts.scheme in _SOCKS and importlib.util.find_spec("socks") is None:
+        raise UsageError(
+            f"the proxy {host_of(named)} for {host_of(url)} speaks SOCKS, and what is needed for"
+            " that is not installed: run pip install 'wbfs[socks]'"
+        )
+    return host_of(named)
