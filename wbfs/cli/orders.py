@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wbfs.cli.bulk import Words
+from wbfs.cli.places import user_path
 from wbfs.cli.sizes import show_size
+from wbfs.cli.sources import source_of
 from wbfs.daemon.mounts.paths import MountedCache, MountedPath, look_at
 from wbfs.daemon.session import Session
 from wbfs.fetch.bulk.delivery import ToCache, ToTarget
@@ -30,7 +32,10 @@ class Download:
         self, source: str, *, root: Path | None, path_prefix: str, allow_missing_references: bool
     ) -> None:
         """`source` names the version; without a root it goes to where the SDK downloads it."""
-        self._source = source if ":" in source else f"{source}:latest"
+        named = source_of(source)
+        if named != source and named.count("/") < 2:
+            raise UsageError(f"{source} names no artifact: give the address of an artifact's page")
+        self._source = named if ":" in named else f"{named}:latest"
         self._path_prefix = path_prefix
         self._allow_missing = allow_missing_references
         self.root = root
@@ -86,7 +91,7 @@ async def _default_root(session: Session, version: Version) -> Path:
     name = f"{source.collection}:{source.name}"
     if not is_safe_component(name):
         raise UsageError(f"no directory can be named {name!r}; say where to download with --root")
-    return Path(os.path.abspath(os.environ.get("WANDB_ARTIFACT_DIR", "artifacts")), name)
+    return user_path(os.environ.get("WANDB_ARTIFACT_DIR") or "artifacts") / name
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,8 @@ def look_at_all(paths: Sequence[str]) -> Places:
     """Tell paths below mounts from names. Raises UsageError."""
     places: list[MountedPath | str] = []
     caches: set[MountedCache] = set()
-    for path in paths:
+    for text in paths:
+        path = os.path.expanduser(source_of(text))
         found = look_at(path)
         if found is not None:
             caches.add(found.cache)

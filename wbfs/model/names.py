@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from wbfs.model.errors import NameInvalid
 
@@ -11,6 +12,8 @@ REGISTRY_PREFIX = "wandb-registry-"
 NAME_MAX = 255
 """Bytes that one component of a path may have, as on every Linux filesystem."""
 
+ARTIFACT_URI = "wandb-artifact://"
+_PROJECT_TABS = ("artifacts", "overview", "reports", "runs", "sweeps", "table", "workspace")
 _VERSION = re.compile(r"v[0-9]+")
 
 
@@ -81,3 +84,49 @@ def parse_source(text: str, *, default_entity: str, default_project: str) -> Sou
         alias=alias,
         folder="/".join(folders),
     )
+
+
+def source_of_url(url: str) -> str:
+    """Return as a SOURCE what a page of W&B's shows, or an artifact's URI names.
+
+    Raises NameInvalid for pages of what is no part of a mount.
+    """
+    if url.startswith(ARTIFACT_URI):
+        return url.removeprefix(ARTIFACT_URI).strip("/")
+    parts = urlsplit(url)
+    names = [unquote(name) for name in parts.path.split("/") if name]
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    match names:
+        case [*_, "registry", _] if "selectionPath" in query:
+            source = query["selectionPath"]
+            return f"{source}:{query['version']}" if "version" in query else source
+        case ["orgs", organization, "registry", name]:
+            return f"{organization}/{REGISTRY_PREFIX}{name}"
+        case [entity] | [entity, "projects"]:
+            return entity
+        case [entity, project]:
+            return f"{entity}/{project}"
+        case [entity, project, tab] if tab in _PROJECT_TABS:
+            return f"{entity}/{project}"
+        case [entity, project, "artifacts", _]:
+            return f"{entity}/{project}"
+        case [entity, project, "artifacts", _, artifact]:
+            return f"{entity}/{project}/{artifact}"
+        case [entity, project, "artifacts", _, artifact, alias, "files", *folders]:
+            return "/".join((f"{entity}/{project}/{artifact}:{alias}", *folders))
+        case [entity, project, "artifacts", _, artifact, alias, *_]:
+            return f"{entity}/{project}/{artifact}:{alias}"
+        case [entity, project, "runs", *_]:
+            raise NameInvalid(
+                f"{_shown(parts)} is a run's page, and wbfs shows artifacts: those that it logged"
+                f" are in {entity}/{project}"
+            )
+    raise NameInvalid(
+        f"{_shown(parts)} is no page of an entity, a project or an artifact: give"
+        " entity/project/artifact:alias, or the address of an artifact's page"
+    )
+
+
+def _shown(parts: SplitResult) -> str:
+    """Return a URL as it may be told."""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
