@@ -19,7 +19,7 @@ from wbfs.fetch.sources import Sources
 from wbfs.fetch.writeback import Writeback
 from wbfs.fs.names import Names
 from wbfs.model.entries import Version, Viewer
-from wbfs.model.errors import AccessDenied, RemoteError, StoreError
+from wbfs.model.errors import AccessDenied, RemoteError, StoreError, WbfsError
 from wbfs.model.names import REGISTRY_PREFIX, Source, parse_source
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.artifacts import WandbApi
@@ -36,7 +36,7 @@ from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
 
 LOGIN_TIMEOUT_S = 8.0
-"""Seconds that the server has to say who we are."""
+"""Seconds that the server has to say who we are, where it said so before."""
 PROBE_TIMEOUT_S = 5.0
 """Seconds that a question waits which is only to find out whether the server is back."""
 
@@ -95,23 +95,36 @@ async def _log_in(
 
     Raises WbfsError.
     """
-    deadline = Deadline.after(LOGIN_TIMEOUT_S)
+    known = await _find_viewer(settings, credentials, offload)
+    wait_s = settings.timeout_s
+    if isinstance(known, Viewer):
+        wait_s = min(wait_s, LOGIN_TIMEOUT_S)
+    deadline = Deadline.after(wait_s)
     try:
         return Login(await offload.run(Kind.METADATA, lambda: api.viewer(deadline=deadline)), None)
-    except RemoteError as error:
-        failure = error
+    except RemoteError as failure:
+        if isinstance(known, Viewer):
+            return Login(known, failure)
+        # Where it could have been asked, it is the server that matters.
+        raise (known if settings.offline else failure) from None
+
+
+async def _find_viewer(
+    settings: SessionSettings, credentials: Credentials, offload: Offload
+) -> Viewer | WbfsError:
+    """Return who this login was before, or why that isn't known."""
     try:
         login = credentials.read_login().value
     except NoKey:
         login = None
+    except AccessDenied as error:
+        return error
     try:
-        viewer = await offload.run(
+        return await offload.run(
             Kind.DISK, lambda: find_viewer(settings.cache_dir, credentials.base_url, login)
         )
     except (AccessDenied, StoreError) as error:
-        # Where it could have been asked, it is the server that matters.
-        raise (error if settings.offline else failure) from None
-    return Login(viewer, failure)
+        return error
 
 
 @asynccontextmanager
