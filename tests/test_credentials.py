@@ -112,14 +112,26 @@ def test_settings_that_make_no_sense(home: Path, environ: dict[str, str], words:
 
 
 def test_broken_files(home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write(home / ".netrc", "machine password secret without sense")
+    netrc = home / ".netrc"
+    write(netrc, "machine password secret without sense")
     with pytest.raises(AccessDenied):
         load(home)
-    assert "malformed" in caplog.text
-    assert "secret" not in caplog.text
-    write(home / ".config/wandb/settings", "no section")
-    with pytest.raises(UsageError, match="the W&B settings file .* is none"):
-        load(home, WANDB_API_KEY=KEYS[0])
+    assert caplog.messages == [
+        f"the netrc file {netrc} is left out: it is malformed; correct or remove it"
+    ]
+    caplog.clear()
+    netrc.write_bytes(b"\xff\xfe\0")
+    with pytest.raises(AccessDenied):
+        load(home)
+    assert caplog.messages == [
+        f"the netrc file {netrc} is left out: it is malformed; correct or remove it"
+    ]
+    caplog.clear()
+    with pytest.raises(AccessDenied):
+        load(home, NETRC=str(home))
+    assert caplog.messages == [
+        f"the netrc file {home} is left out: Is a directory; correct or remove it"
+    ]
 
 
 def token(**claims: str) -> str:
@@ -254,15 +266,63 @@ def test_a_working_directory_that_is_gone(home: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "text",
     [
-        "api_key = verysecret\n",
-        "[default]\napi_key = verysecret\nverysecret\n",
-        "[default]\napi_key = verysecret\napi_key = verysecret\n",
-        "\ufeff[default]\napi_key = verysecret\n",
+        b"entity = verysecret\n",
+        b"no section",
+        b"[default]\nentity = verysecret\nverysecret\n",
+        b"[default]\nentity = verysecret\nentity = verysecret\n",
+        b"[default]\n[default]\n",
+        b"\xef\xbb\xbf[default]\nentity = verysecret\n",
+        b"[default]\nentity = \xff\xfe\n",
     ],
 )
-def test_a_settings_file_that_is_none_is_not_shown(home: Path, text: str) -> None:
-    write(home / "wandb/settings", text)
-    with pytest.raises(UsageError) as caught:
-        load(home, WANDB_API_KEY=KEYS[0])
-    assert "verysecret" not in str(caught.value)
-    assert caught.value.__cause__ is None
+def test_a_settings_file_that_is_none_is_left_out(
+    home: Path, caplog: pytest.LogCaptureFixture, text: bytes
+) -> None:
+    write(home / ".config/wandb/settings", settings(entity="global"))
+    local = home / "wandb/settings"
+    write(local, "")
+    local.write_bytes(text)
+    found = load(home, WANDB_API_KEY=KEYS[0])
+    assert found.entity == "global"
+    # Once, however often it is read.
+    assert found.read_key()
+    assert len(caplog.messages) == 1
+    assert f"the W&B settings file {local} is left out: it is malformed" in caplog.text
+    assert "verysecret" not in caplog.text
+
+
+def test_settings_that_are_no_file(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (home / "wandb/settings").mkdir(parents=True)
+    write(home / "file", "")
+    load(home, WANDB_API_KEY=KEYS[0], WANDB_CONFIG_DIR=str(home / "file"))
+    assert caplog.messages == [
+        f"the W&B settings file {home}/wandb/settings is left out: Is a directory; correct or"
+        " remove it"
+    ]
+
+
+def test_a_settings_file_without_its_section_says_nothing(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(home / "wandb/settings", "[other]\nentity = other\n")
+    assert load(home, WANDB_API_KEY=KEYS[0]).entity == ""
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"WANDB_USERNAME": "ada\nX-Other: 1"}, "WANDB_USERNAME can't be sent"),
+        ({"WANDB_USER_EMAIL": "\x1b[0m"}, "WANDB_USER_EMAIL can't be sent"),
+        ({"WANDB_X_EXTRA_HTTP_HEADERS": '{"X-A": "1\\n2"}'}, "'X-A' of WANDB_X_EXTRA_HTTP_HEADERS"),
+        ({"WANDB__EXTRA_HTTP_HEADERS": '{"X A": "1"}'}, "no HTTP header can be named so"),
+    ],
+)
+def test_what_no_header_can_hold(home: Path, environ: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load(home, WANDB_API_KEY=KEYS[0], **environ)
+
+
+def test_names_are_sent_as_they_are(home: Path) -> None:
+    found = load(home, WANDB_API_KEY=KEYS[0], WANDB_USERNAME=" 数\n")
+    assert found.username.encode("latin-1").decode() == "数"

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from wbfs.cli.echo import echo
+from wbfs.cli.options import AnyPath
 from wbfs.model.errors import UsageError
 
 
@@ -15,7 +16,7 @@ from wbfs.model.errors import UsageError
 @click.option(
     "--data-dir",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=AnyPath(),
     help="Where everything that is logged is kept; made where it isn't there.",
 )
 @click.option("--port", type=int, default=8080, show_default=True, help="The API's; 0 is any free.")
@@ -107,7 +108,7 @@ def devserver(
     echo(f"The stand-in server keeps its data in {data_dir}. To use it as {user!r}:")
     echo()
     echo(f"  export WANDB_BASE_URL={server.addresses.base_url}")
-    key_file = shlex.quote(str(server.api_key_file.absolute()))
+    key_file = shlex.quote(str(server.api_key_file))
     echo(f"  export WANDB_API_KEY=$(cat {key_file})")
     if server.ca_file is not None:
         # The SDK's Python reads one, its Go the other.

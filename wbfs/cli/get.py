@@ -10,6 +10,7 @@ import click
 from wbfs.cli.echo import echo_path
 from wbfs.cli.interruption import quiet_interruption
 from wbfs.cli.options import (
+    AnyPath,
     cache_dir_option,
     cache_size_option,
     manifest_limit_option,
@@ -24,7 +25,7 @@ from wbfs.model.settings import SessionSettings
 @click.argument("source", metavar="[[ENTITY/]PROJECT/]ARTIFACT[:ALIAS]")
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
+    type=AnyPath(),
     metavar="DIR",
     show_default="where the SDK downloads to: WANDB_ARTIFACT_DIR or ./artifacts, and in there the"
     " source's ARTIFACT:vN",
@@ -81,7 +82,7 @@ def get(
         from wbfs.cli.orders import Download
 
         settings = SessionSettings(
-            cache_dir=cache_dir.absolute(),
+            cache_dir=cache_dir,
             sdk_cache_dir=sdk_cache_dir(),
             cache_size=cache_size,
             min_free=min_free,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
 
+from wbfs.cli.echo import echo
 from wbfs.model.errors import UsageError
 from wbfs.model.text import LineFormatter
 
@@ -24,8 +26,13 @@ def default_log_file(name: str) -> Path:
     return platformdirs.user_state_path("wbfs") / f"{os.fsdecode(plain)}.log"
 
 
-def start_logging(log_file: Path | None, *, debug: bool = False) -> None:
-    """Log to the file, whose folder is made, or without one to the terminal. Raises UsageError."""
+def start_logging(
+    log_file: Path | None, *, otherwise: str = "with --log-file", debug: bool = False
+) -> None:
+    """Log to the file, whose folder is made, or without one to the terminal. Raises UsageError.
+
+    `otherwise` is how a user says where else.
+    """
     handler: logging.Handler = logging.StreamHandler()
     if log_file is not None:
         try:
@@ -35,7 +42,26 @@ def start_logging(log_file: Path | None, *, debug: bool = False) -> None:
             )
         except OSError as error:
             raise UsageError(
-                f"can't log to {log_file}: {error.strerror}; choose another place with --log-file"
+                f"can't log to {log_file}: {error.strerror}; choose another place {otherwise}"
             ) from error
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if debug else logging.INFO)
+
+
+def show_warnings() -> Callable[[], None]:
+    """Have warnings printed as well, until what is returned is called.
+
+    Errors aren't: what fails says so itself.
+    """
+    handler = _Printer(logging.WARNING)
+    handler.addFilter(lambda record: record.levelno == logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    return lambda: logging.getLogger().removeHandler(handler)
+
+
+class _Printer(logging.Handler):
+    """Prints what is logged, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it."""
+        echo(f"wbfs: {record.getMessage()}", err=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from wbfs.cli.logs import default_log_file, start_logging
+from wbfs.cli.logs import default_log_file, show_warnings, start_logging
 from wbfs.cli.options import (
+    AnyPath,
     Seconds,
     cache_dir_option,
     cache_size_option,
@@ -19,8 +21,12 @@ from wbfs.cli.options import (
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.model.settings import ALIAS_TTL_S, MountSettings
 
-START_TIMEOUT_S = 90.0
-"""Seconds to wait for a daemon in the background; it gives up earlier itself, and says why."""
+START_MARGIN_S = 30.0
+START_QUESTIONS = 6
+"""Questions to the server before a mount answers: who we are, and what the SOURCE's parts are.
+
+A daemon in the background is waited for as long as they may take; it gives up earlier itself, and
+says why."""
 
 
 # The last one is the kernel's word for nobody at all.
@@ -118,8 +124,7 @@ class _Octal(click.ParamType[int]):
 )
 @click.option(
     "--log-file",
-    # Not click's own type of paths, which looks at what is there: a mount may hang.
-    type=Path,
+    type=AnyPath(),
     metavar="FILE",
     show_default="one a mountpoint, below ~/.local/state/wbfs",
     help="Where the daemon in the background logs.",
@@ -150,9 +155,9 @@ def mount(
     """Mount artifacts on MOUNTPOINT, an empty directory, and return once they can be read.
 
     SOURCE narrows what is shown; without it, it is everything that you may see, as
-    entity/project/artifact/alias/... Parts left out in front of artifact:alias come from your W&B
-    settings. Server and key are found as the wandb SDK finds them: WANDB_BASE_URL, WANDB_API_KEY,
-    netrc (wandb login) and settings files.
+    entity/project/artifact/alias/... It may be the address of an artifact's page, too. Parts left
+    out in front of artifact:alias come from your W&B settings. Server and key are found as the
+    wandb SDK finds them: WANDB_BASE_URL, WANDB_API_KEY, netrc (wandb login) and settings files.
 
     \b
     Examples:
@@ -163,6 +168,7 @@ def mount(
       wbfs mount --pin --alias-ttl 10 my-team /mnt/team
     """
     # Imported late: `wbfs --help` needs none of it.
+    from wbfs.cli.sources import source_of
     from wbfs.daemon.background import run_in_background
     from wbfs.daemon.mount import run_mount
     from wbfs.daemon.mounts.mountpoint import refuse_inside
@@ -171,18 +177,18 @@ def mount(
     if len(source_and_mountpoint) > 2:
         raise click.UsageError("give one MOUNTPOINT, and at most one SOURCE before it")
     *sources, mountpoint = source_and_mountpoint
-    path = resolve(Path(mountpoint))
+    path = resolve(AnyPath().convert(mountpoint, None, None))
     if not foreground and log_file is None:
         log_file = default_log_file(str(path))
     settings = MountSettings(
-        source="".join(sources),
+        source="".join(map(source_of, sources)),
         path_prefix=path_prefix,
         mountpoint=path,
-        cache_dir=cache_dir.absolute(),
+        cache_dir=cache_dir,
         sdk_cache_dir=sdk_cache_dir(),
         cache_size=cache_size,
         min_free=min_free,
-        log_file=log_file.absolute() if log_file else None,
+        log_file=log_file,
         alias_ttl_s=alias_ttl,
         timeout_s=timeout,
         manifest_limit=manifest_limit,
@@ -203,9 +209,18 @@ def mount(
         run_mount(settings, lambda: None)
     else:
         assert settings.log_file is not None
+        end_warnings = show_warnings()
+
+        def run(on_ready: Callable[[], None]) -> None:
+            def detach() -> None:
+                end_warnings()
+                on_ready()
+
+            run_mount(settings, detach)
+
         run_in_background(
-            lambda on_ready: run_mount(settings, on_ready),
+            run,
             what="the mount",
             log_file=settings.log_file,
-            timeout_s=START_TIMEOUT_S,
+            timeout_s=START_QUESTIONS * timeout + START_MARGIN_S,
         )

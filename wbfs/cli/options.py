@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
+from wbfs.cli.places import user_path
 from wbfs.cli.sizes import Size
 from wbfs.model.settings import MANIFEST_LIMIT_BYTES, MIN_FREE_BYTES, TIMEOUT_S
 
@@ -29,13 +30,26 @@ class Seconds(click.FloatRange):
         return seconds
 
 
+class AnyPath(click.ParamType[Path]):
+    """A path, made absolute. Not click's own type, which looks at what is there: that may hang."""
+
+    name = "path"
+
+    def convert(
+        self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        """Return the path; `~` is the home, also where no shell has said so."""
+        if not str(value):
+            self.fail("an empty text is no path", param, ctx)
+        return user_path(str(value))
+
+
 def cache_dir_option(purpose: str) -> Callable[[F], F]:
     """Return the option for the cache's directory; `purpose` says what it is for."""
     return click.option(
         "--cache-dir",
         envvar="WBFS_CACHE_DIR",
-        # Not click's own type of paths, which looks at what is there: a mount may hang.
-        type=Path,
+        type=AnyPath(),
         metavar="DIRECTORY",
         default=lambda: platformdirs.user_cache_path("wbfs"),
         show_default="WBFS_CACHE_DIR, or ~/.cache/wbfs",

@@ -1,8 +1,9 @@
-"""Where files are that other programs have a say in."""
+"""Where files are that other programs have a say in: the environment's paths, settled once."""
 
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import platformdirs
@@ -10,43 +11,80 @@ import platformdirs
 from wbfs.model.errors import UsageError
 
 _PATHS = (
-    "HOME",
     "NETRC",
+    "TMPDIR",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_STATE_HOME",
+    "WBFS_CACHE_DIR",
+    "WANDB_ARTIFACT_DIR",
+    "WANDB_CACHE_DIR",
     "WANDB_CONFIG_DIR",
     "WANDB_DIR",
     "WANDB_IDENTITY_TOKEN_FILE",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
     "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
+    "SSLKEYLOGFILE",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_CONFIG_FILE",
     "AWS_CA_BUNDLE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "BOTO_CONFIG",
     "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_API_CERTIFICATE_CONFIG",
     "CLOUDSDK_CONFIG",
     "AZURE_CONFIG_DIR",
     "AZURE_FEDERATED_TOKEN_FILE",
     "AZURE_CLIENT_CERTIFICATE_PATH",
 )
+_LISTS = ("PYTHONPATH", "SSL_CERT_DIR", "AWS_DATA_PATH")
+"""Variables that hold several paths, with colons between."""
+NO_HOME = "/"
+"""The home of a user who has none, as containers have it."""
 
 
-def keep_paths() -> None:
+def settle_paths() -> None:
     """Have the environment's paths mean what they mean now, wherever a daemon goes later.
 
-    Those who read them read them when they need them. Raises UsageError where the working directory
-    is gone.
+    Libraries, and programs that are started, read them when they need them. A `~` that no shell
+    has replaced is the home too. Raises UsageError where the working directory is gone.
     """
-    for name in _PATHS:
-        path = os.environ.get(name, "")
-        if path and not path.startswith(("/", "~")):
-            try:
-                os.environ[name] = os.path.abspath(path)
-            except FileNotFoundError:
-                raise UsageError(
-                    f"{name}={path} is relative to the working directory, and that is gone: name it"
-                    " by a path from the root"
-                ) from None
+    os.environ["HOME"] = os.environ.get("HOME") or _home_of_the_user()
+    for name in ("HOME", *_PATHS):
+        if path := os.environ.get(name):
+            os.environ[name] = str(_settled(name, path))
+    for name in _LISTS:
+        if paths := os.environ.get(name):
+            # An empty one means the working directory to some, and to others nothing.
+            settled = (path and str(_settled(name, path)) for path in paths.split(":"))
+            os.environ[name] = ":".join(settled)
+
+
+def user_path(text: str) -> Path:
+    """Return the absolute path that a user means. Raises UsageError."""
+    return _settled("the path", text)
+
+
+def _home_of_the_user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir or NO_HOME
+    except KeyError:
+        # No user of the machine's, as in containers.
+        return NO_HOME
+
+
+def _settled(name: str, text: str) -> Path:
+    path = Path(os.path.expanduser(text))
+    try:
+        # Nothing is looked up: what is there may hang.
+        return path.absolute()
+    except FileNotFoundError:
+        raise UsageError(
+            f"{name} {text!r} is relative to the working directory, and that is gone: name it from"
+            " the root on"
+        ) from None
 
 
 def sdk_cache_dir() -> Path:

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from wbfs.cli.echo import echo
 from wbfs.cli.interruption import quiet_interruption
-from wbfs.cli.logs import default_log_file, start_logging
+from wbfs.cli.logs import default_log_file, show_warnings, start_logging
 from wbfs.cli.options import (
     cache_dir_option,
     cache_size_option,
@@ -88,7 +88,7 @@ def prefetch(
         if cache is not None:
             _refuse_options(context)
         settings = SessionSettings(
-            cache_dir=cache.cache_dir if cache else cache_dir.absolute(),
+            cache_dir=cache.cache_dir if cache else cache_dir,
             sdk_cache_dir=sdk_cache_dir(),
             cache_size=cache.cache_size if cache else cache_size,
             min_free=cache.min_free if cache else min_free,
@@ -98,7 +98,7 @@ def prefetch(
         if wait:
             sys.exit(get_in_front(settings, Prefetch(places, cache_dir=settings.cache_dir)))
         log_file = default_log_file(f"prefetch/{paths[0]}")
-        start_logging(log_file)
+        start_logging(log_file, otherwise="by XDG_STATE_HOME")
         _get_behind(settings, places, log_file)
 
 
@@ -109,8 +109,11 @@ def _get_behind(settings: SessionSettings, places: Places, log_file: Path) -> No
     from wbfs.cli.progress import LoggedLines
     from wbfs.daemon.background import run_in_background
 
+    end_warnings = show_warnings()
+
     def run(on_ready: Callable[[], None]) -> None:
         def on_counted(files: int, size: int) -> None:
+            end_warnings()
             where = f"in the background, as process {os.getpid()}; its log is {log_file}"
             echo(f"wbfs: fetching {files:,} files, {show_size(size)} {where}", err=True)
             on_ready()

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from wbfs.cli.options import AnyPath
+
 
 @click.command(short_help="Take a mount down.")
-# Not click's own type of paths, which looks at what is there: that may hang.
-@click.argument("mountpoint", type=Path, metavar="MOUNTPOINT")
+@click.argument("mountpoint", type=AnyPath(), metavar="MOUNTPOINT")
 @click.option(
     "-z",
     "--lazy",

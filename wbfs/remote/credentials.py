@@ -7,10 +7,8 @@ host and port, then the settings files where their server is the one in use.
 from __future__ import annotations
 
 import base64
-import configparser
 import json
 import logging
-import netrc
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -19,13 +17,17 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from wbfs.model.errors import AccessDenied, UsageError
+from wbfs.remote.user_files import UserFiles
 
 log = logging.getLogger(__name__)
 
 DEFAULT_BASE_URL = "https://api.forge.coreweave.com"
 _SAME_DEPLOYMENT = frozenset({"api.forge.coreweave.com", "api.wandb.ai"})
+_APPS = ("wandb.ai", "www.wandb.ai", "app.wandb.ai", "forge.coreweave.com")
 _JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
 _KEY = re.compile(r"[\w-]{40,}")
+_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _HOW_TO_LOG_IN = "run `wandb login`, or set WANDB_API_KEY"
 
 
@@ -87,14 +89,14 @@ def load_credentials(
     program is then. Raises NoKey where there is none and it is needed, AccessDenied for one that
     can't be one, UsageError for settings that make no sense.
     """
-    directory = (directory or _working_directory()).absolute()
-    environ = _with_absolute_paths(environ, directory)
-    settings = _read_settings(environ, directory)
+    files = UserFiles(environ, (directory or _working_directory()).absolute())
+    settings = files.settings()
     named_url = environ.get("WANDB_BASE_URL") or settings.get("base_url", "")
-    base_url = _normalize(named_url)
+    named_by = "WANDB_BASE_URL" if environ.get("WANDB_BASE_URL") else "the W&B settings' base_url"
+    base_url = _normalize(named_url, named_by)
     if "@" in urlsplit(named_url).netloc:
-        log.warning("user and password in WANDB_BASE_URL are left out: W&B takes an API key only")
-    token_file = environ.get("WANDB_IDENTITY_TOKEN_FILE")
+        log.warning("user and password in %s are left out: W&B takes an API key only", named_by)
+    token_file = files.path_of("WANDB_IDENTITY_TOKEN_FILE")
     if token_file and environ.get("WANDB_API_KEY"):
         raise AccessDenied(
             "both WANDB_API_KEY and WANDB_IDENTITY_TOKEN_FILE are set: unset the one that is not"
@@ -102,11 +104,11 @@ def load_credentials(
         )
 
     def read_key() -> Secret:
-        return _find_key(environ, base_url, directory)
+        return _find_key(environ, base_url, files, files.settings())
 
     if not token_file:
         try:
-            read_key()
+            _find_key(environ, base_url, files, settings)
         except NoKey:
             if key_is_needed:
                 raise
@@ -118,10 +120,10 @@ def load_credentials(
         base_url=base_url,
         entity=setting("entity"),
         project=setting("project"),
-        username=setting("username"),
-        email=environ.get("WANDB_USER_EMAIL", ""),
+        username=_header_text("WANDB_USERNAME", setting("username")),
+        email=_header_text("WANDB_USER_EMAIL", environ.get("WANDB_USER_EMAIL", "")),
         read_key=read_key,
-        identity_token_file=Path(token_file).expanduser() if token_file else None,
+        identity_token_file=token_file,
         extra_headers=_extra_headers(environ),
         proxies=_proxies(environ, settings),
         verify=_verify(environ),
@@ -136,43 +138,12 @@ def _working_directory() -> Path:
         return Path("/")
 
 
-def _with_absolute_paths(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
-    """Return the environment with the paths that are used here as seen from the directory."""
-    paths = {
-        name: str(directory / Path(environ[name]).expanduser())
-        for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR", "WANDB_DIR", "WANDB_IDENTITY_TOKEN_FILE")
-        if environ.get(name)
-    }
-    return {**environ, **paths}
-
-
-def _read_settings(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
-    """Return the settings files' values; those of the working directory win."""
-    home = Path(environ.get("HOME", "~")).expanduser()
-    config = Path(environ.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb").expanduser()
-    root = Path(environ.get("WANDB_DIR") or directory).expanduser()
-    local = root / (".wandb" if (root / ".wandb").is_dir() else "wandb")
-    values: dict[str, str] = {}
-    for path in (config / "settings", local / "settings"):
-        parser = configparser.ConfigParser(interpolation=None, default_section="no defaults")
-        try:
-            parser.read(path)
-        except (configparser.Error, UnicodeDecodeError) as error:
-            # Its text quotes the file, and a key may be in there.
-            raise UsageError(
-                f"the W&B settings file {path} is none ({type(error).__name__}): correct it, or"
-                " remove it and run `wandb login`"
-            ) from None
-        if parser.has_section("default"):
-            values.update(parser.items("default"))
-    return values
-
-
-def _normalize(base_url: str) -> str:
+def _normalize(base_url: str, named_by: str) -> str:
+    """Return W&B's URL, always written in one way. Raises UsageError, with who named it."""
     url = (base_url or DEFAULT_BASE_URL).strip().rstrip("/")
     if url == "https://forge.coreweave.com/api/wandb":
         return DEFAULT_BASE_URL
-    parts = _split(url)
+    parts = _split(url, named_by)
     # What stands in front of an "@" is a secret, and goes nowhere.
     url = urlunsplit(parts)
     host = parts.hostname or ""
@@ -184,7 +155,7 @@ def _normalize(base_url: str) -> str:
     return url
 
 
-def _split(url: str) -> SplitResult:
+def _split(url: str, named_by: str) -> SplitResult:
     """Return the parts of W&B's URL, without user and password. Raises UsageError."""
     try:
         parts = urlsplit(url)
@@ -194,18 +165,20 @@ def _split(url: str) -> SplitResult:
     if not is_one or parts.query or parts.fragment:
         shown = url.rpartition("@")[2].partition("?")[0].partition("#")[0]
         raise UsageError(
-            f"WANDB_BASE_URL {shown!r} is no http(s) address of a server: give one like"
+            f"{named_by} {shown!r} is no http(s) address of a server: give one like"
             " https://wandb.example.com"
         )
     return parts._replace(netloc=parts.netloc.rpartition("@")[2])
 
 
-def _find_key(environ: Mapping[str, str], base_url: str, directory: Path) -> Secret:
+def _find_key(
+    environ: Mapping[str, str], base_url: str, files: UserFiles, settings: Mapping[str, str]
+) -> Secret:
     host = urlsplit(base_url).netloc
-    settings = _read_settings(environ, directory)
-    key = environ.get("WANDB_API_KEY") or _netrc_key(environ, host)
-    if not key and _normalize(settings.get("base_url", "")) == base_url:
-        key = settings.get("api_key", "")
+    key = environ.get("WANDB_API_KEY") or files.netrc_key(_netrc_names(host))
+    if not key and (in_file := settings.get("api_key")):
+        settings_url = _normalize(settings.get("base_url", ""), "the W&B settings' base_url")
+        key = in_file if settings_url == base_url else ""
     if not key:
         raise NoKey(f"no W&B API key for {host} was found: {_HOW_TO_LOG_IN}")
     key = key.strip()
@@ -218,6 +191,18 @@ def _find_key(environ: Mapping[str, str], base_url: str, directory: Path) -> Sec
             f" more letters, digits, '_' and '-'; {_HOW_TO_LOG_IN}"
         )
     return Secret(key)
+
+
+def _netrc_names(host: str) -> list[str]:
+    """Return what a host may be called in netrc, best first."""
+    return [host, "api.wandb.ai"] if host in _SAME_DEPLOYMENT else [host]
+
+
+def app_hosts(base_url: str) -> list[str]:
+    """Return the hosts, with their ports, at which the pages of a server are shown."""
+    host = urlsplit(base_url).netloc
+    hosts = [host, host.removeprefix("api.")]
+    return [*hosts, *_APPS] if host in _SAME_DEPLOYMENT else hosts
 
 
 def read_identity_token(path: Path) -> str:
@@ -240,29 +225,6 @@ def _identity(token: str) -> list[str]:
         return ["token", token]
 
 
-def _netrc_key(environ: Mapping[str, str], host: str) -> str:
-    """Return the password that netrc has for the host with its port, or the empty text."""
-    home = Path(environ.get("HOME", "~")).expanduser()
-    named = environ.get("NETRC")
-    candidates = [Path(named).expanduser()] if named else [home / ".netrc", home / "_netrc"]
-    path = next((path for path in candidates if path.exists()), None)
-    if path is None:
-        return ""
-    try:
-        hosts = netrc.netrc(path)
-    except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
-        # The parse error's text may quote the file.
-        reason = error.strerror if isinstance(error, OSError) else "it is malformed"
-        log.warning("%s is left out of account: %s", path, reason)
-        return ""
-    names = [host, "api.wandb.ai"] if host in _SAME_DEPLOYMENT else [host]
-    for name in names:
-        found = hosts.authenticators(name)
-        if found and found[2]:
-            return found[2]
-    return ""
-
-
 def _extra_headers(environ: Mapping[str, str]) -> dict[str, str]:
     name = next(
         (
@@ -274,7 +236,12 @@ def _extra_headers(environ: Mapping[str, str]) -> dict[str, str]:
     )
     if name is None:
         return {}
-    headers = _json_texts(name, environ[name])
+    headers = {
+        header: _header_text(f"{header!r} of {name}", text)
+        for header, text in _json_texts(name, environ[name]).items()
+    }
+    if wrong := [header for header in headers if not _HEADER_NAME.fullmatch(header)]:
+        raise UsageError(f"{name} has {wrong[0]!r}, and no HTTP header can be named so: correct it")
     for header in [header for header in headers if header.lower() == "proxy-authorization"]:
         log.warning(
             "%s of %s is left out: it is no header for W&B's server; give a proxy's user and"
@@ -284,6 +251,14 @@ def _extra_headers(environ: Mapping[str, str]) -> dict[str, str]:
         )
         del headers[header]
     return headers
+
+
+def _header_text(name: str, text: str) -> str:
+    """Return what goes into a header, byte by byte. Raises UsageError for what none can hold."""
+    text = text.strip().encode("utf-8", "surrogatepass").decode("latin-1")
+    if not _HEADER_TEXT.fullmatch(text):
+        raise UsageError(f"{name} can't be sent, since no HTTP header can hold it: correct it")
+    return text
 
 
 def _proxies(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
