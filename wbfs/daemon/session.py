@@ -36,7 +36,8 @@ from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
 
 LOGIN_TIMEOUT_S = 8.0
-"""Seconds that the server has to say who we are, where it said so before."""
+"""Seconds that the server has to say who we are, where it said so before; else those in which it is
+asked again if it can't be reached."""
 PROBE_TIMEOUT_S = 5.0
 """Seconds that a question waits which is only to find out whether the server is back."""
 
@@ -96,10 +97,11 @@ async def _log_in(
     Raises WbfsError.
     """
     known = await _find_viewer(settings, credentials, offload)
-    wait_s = settings.timeout_s
     if isinstance(known, Viewer):
-        wait_s = min(wait_s, LOGIN_TIMEOUT_S)
-    deadline = Deadline.after(wait_s)
+        deadline = Deadline.after(min(LOGIN_TIMEOUT_S, settings.timeout_s))
+    else:
+        # Who mistyped the server's address need not wait as long as for one that thinks.
+        deadline = Deadline.after(settings.timeout_s, retried_s=LOGIN_TIMEOUT_S)
     try:
         return Login(await offload.run(Kind.METADATA, lambda: api.viewer(deadline=deadline)), None)
     except RemoteError as failure:

@@ -60,20 +60,26 @@ _NOT_RETRIED = frozenset({501, 505, 507, 511})
 class Deadline:
     """A moment of the monotonic clock, in seconds.
 
-    `patience_s` is for how long a server may bring nothing before that.
+    `patience_s` is for how long a server may bring nothing before that. From `final_s` on, a moment
+    too, what fails is not tried again.
     """
 
     at_s: float
     patience_s: float = math.inf
+    final_s: float = math.inf
 
     @classmethod
-    def after(cls, seconds: float, *, patience_s: float = math.inf) -> Self:
-        """Return the moment that many seconds from now."""
-        return cls(time.monotonic() + seconds, patience_s)
+    def after(
+        cls, seconds: float, *, patience_s: float = math.inf, retried_s: float = math.inf
+    ) -> Self:
+        """Return the moment that many seconds from now; retries end after `retried_s`."""
+        now = time.monotonic()
+        return cls(now + seconds, patience_s, now + retried_s)
 
     def of_an_answer(self) -> Deadline:
         """Return the moment by which an answer to what is asked now has to begin."""
-        return Deadline(min(self.at_s, time.monotonic() + self.patience_s))
+        at_s = min(self.at_s, time.monotonic() + self.patience_s)
+        return Deadline(at_s, final_s=self.final_s)
 
     @property
     def remaining_s(self) -> float:
@@ -246,7 +252,9 @@ class Transport:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Retryable),
             wait=_wait,
-            stop=lambda state: deadline.remaining_s <= state.upcoming_sleep,
+            stop=lambda state: (
+                min(deadline.at_s, deadline.final_s) <= time.monotonic() + state.upcoming_sleep
+            ),
             sleep=self._sleep,
             reraise=True,
         )
@@ -310,6 +318,8 @@ class Transport:
         remaining_s = max(deadline.remaining_s, 0.01)
         # Who waits long for a server lets it take longer over one answer.
         silence_s = min(max(silence_s, remaining_s * PATIENT_SHARE), remaining_s)
+        if deadline.final_s < time.monotonic() + silence_s:
+            silence_s = remaining_s
         try:
             request = requests.PreparedRequest()
             request.prepare(
