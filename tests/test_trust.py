@@ -167,3 +167,20 @@ def test_a_bundle_that_is_of_no_use_is_named(
     assert str(path) in str(caught.value)
     assert f"correct {name}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_proxy_that_speaks_tls_is_believed_by_the_same(
+    server: Server, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    proxies = {"http": server.url}
+    other = Authority(tmp_path / "other")
+    for ca_file, is_believed in ((other.ca_file, False), (authority.ca_file, True)):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca_file))
+        transport = Transport(proxies=proxies)
+        if is_believed:
+            assert read("http://host.invalid/", transport=transport) == CONTENT
+        else:
+            with pytest.raises(RemoteError, match=f"can't trust 127.0.0.1:{server.port}: .* CA"):
+                read("http://host.invalid/", transport=transport)
+    assert server.connections == 2

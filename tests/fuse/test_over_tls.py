@@ -65,7 +65,6 @@ def test_a_wide_walk(mounter: Mounter, version: Path, moved: Moved) -> None:
         {"cut_after_bytes": 300_000, "first": 25},
         {"stall_after_bytes": 100_000, "stall_s": 2, "first": 3},
         {"bandwidth_bytes_per_s": 2 << 20, "first": 4},
-        {"revoked_urls": True},
     ],
     ids=lambda fault: next(iter(fault)),
 )
