@@ -29,6 +29,7 @@ from benchmark.site.data import Sizes
 from benchmark.site.link import ANSWERS_PER_S, BYTES_PER_S, ROUND_TRIP_S
 from benchmark.site.servers import HOST
 from benchmark.turns import SLOW_TURN_S, say, take_turns, workplace
+from benchmark.workloads.growth import GROWTH, growth_table, growth_workload
 from benchmark.workloads.large import large_workloads
 from benchmark.workloads.scale import scale_workloads
 from benchmark.workloads.small import small_workloads
@@ -40,9 +41,15 @@ FULL = Sizes(
     train_files=10_000,
     tree_files=100_000,
     million_files=1_000_000,
+    growing=1_000,
 )
 QUICK = Sizes(
-    large=64 << 20, small_files=300, train_files=150, tree_files=2_000, million_files=5_000
+    large=64 << 20,
+    small_files=300,
+    train_files=200,
+    tree_files=2_000,
+    million_files=5_000,
+    growing=100,
 )
 RUNS, QUICK_RUNS = 3, 1
 READS, QUICK_READS = 1_000, 50
@@ -71,6 +78,7 @@ NEEDED: dict[str, set[str]] = {
     "million": {"million"},
     "stages": {"train", "tree", "million"},
     "start": set(),
+    GROWTH: {"train", "growing"},
 }
 """The workloads, and the artifacts that they read."""
 NAMES = tuple(NEEDED)
@@ -107,7 +115,8 @@ def main() -> None:
         found = workloads(site, reads=QUICK_READS if options.quick else READS)
         for name in names:
             take_turns(home, name, found[name], runs, findings, options.contenders)
-            print(table(name, found[name], findings), end="\n\n", flush=True)
+            told = table(name, found[name], findings) if name != GROWTH else growth_table(findings)
+            print(told, end="\n\n", flush=True)
         took_s = time.monotonic() - began
     met = requirements(findings, names)
     for row in met:
@@ -118,6 +127,7 @@ def main() -> None:
     settings |= {"large_bytes": sizes.large, "small_files": sizes.small_files}
     settings |= {"small_bytes": sizes.small_bytes, "train_files": sizes.train_files}
     settings |= {"tree_files": sizes.tree_files, "million_files": sizes.million_files}
+    settings |= {"growing": sizes.growing}
     write_json(options.json, findings=findings, settings=settings, met=met)
     print(f"all figures, after {took_s / 60:.0f} minutes: {options.json}")
     if findings.failed or (options.strict and not all(row["passed"] for row in met)):
@@ -131,6 +141,7 @@ def workloads(site: Site, *, reads: int) -> dict[str, Workload]:
         **small_workloads(site),
         **training_workloads(site),
         **scale_workloads(site),
+        GROWTH: growth_workload(site),
     }
 
 

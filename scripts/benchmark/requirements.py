@@ -16,6 +16,7 @@ from benchmark.contenders import (
     WBFS,
 )
 from benchmark.findings import Findings
+from benchmark.workloads.growth import GROWTH, growth_rows
 
 MIB = 1 << 20
 RCLONES = (RCLONE_DEFAULTS, RCLONE_TUNED)
@@ -149,6 +150,16 @@ def requirements(findings: Findings, names: Iterable[str]) -> list[dict[str, obj
             found = requirement.check(findings)
             passed, value = found if found is not None else (False, "not measured")
             rows.append({"requirement": str(requirement), "found": value, "passed": passed})
+    if GROWTH in names:
+        grown = growth_rows(findings)
+        worse = [name for name, _, passed in grown if not passed]
+        rows.append(
+            {
+                "requirement": "growth: no cost grows by more than n log n",
+                "found": f"{len(grown)} costs" + (f", and {'; '.join(worse)} do" if worse else ""),
+                "passed": bool(grown) and not worse,
+            }
+        )
     most = findings.most(WBFS, "VmHWM")
     if most is not None:
         peak, workload = most

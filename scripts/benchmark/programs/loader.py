@@ -30,17 +30,7 @@ def shares(*, path: str, processes: int, seed: int | None) -> Figures:
     listed = time.perf_counter()
     order = range(len(paths)) if seed is None else shuffled(len(paths), seed)
     chosen = [paths[index] for index in order]
-    readers = []
-    for number in range(processes):
-        ours, theirs = mp.Pipe(duplex=False)
-        process = mp.Process(target=read_share, args=(theirs, chosen[number::processes]))
-        process.start()
-        theirs.close()
-        readers.append((process, ours))
-    total = 0
-    for process, pipe in readers:
-        total += pipe.recv()
-        process.join()
+    total = in_processes([chosen[number::processes] for number in range(processes)])
     ended = time.perf_counter()
     return {
         "seconds": ended - began,
@@ -49,6 +39,30 @@ def shares(*, path: str, processes: int, seed: int | None) -> Figures:
         "list_s": listed - began,
         "listed": len(paths),
     }
+
+
+def crowd(*, path: str, processes: int, count: int) -> Figures:
+    """Read the same first files by several processes at once, each of them all."""
+    chosen = files_of(path)[:count]
+    began = time.perf_counter()
+    total = in_processes([chosen] * processes)
+    return {"seconds": time.perf_counter() - began, "bytes": total}
+
+
+def in_processes(shares: Sequence[Sequence[str]]) -> int:
+    """Read each share by a process of its own, all at once; return how many bytes they are."""
+    readers = []
+    for share in shares:
+        ours, theirs = mp.Pipe()
+        process = mp.Process(target=read_share, args=(theirs, share))
+        process.start()
+        theirs.close()
+        readers.append((process, ours))
+    total = 0
+    for process, pipe in readers:
+        total += pipe.recv()
+        process.join()
+    return total
 
 
 def epochs(*, path: str, workers: int, epochs: int, seed: int, batches: int | None) -> Figures:
@@ -148,7 +162,7 @@ def shuffled(count: int, seed: int) -> list[int]:
     return order
 
 
-HOW: dict[str, Callable[..., Figures]] = {one.__name__: one for one in (shares, epochs)}
+HOW: dict[str, Callable[..., Figures]] = {one.__name__: one for one in (shares, crowd, epochs)}
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -138,9 +139,25 @@ def opens(*, path: str, names: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "bytes": size, "count": len(paths)}
 
 
+def held(*, path: str, names: str, count: int) -> dict[str, float]:
+    """Open all files that a file names and keep them open; read some of them again besides."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    paths = named(path, names)
+    began = time.perf_counter()
+    fds = [os.open(one, os.O_RDONLY) for one in paths]
+    total = sum(len(os.pread(fd, SMALL_READ_BYTES, 0)) for fd in fds)
+    opened = time.perf_counter()
+    total += sum(map(whole, paths[:count]))
+    ended = time.perf_counter()
+    for fd in fds:
+        os.close(fd)
+    return {"seconds": opened - began, "bytes": total, "meanwhile_s": ended - opened}
+
+
 HOW: dict[str, Callable[..., dict[str, float]]] = {
     one.__name__: one
-    for one in (sequential, listing, first, scattered, tensors, folder, stats, opens)
+    for one in (sequential, listing, first, scattered, tensors, folder, stats, opens, held)
 }
 
 

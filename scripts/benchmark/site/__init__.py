@@ -24,6 +24,7 @@ from stand_in import StandIn
 
 from benchmark.site.artifacts import PROJECT, log_past_sdk, log_with_sdk, share_bytes
 from benchmark.site.data import LARGE, PIECE_BYTES, Sizes, files_below, make, million_shape
+from benchmark.site.growing import log_growing
 from benchmark.site.link import build_link
 from benchmark.site.servers import HOST, Place, free_ports, start, start_nginx
 
@@ -99,6 +100,9 @@ class Site:
                 project=PROJECT,
                 entity=self.entity,
             )
+
+        if "growing" in self.names:
+            log_growing(self._stand_in, self.entity, sizes.growing)
 
     @property
     def ca_file(self) -> Path | None:

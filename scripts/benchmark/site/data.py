@@ -27,7 +27,7 @@ class Sizes:
     large: bytes of the one file of `large`. small_files, small_bytes: how many files `small` has,
     and of which size. train_files: how many `train` has, of TRAIN_BYTES. tree_files: how many
     entries `tree` has, all of them the same few bytes. million_files: how many `million` has,
-    which has no files on this disk.
+    which has no files on this disk. growing: how many files the smallest of those has that grow.
     """
 
     large: int
@@ -35,6 +35,7 @@ class Sizes:
     train_files: int
     tree_files: int
     million_files: int
+    growing: int
     small_bytes: int = 16 << 10
 
     def needed(self, artifacts: frozenset[str]) -> int:
@@ -45,6 +46,7 @@ class Sizes:
             "train": 4 * self.train_files * (sum(TRAIN_BYTES) // 2 + BLOCK_BYTES),
             "tree": 2 * self.tree_files * BLOCK_BYTES,
             "million": 1000 * self.million_files,
+            "growing": 300 * BLOCK_BYTES * self.growing,
         }
         return sum(sizes[name] for name in artifacts)
 

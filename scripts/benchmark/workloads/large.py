@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from benchmark.contenders import CURL, NATIVE, WBFS
 from benchmark.contenders.downloads import fetch_with_curl
 from benchmark.contenders.kernel import KERNEL_DEFAULTS, kernel_settings
 from benchmark.contenders.mounts import (
-    RCLONE_LARGE,
+    RCLONE_HERE_AND_THERE,
+    RCLONE_THROUGH,
     Mounted,
     about_tuned,
     mounted_wbfs,
@@ -35,34 +36,37 @@ def large_workloads(site: Site, *, reads: int) -> dict[str, Workload]:
     near, far = site.near, site.far
     size = f"{site.sizes.large / (1 << 20):,.0f} MiB"
     tensors = f"a tenth of the tensors of a mapped file of {size}"
-    about = about_tuned(RCLONE_LARGE)
 
-    def on(place: Place, measure: Callable[[Mounted], Mapping[str, Sample]]) -> dict[str, Turn]:
+    def on(
+        place: Place,
+        measure: Callable[[Mounted], Mapping[str, Sample]],
+        tuned: Sequence[str] = RCLONE_HERE_AND_THERE,
+    ) -> dict[str, Turn]:
         def after_listing(mounted: Mounted) -> Mapping[str, Sample]:
             # curl has the file's address too.
             read("listing", mounted.root("large"))
             return measure(mounted)
 
-        return on_mounts(mounts(RCLONE_LARGE), site, place, "large", after_listing)
+        return on_mounts(mounts(tuned), site, place, "large", after_listing)
 
     return {
         "sequential": Workload(
             title=f"a file of {size} from end to end",
-            about=about,
+            about=about_tuned(RCLONE_THROUGH),
             turns={
-                **on(near, _read_twice),
+                **on(near, _read_twice, RCLONE_THROUGH),
                 CURL: lambda: _curl(site, near),
                 NATIVE: lambda: _native(site, lambda: read("sequential", site.large)),
             },
         ),
         "sequential-wan": Workload(
             title=f"a file of {size} from end to end, over the link",
-            about=about,
-            turns={**on(far, _read_once), CURL: lambda: _curl(site, far)},
+            about=about_tuned(RCLONE_THROUGH),
+            turns={**on(far, _read_once, RCLONE_THROUGH), CURL: lambda: _curl(site, far)},
         ),
         "first-bytes-wan": Workload(
             title=f"the first 4 KiB of {size}, after ls, over the link",
-            about=about,
+            about=about_tuned(RCLONE_HERE_AND_THERE),
             turns={
                 **on(far, lambda mounted: counted(site, lambda: _first_bytes(mounted))),
                 "curl -r": lambda: counted(site, lambda: _curl(site, far, "-r", "0-4095")),
@@ -74,26 +78,28 @@ def large_workloads(site: Site, *, reads: int) -> dict[str, Workload]:
         ),
         "random": Workload(
             title=f"{reads:,} reads of 4 KiB anywhere in {size}",
-            about=about,
+            about=about_tuned(RCLONE_HERE_AND_THERE),
             turns=on(near, lambda mounted: _scattered(mounted, reads)),
             note=_slowest,
         ),
         "random-wan": Workload(
             title=f"{reads:,} reads of 4 KiB anywhere in {size}, over the link",
-            about=about,
+            about=about_tuned(RCLONE_HERE_AND_THERE),
             turns=on(far, lambda mounted: counted(site, lambda: _scattered(mounted, reads))),
             note=lambda more: f"{_slowest(more)}, {told_moved(more)}",
         ),
-        "mmap": Workload(title=tensors, about=about, turns=on(near, _tensors)),
+        "mmap": Workload(
+            title=tensors, about=about_tuned(RCLONE_HERE_AND_THERE), turns=on(near, _tensors)
+        ),
         "mmap-wan": Workload(
             title=f"{tensors}, over the link",
-            about=about,
+            about=about_tuned(RCLONE_HERE_AND_THERE),
             turns=on(far, lambda mounted: counted(site, lambda: _tensors(mounted))),
             note=lambda more: f"{told_moved(more)}, {more['moved_for_each']:.2f} for each wanted",
         ),
         "memory": Workload(
             title="resident memory after all of these in one mount",
-            about=about,
+            about=about_tuned(RCLONE_HERE_AND_THERE),
             turns=on(near, lambda mounted: _one_after_another(mounted, reads)),
             note=lambda more: f"resident {more['VmRSS'] / (1 << 20):.0f} MiB",
         ),
