@@ -72,7 +72,7 @@ def read(
         reference, start=start, stop=stop, deadline=Deadline.after(timeout_s)
     )
     with opened as stream:
-        return b"".join(stream.pieces)
+        return b"".join(map(bytes, stream.pieces))
 
 
 def free_port() -> int:

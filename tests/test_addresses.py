@@ -102,7 +102,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def read(transport: Transport, url: str, peer: Peer = Peer.REFERENCE) -> bytes:
     location = Location(url=url, peer=peer)
     with open_stream(transport, location, deadline=Deadline.after(0.5)) as stream:
-        return b"".join(stream.pieces)
+        return b"".join(map(bytes, stream.pieces))
 
 
 def test_addresses_are_judged_by_what_they_mean() -> None:
@@ -268,7 +268,7 @@ def open_file(path: Path, *, allowed: bool) -> bytes:
     handler = References(Transport(), files_allowed=allowed).for_uri(path.as_uri())
     reference = Reference(uri=path.as_uri(), token="x")
     with handler.open(reference, start=0, stop=None, deadline=Deadline.after(1)) as stream:
-        return b"".join(stream.pieces)
+        return b"".join(map(bytes, stream.pieces))
 
 
 def test_files_are_read_where_that_is_allowed(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def read(transport: Transport, server: Server, start: int, peer: Peer) -> tuple[
         location = Location(url=server.url, peer=peer)
         opened = open_stream(transport, location, start=start, deadline=deadline)
     with opened as stream:
-        return b"".join(stream.pieces), stream.end_is_certain
+        return b"".join(map(bytes, stream.pieces)), stream.end_is_certain
 
 
 PEERS = [Peer.WANDB_STORE, Peer.OBJECT_STORE, Peer.REFERENCE]

@@ -72,7 +72,7 @@ def graphql(server: Server, transport: Transport, directory: Path, **environ: st
 def read(transport: Transport, url: str, peer: Peer, headers: Mapping[str, str]) -> bytes:
     location = Location(url=url, peer=peer, headers=headers)
     with open_stream(transport, location, start=1, deadline=Deadline.after(5)) as stream:
-        return b"".join(stream.pieces)
+        return b"".join(map(bytes, stream.pieces))
 
 
 def part() -> Callable[..., None]:

@@ -98,7 +98,7 @@ def mixed(api: WandbApi, alias: str = "v0") -> Version:
 def fetch(transport: Transport, url: str, start: int = 0, stop: int | None = None) -> bytes:
     location = Location(url=url)
     with open_stream(transport, location, start=start, stop=stop, deadline=soon()) as stream:
-        return b"".join(stream.pieces)
+        return b"".join(map(bytes, stream.pieces))
 
 
 def entries(api: WandbApi, version: Version) -> dict[str, Entry]:
@@ -323,7 +323,7 @@ def test_references(world: World, api: WandbApi, transport: Transport) -> None:
             reference, start=0, stop=None, deadline=soon()
         )
         with opened as stream:
-            return b"".join(stream.pieces)
+            return b"".join(map(bytes, stream.pieces))
 
     for name, size in corpus.REFERENCE_FILES.items():
         assert found[f"http/{name}"].size == size

@@ -124,7 +124,7 @@ def read(
     with open_stream(
         transport, location, start=start, stop=stop, deadline=Deadline.after(seconds)
     ) as stream:
-        return b"".join(stream.pieces)
+        return b"".join(map(bytes, stream.pieces))
 
 
 def test_passing_failures_are_retried(server: Server, transport: Transport) -> None:
@@ -553,7 +553,7 @@ def test_nodes_that_the_server_keeps_to_itself_are_passed_over(
 def read_reference(transport: Transport, reference: Reference) -> bytes:
     handler = References(transport).for_uri(reference.uri)
     with handler.open(reference, start=0, stop=None, deadline=Deadline.after(1)) as stream:
-        return b"".join(stream.pieces)
+        return b"".join(map(bytes, stream.pieces))
 
 
 def test_http_references_are_checked_by_their_etag(server: Server, transport: Transport) -> None:
