@@ -9,22 +9,19 @@ from collections.abc import Iterable, Iterator
 class Extents:
     """Bytes of one blob: iterates as (start, stop) pairs in order, which neither touch nor overlap.
 
-    Adding and asking cost the logarithm of the number of extents, plus a shift of the list.
+    Adding, removing and asking cost the logarithm of the number of extents, plus a shift of the list.
     """
 
     def __init__(self, extents: Iterable[tuple[int, int]] = ()) -> None:
         self._starts: list[int] = []
         self._stops: list[int] = []
+        self.total = 0
+        """How many bytes it has."""
         for start, stop in extents:
             self.add(start, stop)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(list(zip(self._starts, self._stops, strict=True)))
-
-    @property
-    def total(self) -> int:
-        """How many bytes it has."""
-        return sum(self._stops) - sum(self._starts)
 
     def add(self, start: int, stop: int) -> None:
         """Add the bytes from `start` to before `stop`."""
@@ -36,8 +33,22 @@ class Extents:
         if first < last:
             start = min(start, self._starts[first])
             stop = max(stop, self._stops[last - 1])
+        self.total += stop - start - self._size(first, last)
         self._starts[first:last] = [start]
         self._stops[first:last] = [stop]
+
+    def remove(self, start: int, stop: int) -> None:
+        """Take out what it has of the bytes from `start` to before `stop`."""
+        first = bisect_right(self._stops, start)
+        last = bisect_left(self._starts, stop)
+        if first >= last or start >= stop:
+            return
+        before = (self._starts[first], start)
+        after = (stop, self._stops[last - 1])
+        left = [(begin, end) for begin, end in (before, after) if begin < end]
+        self.total -= self._size(first, last) - sum(end - begin for begin, end in left)
+        self._starts[first:last] = [begin for begin, _ in left]
+        self._stops[first:last] = [end for _, end in left]
 
     def missing(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Return the extents between `start` and `stop` that are not in it."""
@@ -51,3 +62,6 @@ class Extents:
         if start < stop:
             gaps.append((start, stop))
         return gaps
+
+    def _size(self, first: int, last: int) -> int:
+        return sum(self._stops[first:last]) - sum(self._starts[first:last])
