@@ -19,6 +19,7 @@ class Server:
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
     url: str = ""
+    connections: int = 0
     closes_tls: bool = True
     """Whether it says over TLS that a connection ends, before it closes it."""
 
@@ -29,7 +30,14 @@ class Server:
 
 
 class QuietServer(ThreadingHTTPServer):
-    """A server to which clients that leave early are no news."""
+    """A server to which clients that leave early are no news; `script` is put here."""
+
+    script: Server
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Count the connection."""
+        self.script.connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Print nothing."""
@@ -39,7 +47,6 @@ class TlsServer(QuietServer):
     """One that speaks TLS, with a context that is put here before the first request."""
 
     context: ssl.SSLContext
-    script: Server
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands in the connection's own thread, and answer what it asks."""
@@ -76,9 +83,10 @@ def scripted_servers(context: ssl.SSLContext | None = None) -> Iterator[Callable
                 """Print nothing."""
 
         http = (QuietServer if context is None else TlsServer)(("127.0.0.1", 0), Handler)
+        http.script = server
         if isinstance(http, TlsServer):
             assert context is not None
-            http.context, http.script = context, server
+            http.context = context
         http.daemon_threads = True
         # Polls often, so that its end takes no time.
         threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()

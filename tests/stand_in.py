@@ -24,6 +24,7 @@ START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 10.0
 SHOWN_REQUESTS = 40
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class StandIn:
@@ -131,7 +132,9 @@ class StandIn:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("WANDB", "WBFS")) and not name.lower().endswith("_proxy")
+            if not name.startswith(("WANDB", "WBFS"))
+            and not name.lower().endswith("_proxy")
+            and name not in CA_VARIABLES
         }
         return kept | {
             "HOME": str(home),

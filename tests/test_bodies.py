@@ -53,8 +53,9 @@ def tls_server(authority: Authority) -> Iterator[Server]:
 
 
 @pytest.fixture
-def transport(authority: Authority) -> Iterator[Transport]:
-    transport = Transport(verify=str(authority.ca_file))
+def transport(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transport]:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca_file))
+    transport = Transport()
     yield transport
     transport.close()
 
@@ -293,7 +294,7 @@ def test_a_stall_does_not_hide_what_has_come(tls_server: Server, transport: Tran
 
 
 def test_who_gives_up_in_mid_body_leaves_no_connection_for_others(
-    server: Server, authority: Authority
+    server: Server, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class GivenUp(BaseException):
         pass
@@ -305,7 +306,8 @@ def test_who_gives_up_in_mid_body_leaves_no_connection_for_others(
             raise GivenUp
 
     server.answers = [reply(200, CONTENT), reply(200, b"another")]
-    transport = Transport(verify=str(authority.ca_file), checkpoint=checkpoint)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca_file))
+    transport = Transport(checkpoint=checkpoint)
     with pytest.raises(GivenUp):
         read(transport, server, into=pieces)
     assert pieces

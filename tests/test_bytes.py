@@ -34,8 +34,9 @@ def server(authority: Authority, request: pytest.FixtureRequest) -> Iterator[Ser
 
 
 @pytest.fixture
-def transport(authority: Authority) -> Iterator[Transport]:
-    transport = Transport(verify=str(authority.ca_file))
+def transport(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transport]:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca_file))
+    transport = Transport()
     yield transport
     transport.close()
 

@@ -175,11 +175,10 @@ def test_proxies_headers_and_cas(home: Path) -> None:
         WANDB_API_KEY=KEYS[0],
         WANDB_HTTPS_PROXY="http://proxy.example.com:3128",
         WANDB_X_EXTRA_HTTP_HEADERS='{"X-Gateway": "sesame"}',
-        SSL_CERT_FILE="/ca.pem",
     )
     assert found.proxies == {"https": "http://proxy.example.com:3128"}
     assert found.extra_headers == {"X-Gateway": "sesame"}
-    assert found.verify == "/ca.pem"
+    assert found.verify is True
     assert "sesame" not in repr(found)
     assert load(home, WANDB_API_KEY=KEYS[0], WANDB_INSECURE_DISABLE_SSL="true").verify is False
 

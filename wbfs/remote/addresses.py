@@ -23,6 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from wbfs.model.errors import AccessDenied
 from wbfs.remote.bodies import DirectAdapter
+from wbfs.remote.trust import Trust
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -110,10 +111,12 @@ def _literal(host: str) -> str:
 class GuardedAdapter(DirectAdapter):
     """What connects to the servers of references, where it may; else raises AccessDenied."""
 
-    def __init__(self, *, connections: int, turn: threading.Lock, private_allowed: bool) -> None:
+    def __init__(
+        self, trust: Trust, *, connections: int, turn: threading.Lock, private_allowed: bool
+    ) -> None:
         """Be as a `DirectAdapter` otherwise."""
         self._private_allowed = private_allowed
-        super().__init__(connections=connections, turn=turn)
+        super().__init__(trust, connections=connections, turn=turn)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make all connections guarded, but for those to proxies, which the user has named."""

@@ -21,9 +21,10 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from wbfs.remote.trust import Trust, TrustingAdapter
 
 Piece = bytes | memoryview
 """Some bytes of a body, which whoever takes them has done with before the next are asked for."""
@@ -130,14 +131,14 @@ def _becomes_ready(sock: socket.socket, events: int, seconds: float) -> bool:
     return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
-class DirectAdapter(HTTPAdapter):
+class DirectAdapter(TrustingAdapter):
     """What sends requests, over connections whose answers are `DirectAnswer`s."""
 
-    def __init__(self, *, connections: int, turn: Lock) -> None:
-        """Keep as many connections to one server alive, and as many servers' too."""
+    def __init__(self, trust: Trust, *, connections: int, turn: Lock) -> None:
+        """Be as a `TrustingAdapter` otherwise."""
         self._turn = turn
         self._direct_pools = self.pools(HTTPConnection, HTTPSConnection)
-        super().__init__(pool_connections=connections, pool_maxsize=connections)
+        super().__init__(trust, connections=connections)
 
     def pools(
         self, http_class: type[HTTPConnection], https_class: type[HTTPSConnection]

@@ -46,8 +46,8 @@ class Credentials:
     """Who asks which server, and the user's defaults; empty texts where nothing is set.
 
     `read_key` returns the API key as it is now, so that one that was changed since is found;
-    `identity_token_file` is set instead of a key for federated identities. `verify` is what
-    requests takes: a CA bundle's path, or whether to check certificates.
+    `identity_token_file` is set instead of a key for federated identities. `verify` tells
+    whether W&B's certificates are checked.
     """
 
     base_url: str
@@ -59,7 +59,7 @@ class Credentials:
     identity_token_file: Path | None
     extra_headers: Mapping[str, str] = field(repr=False)
     proxies: Mapping[str, str] = field(repr=False)
-    verify: bool | str
+    verify: bool
 
     def read_login(self) -> Secret:
         """Return what tells this login from others, as it is now: the key, or whom a token names.
@@ -126,7 +126,7 @@ def load_credentials(
         identity_token_file=token_file,
         extra_headers=_extra_headers(environ),
         proxies=_proxies(environ, settings),
-        verify=_verify(environ),
+        verify=environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() not in ("1", "true", "yes"),
     )
 
 
@@ -281,12 +281,3 @@ def _json_texts(name: str, text: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise UsageError(f'{name} must be a JSON object of texts, like {{"X-Name": "value"}}')
     return value
-
-
-def _verify(environ: Mapping[str, str]) -> bool | str:
-    if environ.get("WANDB_INSECURE_DISABLE_SSL", "").lower() in ("1", "true", "yes"):
-        return False
-    if environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE"):
-        # requests reads these itself.
-        return True
-    return environ.get("SSL_CERT_FILE") or True

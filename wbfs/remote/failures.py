@@ -21,6 +21,31 @@ PROXY_VARIABLES = (
 """What may name a proxy."""
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _USER = re.compile(r"://[^\s/?#]*@")
+_NAME_IT = "where a company's CA signs, name its bundle in REQUESTS_CA_BUNDLE"
+_OTHER_NAME = (
+    "its certificate is for another name: ask for the server by a name that stands in the"
+    " certificate, or have it renewed for this one"
+)
+_SELF_SIGNED = (
+    "its certificate is self-signed, or its CA's is and is not trusted here; where that is meant to"
+    " be, name it in REQUESTS_CA_BUNDLE"
+)
+_UNKNOWN_CA = f"its certificate is signed by a CA that is not trusted here; {_NAME_IT}"
+# By OpenSSL's numbers of what is wrong with a certificate.
+_OF_CERTIFICATES = {
+    2: _UNKNOWN_CA,
+    9: "its certificate is not valid yet; is this machine's clock right?",
+    10: "its certificate has expired: whoever runs the server has to renew it, if this machine's"
+    " clock is right",
+    18: _SELF_SIGNED,
+    19: _SELF_SIGNED,
+    20: _UNKNOWN_CA,
+    21: _UNKNOWN_CA,
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
+# How OpenSSL calls what it finds where TLS should be.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 # Of a URL, and of what HTTP libraries say of a path.
 _QUERY = re.compile(r"(://[^\s?'\"<>]*|/[^\s?'\"<>]*(?=\?[^\s'\"<>]*=))\?[^\s'\"<>]*")
 
@@ -62,16 +87,30 @@ def unreachable(url: str, error: Exception, proxy: str = "") -> WbfsError:
     )
 
 
-def is_of_certificate(error: BaseException) -> bool:
-    """Whether a server's certificate is what is wrong: no attempt goes better then."""
-    return any(isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error))
+def handshake_failed(url: str) -> RemoteError:
+    """Return the error of a server that ended a connection before it was one."""
+    return RemoteError(f"{host_of(url)} broke off the TLS handshake")
+
+
+def hopeless(host: str, error: Exception) -> RemoteError | None:
+    """Return the error of a server or proxy with which TLS will go no better; None where it may."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            said = _OF_CERTIFICATES.get(cause.verify_code)
+            return RemoteError(
+                f"can't trust {host}: {said or f'{cause.verify_message}; {_NAME_IT}'}"
+            )
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+            return RemoteError(
+                f"{host} does not speak TLS: is its URL one of http:// and not https://, or"
+                " is there a proxy on the way that answers for it?"
+            )
+    return None
 
 
 def root_cause(error: BaseException) -> str:
     """Say what failed in the operating system's words; libraries' own texts have URLs in them."""
     for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return cause.verify_message
         if isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed"):
             return f"it says {str(cause).partition(': ')[2]}"
         if isinstance(cause, OSError) and cause.errno is not None and cause.strerror:

@@ -33,8 +33,9 @@ from wbfs.model.errors import (
 from wbfs.remote.addresses import GuardedAdapter
 from wbfs.remote.bodies import DirectAdapter, Piece
 from wbfs.remote.credentials import Credentials
-from wbfs.remote.failures import host_of, is_of_certificate, root_cause, timed_out, unreachable
+from wbfs.remote.failures import handshake_failed, hopeless, host_of, timed_out, unreachable
 from wbfs.remote.redirects import Hop, Peer, next_hop
+from wbfs.remote.trust import Trust
 from wbfs.remote.ways import Way, Ways
 
 CONNECT_TIMEOUT_S = 10.0
@@ -125,7 +126,7 @@ class Transport:
         server: str = "",
         extra_headers: Mapping[str, str] | None = None,
         proxies: Mapping[str, str] | None = None,
-        verify: bool | str = True,
+        verify: bool = True,
         private_references: bool = True,
         checkpoint: Callable[[], None] = lambda: None,
         offline: bool = False,
@@ -135,17 +136,22 @@ class Transport:
         References may lead to loopback and private addresses with `private_references` only;
         `checkpoint` raises when nobody waits. With `offline` every request is refused.
         """
+        self._trust = trust = Trust()
         self._ways = Ways(
-            server=server, extra_headers=extra_headers or {}, proxies=proxies or {}, verify=verify
+            server=server,
+            extra_headers=extra_headers or {},
+            proxies=proxies or {},
+            verify=verify,
+            trust=trust,
         )
         # What the library logs has whole URLs in it, and a signed one's query is a secret.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         self._offline = offline
         self._checkpoint = checkpoint
         turn = threading.Lock()
-        self._adapter = DirectAdapter(connections=CONNECTIONS, turn=turn)
+        self._adapter = DirectAdapter(trust, connections=CONNECTIONS, turn=turn)
         self._guarded = GuardedAdapter(
-            connections=CONNECTIONS, turn=turn, private_allowed=private_references
+            trust, connections=CONNECTIONS, turn=turn, private_allowed=private_references
         )
 
     @classmethod
@@ -331,18 +337,16 @@ class Transport:
                 timeout=(min(CONNECT_TIMEOUT_S, remaining_s), silence_s),
                 **way.options,
             )
-        except requests.exceptions.SSLError as error:
-            if not is_of_certificate(error):
-                raise _Retryable(
-                    RemoteError(f"{host_of(url)} broke off the TLS handshake")
-                ) from None
-            raise RemoteError(
-                f"can't trust {host_of(url)}: {root_cause(error)}; where a company's CA signs,"
-                " name its bundle in REQUESTS_CA_BUNDLE"
-            ) from None
         except requests.exceptions.Timeout:
             raise _Retryable(timed_out(url, way.proxy)) from None
         except requests.exceptions.ConnectionError as error:
+            is_of_proxy = isinstance(error, requests.exceptions.ProxyError)
+            final = hopeless(way.proxy if is_of_proxy else host_of(url), error)
+            if final is not None:
+                self._trust.look_again()
+                raise final from None
+            if isinstance(error, requests.exceptions.SSLError):
+                raise _Retryable(handshake_failed(url)) from None
             failure = unreachable(url, error, way.proxy)
             if isinstance(failure, NoDescriptor):
                 raise failure from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from wbfs import __version__
 from wbfs.model.errors import RemoteError, UsageError
 from wbfs.remote.failures import PROXY_VARIABLES, host_of
 from wbfs.remote.redirects import Peer, origin_of
+from wbfs.remote.trust import Trust
 
 USER_AGENT = f"wbfs/{__version__}"
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
@@ -43,13 +43,18 @@ class Ways:
         server: str,
         extra_headers: Mapping[str, str],
         proxies: Mapping[str, str],
-        verify: bool | str,
+        verify: bool,
+        trust: Trust,
     ) -> None:
-        """The headers go to `server` alone, which is W&B's URL; its `proxies` are for W&B."""
+        """The headers go to `server` alone, which is W&B's URL; its `proxies` are for W&B.
+
+        So is `verify`, whether certificates are checked.
+        """
         self._wandb = origin_of(server)
         self._extra_headers = extra_headers
         self._proxies = proxies
         self._verify = verify
+        self._trust = trust
         self._ways: dict[tuple[object, ...], Way] = {}
 
     def to(self, url: str, peer: Peer, proxies: Mapping[str, str] | None) -> Way:
@@ -78,16 +83,9 @@ class Ways:
         headers = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
         if is_wandbs and origin_of(url) == self._wandb:
             headers.update(self._extra_headers)
+        self._trust.check()
         # That certificates need not be checked is said of W&B's only.
-        verify = self._verify if is_wandbs or isinstance(self._verify, str) else True
-        if verify is True:
-            environ = os.environ
-            verify = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE") or True
-        if isinstance(verify, str) and not os.path.exists(verify):
-            raise UsageError(
-                f"there is no CA bundle {verify}: correct REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or"
-                " SSL_CERT_FILE, whichever names it"
-            )
+        verify = self._verify or not is_wandbs
         # Those asked for win over the environment's.
         proxies = {**get_environ_proxies(url), **proxies}
         options = {"proxies": proxies, "verify": verify, "stream": True}

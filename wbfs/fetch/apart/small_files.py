@@ -48,7 +48,7 @@ class Setup:
     server: str
     extra_headers: Mapping[str, str]
     proxies: Mapping[str, str]
-    verify: bool | str
+    verify: bool
     private_references: bool
     file_references: bool
     timeout_s: float
