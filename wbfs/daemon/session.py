@@ -34,6 +34,7 @@ from wbfs.store.manifests import Manifests
 from wbfs.store.partial import PartialBlobs
 from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
+from wbfs.store.sizes import KnownSizes
 
 LOGIN_TIMEOUT_S = 8.0
 """Seconds that the server has to say who we are, where it said so before; else those in which it is
@@ -201,6 +202,7 @@ async def open_session(
             blobs=blobs,
             partial=partial,
             room=room,
+            known_sizes=KnownSizes(settings.cache_dir),
             writeback=Writeback(background=background, offload=offload, blobs=blobs),
             timeout_s=settings.timeout_s,
             setup=Setup(
@@ -253,7 +255,7 @@ async def open_session(
                 resources=resources,
             )
         finally:
-            fetcher.close()
+            await fetcher.close()
             await names.close()
     finally:
         transport.close()

@@ -19,11 +19,12 @@ from wbfs.fetch.flights import Flights
 from wbfs.fetch.large.files import LargeFiles, OpenLargeFile
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
+from wbfs.fetch.sizes import Sizes
 from wbfs.fetch.small.whole import LARGEST_WHOLE, WholeFiles, is_large
 from wbfs.fetch.transfer import stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import BadHandle, StaleInode, StoreError, WbfsError
+from wbfs.model.errors import BadHandle, ReferenceChanged, StaleInode, StoreError, WbfsError
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.manifests import File, ManifestTable
@@ -53,9 +54,10 @@ class Fetcher:
         """With `verify_always` no byte of any file is served before its digest was checked.
 
         Nothing is prefetched but files whose path starts with `path_prefix`. `drop_pages` has the
-        kernel forget the pages of inodes whose bytes were wrong.
+        kernel forget the pages of inodes whose bytes were wrong, and what it was told of them.
         """
         self._resources = resources
+        self._drop_pages = drop_pages
         self._manifests: OrderedDict[str, ManifestTable] = OrderedDict()
         # Those of all tables that inode numbers were made of.
         self._fingerprints: dict[str, bytes] = {}
@@ -63,6 +65,7 @@ class Fetcher:
         self._checks: Flights[SealedBlob | None] = Flights(resources.background)
         self.prefetch = Prefetch(resources)
         self._whole = WholeFiles(resources, self.prefetch)
+        self.sizes = Sizes(resources, self._whole)
         self.loaders = Loaders(
             resources, self.prefetch, manifest=self.manifest, path_prefix=path_prefix
         )
@@ -122,37 +125,67 @@ class Fetcher:
         """The open tables by artifact id, least recently used first."""
         return dict(self._manifests)
 
-    def reader(self, version: Version, file: File, inode: int) -> Reader:
+    def refuse(self, entry: Entry) -> None:
+        """Raise AccessDenied for a reference that this mount doesn't read.
+
+        Be it in the cache for another one that does.
+        """
+        if entry.reference is not None:
+            self._resources.sources.refuse(entry.reference)
+
+    def reader(
+        self, version: Version, file: File, inode: int, *, is_learnt: bool = False
+    ) -> Reader:
         """Return what one open handle reads with; nothing is fetched yet.
 
-        `inode` is what the kernel keeps the file's pages by. Raises StoreError; AccessDenied for a
-        reference that this mount doesn't read, be it in the cache for another one that does.
+        `inode` is what the kernel keeps the file's pages by; `is_learnt` tells that the size is not
+        the manifest's. Raises StoreError; AccessDenied as `refuse` does.
         """
-        if file.entry.reference is not None:
-            self._resources.sources.refuse(file.entry.reference)
-        return Reader(self, version, file, inode, self._resources.blobs.open(file.entry.blob))
+        self.refuse(file.entry)
+        sealed = self._resources.blobs.open(file.entry.blob)
+        return Reader(self, version, file, inode, sealed, is_learnt=is_learnt)
 
-    def close(self) -> None:
-        """Close the manifest tables, and note what is there of large files."""
+    async def close(self) -> None:
+        """Close the manifest tables, and note what is there of large files, and their sizes."""
         self.large.close()
         for table in self._manifests.values():
             table.close()
         self._manifests.clear()
+        await self.sizes.close()
+
+    def was_of_another_size(self, entry: Entry, inode: int) -> None:
+        """Take note that a size which an origin told is not that of its file, or not any more."""
+        self.sizes.forget(entry, inode)
+        self._drop_pages(frozenset({inode}))
 
     async def ensure(self, version: Version, entry: Entry) -> int:
         """Fetch the entry's blob unless the store has it, and check it.
 
         Return a descriptor for the caller. Raises WbfsError.
         """
+        is_learnt = False
         wanted = Wanted(version, entry)
+        if entry.size_is_hint and not is_large(entry):
+            wanted = wanted.of_any_size
+        elif not entry.is_sized:
+            wanted = wanted.of_size(await self.sizes.ask(version, entry))
+            is_learnt = True
+        try:
+            return (await self._ensure(wanted)).reopen()
+        except ReferenceChanged:
+            if is_learnt:
+                self.sizes.forget(entry)
+            raise
+
+    async def _ensure(self, wanted: Wanted) -> SealedBlob:
         sealed = await self.find(wanted)
-        if sealed is None and is_large(entry):
+        if sealed is None and is_large(wanted.entry):
             file = self.large.use(wanted)
             try:
                 sealed = await file.whole(wanted)
             finally:
                 self.large.release(file)
-        return (sealed or await self.fetch_small(wanted)).reopen()
+        return sealed or await self.fetch_small(wanted)
 
     async def check(self, wanted: Wanted) -> SealedBlob | None:
         """Return the blob if this machine has it in a place that is to be checked first.
@@ -208,6 +241,8 @@ class Reader:
         file: File,
         inode: int,
         sealed: SealedBlob | None,
+        *,
+        is_learnt: bool,
     ) -> None:
         self._fetcher = fetcher
         self._file = file
@@ -217,6 +252,8 @@ class Reader:
         self.keeps_pages = fetcher.large.keeps_pages(
             self._wanted, inode, is_sealed=sealed is not None
         )
+        # Of a file whose size an origin told.
+        self._is_learnt = is_learnt
         # Of a small file: what was served, and where it was when its first byte was asked for.
         self._served = 0
         self._was = Was.HERE
@@ -242,7 +279,8 @@ class Reader:
 
     async def _read(self, offset: int, size: int) -> memoryview:
         entry = self._wanted.entry
-        if entry.size is not None:
+        if entry.is_sized:
+            assert entry.size is not None
             size = min(size, entry.size - offset)
             if size <= 0:
                 return memoryview(b"")
@@ -257,12 +295,14 @@ class Reader:
         sealed = self._sealed
         if sealed is None:
             self._was = Was.MISSING
-            sealed = await self._fetcher.fetch_small(self._wanted)
+            sealed = await self._fetch_small()
         self._note_use(sealed)
         if not sealed.in_memory:
             self._sealed = sealed
-        if entry.size is None:
-            size = max(0, min(size, os.fstat(sealed.fd).st_size - offset))
+        if not entry.is_sized:
+            whole = os.fstat(sealed.fd).st_size
+            self._fetcher.sizes.learn(entry, whole)
+            size = max(0, min(size, whole - offset))
         try:
             piece = await self._fetcher.pread(sealed.fd, offset, size)
         except StoreError as error:
@@ -273,6 +313,18 @@ class Reader:
             return await self._read(offset, size)
         self._note_read(size)
         return piece
+
+    async def _fetch_small(self) -> SealedBlob:
+        wanted = self._wanted
+        if wanted.entry.size_is_hint:
+            wanted = wanted.of_any_size
+        try:
+            return await self._fetcher.fetch_small(wanted)
+        except ReferenceChanged:
+            if self._is_learnt:
+                # It may have changed since; whoever asks next is told what it is then.
+                self._fetcher.was_of_another_size(wanted.entry, self._inode)
+            raise
 
     def _note_use(self, sealed: SealedBlob) -> None:
         if sealed.was_unread:

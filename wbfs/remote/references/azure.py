@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from wbfs.model.entries import Reference
+from wbfs.model.entries import AZURE_URI, Reference
 from wbfs.model.errors import AccessDenied, ReferenceUnsupported, RemoteError, WbfsError
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.references.objects import (
@@ -48,13 +48,7 @@ RENEW_BEFORE_S = 300.0
 ATTEMPTS = 3
 """Times that Azure's client asks, where it asks itself: for a blob's versions."""
 
-_URI = re.compile(r"https://(([a-z0-9-]+)(\.z\d+)?\.blob\.core\.windows\.net)/(.*)", re.I | re.S)
 _CONTAINER = re.compile(r"[a-z0-9$-]{1,63}")
-
-
-def is_azure(uri: str) -> bool:
-    """Whether an https URI is that of a blob, as the SDK tells it too."""
-    return _URI.fullmatch(uri) is not None
 
 
 class AzureReferences:
@@ -227,7 +221,7 @@ def _blob(reference: Reference) -> _Blob:
         import azure.storage.blob  # noqa: F401
     except ImportError:
         raise missing_extra("azure", "Azure Blob Storage") from None
-    match = _URI.fullmatch(reference.uri)
+    match = AZURE_URI.fullmatch(reference.uri)
     assert match is not None
     container, name = split_name(reference, match[4])
     if not _CONTAINER.fullmatch(container):

@@ -28,7 +28,13 @@ from wbfs.model.errors import (
     RemoteTimeout,
     WbfsError,
 )
-from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, stream_of
+from wbfs.remote.bytes import (
+    ERROR_BODY_BYTES,
+    ByteStream,
+    is_past_end,
+    range_header,
+    stream_of,
+)
 from wbfs.remote.failures import host_of, without_secrets
 from wbfs.remote.redirects import Peer
 from wbfs.remote.transport import Deadline, Transport
@@ -204,16 +210,22 @@ def _first(
 def _get(
     transport: Transport, request: ObjectRequest, start: int, stop: int | None, deadline: Deadline
 ) -> Iterator[ByteStream]:
-    headers = dict(request.headers)
-    if start > 0 or stop is not None:
-        headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-    with transport.request(
-        "GET", request.url, peer=Peer.OBJECT_STORE, headers=headers, deadline=deadline
-    ) as response:
+    headers = {**request.headers, **range_header(start, stop)}
+    with ExitStack() as stack:
+        get = transport.request(
+            "GET", request.url, peer=Peer.OBJECT_STORE, headers=headers, deadline=deadline
+        )
+        response = stack.enter_context(get)
+        if is_past_end(response) and start == 0 and stop is not None:
+            # Nothing has no ranges.
+            stack.close()
+            everything = _get(transport, request, 0, None, deadline)
+            yield stack.enter_context(everything)
+            return
         if response.status_code not in (200, 206):
             raise _refused(transport, request, response, deadline)
         # Whatever its Content-Encoding: that is how it was stored, and its size is of that.
-        yield stream_of(transport, response, start, stop, deadline)
+        yield stream_of(transport, response, start, stop, deadline, unpacks=False)
 
 
 def _refused(
