@@ -38,6 +38,24 @@ class Population:
         inputs = ({"entityName": entity, "name": name} for name in names)
         self._mutate("upsertModel", "UpsertModelInput", inputs, "model { id }")
 
+    def rename_project(self, entity: str, old: str, new: str) -> None:
+        """Give a project another name."""
+        names = {"entityName": entity, "oldProjectName": old, "newProjectName": new}
+        self._mutate("renameProject", "RenameProjectInput", [names], "project { id }")
+
+    def rename_artifact(self, entity: str, project: str, old: str, new: str) -> None:
+        """Give an artifact, which isn't one of links, another name."""
+        query = f'''{{ project(name: "{project}", entityName: "{entity}") {{
+            artifactCollection(name: "{old}") {{ id }} }} }}'''
+        found = self._post(query, {})["project"]["artifactCollection"]["id"]
+        names = {"artifactSequenceID": found, "name": new}
+        self._mutate(
+            "updateArtifactSequence",
+            "UpdateArtifactSequenceInput",
+            [names],
+            "artifactCollection { id }",
+        )
+
     def begin_artifacts(
         self, entity: str, project: str, names: Sequence[str], types: Sequence[str]
     ) -> None:
@@ -120,16 +138,22 @@ class Population:
                 f"m{number}: {name}(input: $i{number}) {{ {answer} }}"
                 for number in range(len(batch))
             )
-            response = self._session.post(
-                f"{self._server.base_url}/graphql",
-                auth=("api", self._server.api_key),
-                json={
-                    "query": f"mutation Populate({declared}) {{ {fields} }}",
-                    "variables": {f"i{number}": one for number, one in enumerate(batch)},
-                },
-                timeout=TIMEOUT_S,
+            data = self._post(
+                f"mutation Populate({declared}) {{ {fields} }}",
+                {f"i{number}": one for number, one in enumerate(batch)},
             )
-            body = json.loads(response.content)
-            assert not body.get("errors"), body["errors"][:1]
-            answers += [body["data"][f"m{number}"] for number in range(len(batch))]
+            answers += [data[f"m{number}"] for number in range(len(batch))]
         return answers
+
+    def _post(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the data that the server answers with."""
+        response = self._session.post(
+            f"{self._server.base_url}/graphql",
+            auth=("api", self._server.api_key),
+            json={"query": query, "variables": variables},
+            timeout=TIMEOUT_S,
+        )
+        body = json.loads(response.content)
+        assert not body.get("errors"), body["errors"][:1]
+        data: dict[str, Any] = body["data"]
+        return data

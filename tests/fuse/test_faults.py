@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import random
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import Mounter
 from mounts import Mount, check, run, wait_until
+from population import Population
 from stand_in import StandIn
 
 FILES = 60
@@ -306,3 +308,31 @@ def test_references_that_changed(mounter: Mounter, stand_in: StandIn, tmp_path: 
     assert any("no longer what was logged" in reason for reason in reasons)
     assert any("is gone" in reason for reason in reasons)
     assert any("references to custom://" in reason for reason in reasons)
+
+
+def test_what_is_open_goes_on_whatever_is_renamed(
+    mounter: Mounter, version: Path, stand_in: StandIn
+) -> None:
+    mount = mounter(options=["--alias-ttl", "1"])
+    expected = right_digest(mount, version)
+    entity, project, artifact, _ = version.parts
+    population = Population(stand_in)
+    small = mount.path / version / "small"
+    with (
+        (mount.path / version / "large.bin").open("rb") as file,
+        (small / "07.bin").open("rb") as one,
+    ):
+        content = file.read(1000)
+        population.rename_artifact(entity, project, artifact, "renamed")
+        assert one.read() == random.Random(7).randbytes(20_000)
+        population.rename_project(entity, project, "another")
+        # And another one is called so by now.
+        population.add_projects(entity, [project])
+        population.add_versions(entity, project, artifact, 1)
+        content += file.read()
+    assert hashlib.md5(content).hexdigest() == expected
+    # By its old names it is the new one, once the time-to-live is over.
+    wait_until(lambda: os.listdir(mount.path / version) == ["file"], what="the new one is seen")
+    path = mount.path / entity / "another/renamed/v0"
+    assert (path / "small/09.bin").read_bytes() == random.Random(9).randbytes(20_000)
+    assert mount.errors() == []
