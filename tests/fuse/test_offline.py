@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import re
 import sys
 import time
@@ -329,6 +330,44 @@ def test_another_user_does_not_see_what_the_first_was_told(
     mount_fails(server, tmp_path, None, "knows ada, bob")
     again = mounter(server=server, api_key=KEYS["ada"], options=["--offline"])
     assert (again.path / "away/shared/data/v0/folder/00.bin").read_bytes()
+
+
+@pytest.mark.parametrize("command", ["prefetch", "get", "mount"])
+def test_what_a_command_looked_up_is_there(
+    mounter: Mounter, server: StandIn, tmp_path: Path, command: str
+) -> None:
+    cache, home = tmp_path / "cache", tmp_path / "home"
+    if command == "mount":
+        narrow = mounter("away/shared/data:best", server=server, api_key=KEYS["ada"])
+        (narrow.path / "folder/07.bin").read_bytes()
+        narrow.umount()
+    else:
+        options = ["--root", tmp_path / "root"] if command == "get" else []
+        done = run(
+            *(*WBFS, command, "--cache-dir", cache, *options, "away/shared/data:best"),
+            env=server.env(home, KEYS["ada"]),
+        )
+        assert done.returncode == 0, done.stderr
+    server.clear_requests()
+    offline = mounter(server=server, api_key=KEYS["ada"], cache=cache, options=["--offline"])
+    versions = offline.path / "away/shared/data"
+    version = os.getxattr(versions / "best", "user.wandb.version").decode()
+    expected = random.Random("first 7").randbytes(10_000)
+    names = [version, "best"]
+    names += [
+        os.getxattr(versions / "best", f"user.wandb.{name}").decode() for name in ("id", "digest")
+    ]
+    for name in names:
+        assert (versions / name / "folder/07.bin").read_bytes() == expected
+    # What is known is listed, as far as it would be by the server.
+    assert os.listdir(offline.path / "away") == ["shared"]
+    assert os.listdir(offline.path / "away/shared") == ["data"]
+    assert {version, "best"} <= set(os.listdir(versions)) <= {version, "best", "latest"}
+    for folder in ("away", "away/shared", "away/shared/data"):
+        assert (offline.path / folder).stat().st_mtime > time.time() - 3600
+    refuses_at_once(offline, "away/shared/data/v99", errno.EIO, "never looked up before")
+    refuses_at_once(offline, "ada", errno.EIO, "never listed before")
+    assert server.requests() == []
 
 
 def test_a_registry_is_found_offline(mounter: Mounter, server: StandIn) -> None:
