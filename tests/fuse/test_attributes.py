@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import stat
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -79,12 +80,27 @@ def test_xattrs_say_what_a_path_is(mounter: Mounter, corpus: tuple[CorpusItem, .
     assert [value(version, name) for name in names] == expected
     assert set(value(version, "aliases").split(",")) >= set(one.aliases) - {""}
     assert isinstance(json.loads(value(version, "metadata")), dict)
-    for name in ("tags", "digest", "size", "id", "created_at", "description"):
+    for name in ("name", "tags", "digest", "size", "id", "created_at", "description"):
         assert f"user.wandb.{name}" in os.listxattr(version)
+    assert value(version, "name") == f"{one.path}:{one.version}"
     file = first_file(version)
     assert int(value(file, "size")) == file.stat().st_size
     assert value(file, "digest")
-    assert "user.wandb.birth_artifact" in os.listxattr(file)
+    # Of a file its own are listed, and all of its version's can be asked for.
+    own = ["digest", "size", "birth_artifact", "name"]
+    assert os.listxattr(file) == [f"user.wandb.{name}" for name in own]
+    for name in ("name", "id", "metadata"):
+        assert value(file, name) == value(version, name)
+
+
+def test_no_directory_is_of_1970(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
+    began = time.time() - 1
+    mount = mounter()
+    one = corpus[0]
+    for path in (mount.path, mount.path / one.entity, mount.path / ".wbfs"):
+        assert began <= path.stat().st_mtime <= time.time()
+    for path in (mount.path / one.path, (mount.path / one.path).parent):
+        assert began - 86400 < path.stat().st_mtime < began
 
 
 def test_references_tell_their_uri(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:

@@ -18,7 +18,9 @@ FILES = 150
 LOG = f"""
 import wandb
 with wandb.init(project="{PROJECT}") as run:
-    artifact = wandb.Artifact("data", type="dataset")
+    metadata = {{"long": "x" * 10_000}}
+    artifact = wandb.Artifact("data", type="dataset", description="y" * 3000, metadata=metadata)
+    artifact.add_reference("http://127.0.0.1:9/" + "z" * 3000, name="long", checksum=False)
     for number in range({FILES}):
         with artifact.new_file(f"folder/{{number}}.txt") as file:
             file.write(str(number))
@@ -181,6 +183,36 @@ def test_what_is_left_out_is_said_where_it_is_seen(
     assert mount.started.stderr == f"wbfs: {text}\n"
     assert text in mount.log()
     assert (mount.path / "v0/folder/7.txt").read_text() == "7"
+
+
+def test_copies_to_other_filesystems(
+    artifact: str, bare: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "mount").mkdir()
+    script = """
+wbfs mount --cache-dir cache --log-file log "$1" mount
+folder=mount/v0/folder
+mkdir disk merged copies
+mount -t tmpfs none disk
+mkdir disk/upper disk/work
+mount -t overlay overlay -o lowerdir=mount/v0,upperdir=disk/upper,workdir=disk/work merged
+echo " and more" >> merged/folder/7.txt
+cat merged/folder/7.txt merged/folder/8.txt; echo
+echo new > merged/folder/new
+cp -a $folder copies/cp
+cp -a $folder disk/cp
+tar --xattrs -C mount/v0 -c folder | tar --xattrs -C copies -x
+"$2" -c "import shutil; shutil.copytree('$folder', 'copies/copytree')"
+! command -v rsync > /dev/null || rsync -aX $folder copies/rsync
+umount merged
+cat disk/cp/7.txt; echo
+wbfs umount mount
+"""
+    said = inside(script, bare, tmp_path, artifact, WBFS[0])
+    assert said.splitlines() == ["7 and more", "8", "7"]
+    for copied in (tmp_path / "copies").iterdir():
+        assert sum(path.is_file() for path in copied.rglob("*")) == FILES
+        assert os.getxattr(next(copied.rglob("7.txt")), "user.wandb.name").endswith(b"data:v0")
 
 
 def limits_of(pid: int) -> list[str]:

@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from wbfs.fs.inodes import ROOT_INODE, Inode, TreeKey, inode_of, tree_key
-from wbfs.model.entries import Collection, Project, Version
+from wbfs.model.entries import Collection, Entry, Project, Version
 from wbfs.store.manifests import ROOT_FOLDER, File, Folder
 
 XATTR_PREFIX = "user.wandb."
+FILE_XATTRS = ("digest", "size", "birth_artifact", "uri")
+"""What a file's own attributes are called, beside its version's name."""
+LISTED_BYTES = 2048
+"""What the listed attributes of one node take at most: ext4 has one block of 4 KiB for them, and
+for those that other programs put there."""
+XATTR_BYTES = 32
+"""What an attribute takes beside its name and its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,10 @@ Node = Directory | VersionFile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """What `stat` shows; the mode is without the umask, times are nanoseconds since the epoch."""
+    """What `stat` shows; the mode is without the umask, times are nanoseconds since the epoch.
+
+    A time of 0 is not known: it is the mount's.
+    """
 
     inode: Inode
     mode: int
@@ -173,7 +183,7 @@ def folder_attributes(inode: Inode, version: Version) -> Attributes:
 
 
 def xattrs_of(node: Node) -> dict[str, str]:
-    """Return the `user.wandb.*` attributes: what the node is in W&B's words."""
+    """Return all `user.wandb.*` attributes: what the node is in W&B's words, its own first."""
     match node:
         case RootDirectory():
             values = {}
@@ -194,19 +204,57 @@ def xattrs_of(node: Node) -> dict[str, str]:
         case FolderDirectory():
             values = _version_xattrs(node.top.version)
         case VersionFile():
-            entry = node.file.entry
-            values = _version_xattrs(node.version)
-            values["size"] = "" if entry.size is None else str(entry.size)
-            values["digest"] = entry.digest.base64 if entry.digest else ""
-            values["birth_artifact"] = entry.birth_artifact_id
-            if entry.reference is not None:
-                values["uri"] = entry.reference.uri
-                values["digest"] = values["digest"] or entry.reference.token
+            values = _file_xattrs(node.file.entry) | {
+                name: value
+                for name, value in _version_xattrs(node.version).items()
+                if name not in FILE_XATTRS
+            }
     return {XATTR_PREFIX + name: value for name, value in values.items()}
+
+
+def listed_xattrs(node: Node) -> list[str]:
+    """Return the names of the attributes that are listed: the node's own, and short in all.
+
+    Programs copy what is listed along, and other filesystems take little.
+    """
+    names = []
+    left = LISTED_BYTES
+    for name, value in xattrs_of(node).items():
+        if not _is_own(node, name.removeprefix(XATTR_PREFIX)):
+            continue
+        size = len(name) + len(value.encode("utf-8", "surrogatepass")) + XATTR_BYTES
+        if size <= left:
+            names.append(name)
+            left -= size
+    return names
+
+
+def _is_own(node: Node, name: str) -> bool:
+    """Whether an attribute is not only the version's that a folder or a file is of."""
+    match node:
+        case FolderDirectory():
+            return name == "name"
+        case VersionFile():
+            return name == "name" or name in FILE_XATTRS
+        case _:
+            return True
+
+
+def _file_xattrs(entry: Entry) -> dict[str, str]:
+    values = {
+        "digest": entry.digest.base64 if entry.digest else "",
+        "size": "" if entry.size is None else str(entry.size),
+        "birth_artifact": entry.birth_artifact_id,
+    }
+    if entry.reference is not None:
+        values["digest"] = values["digest"] or entry.reference.token
+        values["uri"] = entry.reference.uri
+    return values
 
 
 def _version_xattrs(version: Version) -> dict[str, str]:
     return {
+        "name": version.path,
         "entity": version.entity,
         "project": version.project,
         "artifact": version.collection,

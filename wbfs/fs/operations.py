@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import stat
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from copy import copy
@@ -29,7 +30,15 @@ from wbfs.fs.errno_map import errno_for
 from wbfs.fs.folders import OpenFolder, Row, chunk_end
 from wbfs.fs.handles import HandleId, Handles
 from wbfs.fs.inodes import CONTROL_FOLDER, ROOT_INODE, Inode
-from wbfs.fs.nodes import XATTR_PREFIX, Attributes, Directory, VersionFile, xattrs_of
+from wbfs.fs.nodes import (
+    XATTR_PREFIX,
+    Attributes,
+    Directory,
+    Node,
+    VersionFile,
+    listed_xattrs,
+    xattrs_of,
+)
 from wbfs.fs.tree import DirectoryListing, Tree
 from wbfs.model.errors import InodeTaken, IsADirectory, WbfsError
 from wbfs.model.names import NAME_MAX
@@ -139,6 +148,7 @@ class Operations(pyfuse3.Operations):
         self._idle = trio.Event()
         self._ownership = ownership
         self._cache_dir = cache_dir
+        self._began_ns = time.time_ns()
         self._files: Handles[Reader | OpenControlFile] = Handles()
         self._directories: Handles[OpenDirectory | None] = Handles()
         self._logged: dict[tuple[str, str], float] = {}
@@ -336,14 +346,16 @@ class Operations(pyfuse3.Operations):
         if not text.startswith(XATTR_PREFIX):
             # Not ENODATA: `ls -l` would go on to ask for each file.
             raise pyfuse3.FUSEError(errno.ENOTSUP)
-        value = (await self._xattrs(inode)).get(text)
+        node = await self._node_with_xattrs(inode)
+        value = xattrs_of(node).get(text) if node is not None else None
         if value is None:
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         return value.encode("utf-8", "surrogatepass")
 
     @_operation
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        return [name.encode() for name in await self._xattrs(inode)]
+        node = await self._node_with_xattrs(inode)
+        return [name.encode() for name in listed_xattrs(node)] if node is not None else []
 
     @_operation
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -371,10 +383,11 @@ class Operations(pyfuse3.Operations):
     setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = write = create = _read_only
     setxattr = removexattr = _read_only
 
-    async def _xattrs(self, inode: int) -> dict[str, str]:
+    async def _node_with_xattrs(self, inode: int) -> Node | None:
+        """Return what an inode is; None for the mount's own, which has no attributes."""
         if inode == CONTROL_FOLDER or self._control.by_inode(Inode(inode)):
-            return {}
-        return xattrs_of(await self._tree.node(Inode(inode)))
+            return None
+        return await self._tree.node(Inode(inode))
 
     def _entry(self, attributes: Attributes, ttl_s: float) -> pyfuse3.EntryAttributes:
         timeout_s = min(max(ttl_s, 0.0), FOREVER_S)
@@ -390,7 +403,9 @@ class Operations(pyfuse3.Operations):
         entry.st_size = attributes.size
         entry.st_blksize = BLOCK_SIZE
         entry.st_blocks = -(-attributes.size // 512)
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = attributes.mtime_ns
+        # The server doesn't say how old the root and entities are.
+        mtime_ns = attributes.mtime_ns or self._began_ns
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = mtime_ns
         return entry
 
     def _control_folder_attributes(self) -> pyfuse3.EntryAttributes:
