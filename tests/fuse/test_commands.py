@@ -199,6 +199,25 @@ def test_umount_while_in_use(mounter: Mounter) -> None:
     wait_until(lambda: not mount.is_alive(), what="the daemon ends with its last user")
 
 
+def test_umount_while_another_namespace_has_a_copy(mounter: Mounter) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root may make a namespace")
+    mount = mounter()
+    with subprocess.Popen(["unshare", "--mount", "sleep", "60"]) as other:
+        try:
+            wait_until(
+                lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n",
+                what="it has a copy",
+            )
+            done = run(*WBFS, "umount", mount.path, env=mount.env, timeout_s=15)
+        finally:
+            other.kill()
+    assert done.returncode == 1
+    assert f"is unmounted, but not where process {other.pid} is" in done.stderr
+    assert f"(process {mount.pid})" in done.stderr
+    wait_until(lambda: not mount.is_alive(), what="the daemon ends with the last copy")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_unmount(mounter: Mounter, number: signal.Signals) -> None:
     mount = mounter()

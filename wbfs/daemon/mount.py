@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import pyfuse3
 import trio
@@ -33,6 +34,8 @@ from wbfs.model.settings import MountSettings
 from wbfs.store.manifests import remove_abandoned_tables
 
 log = logging.getLogger(__name__)
+
+FUSE_CONF = Path("/etc/fuse.conf")
 
 
 def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
@@ -133,13 +136,7 @@ async def _serve(
     try:
         pyfuse3.init(operations, mountpoint, options)
     except RuntimeError as error:
-        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-            raise NoFuse(
-                f"can't mount on {mountpoint}: this user may not open /dev/fuse; its mode should be"
-                " 0666, and in a container it has to be allowed (--device /dev/fuse)"
-            ) from error
-        hint = " (is user_allow_other in /etc/fuse.conf?)" if settings.allow_other else ""
-        raise UsageError(f"can't mount on {mountpoint}: {error}{hint}") from error
+        raise _why_not(settings, error) from error
     ending.serving = True
     own = OwnMount(settings, server=session.credentials.base_url)
     try:
@@ -165,6 +162,29 @@ async def _serve(
             " mount it again"
         )
     log.info("%s is unmounted", mountpoint)
+
+
+def _why_not(settings: MountSettings, error: RuntimeError) -> UsageError:
+    """Return what is to be said where libfuse could not mount."""
+    text = f"can't mount on {settings.mountpoint}"
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as denied:
+        return NoFuse(
+            f"{text}: /dev/fuse can't be opened ({denied.strerror}); its mode should be 0666, and"
+            " in a container it has to be allowed (--device /dev/fuse)"
+        )
+    if settings.allow_other and os.getuid() != 0 and not _users_may_allow_other():
+        return UsageError(f"{text} with --allow-other: add user_allow_other to {FUSE_CONF}")
+    return UsageError(f"{text}: {error}")
+
+
+def _users_may_allow_other() -> bool:
+    try:
+        lines = FUSE_CONF.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)
 
 
 async def _announce(

@@ -13,7 +13,9 @@ class WbfsError(Exception):
 
 def while_doing(what: str, error: WbfsError) -> WbfsError:
     """Return an error of the same class that says what could not be done because of it."""
-    more = type(error)(f"can't {what}: {error}")
+    doing = f"can't {what}: "
+    # Once is enough, however many waited for each other.
+    more = type(error)(f"{doing}{str(error).removeprefix(doing)}")
     more.__cause__ = error
     return more
 

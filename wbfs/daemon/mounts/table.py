@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,10 +51,13 @@ class Mount:
         return self.user_id not in (None, os.getuid())
 
 
-def mounts() -> Iterator[Mount]:
-    """Yield all mounts that are to be seen from here, in the order in which they were made."""
+def mounts(process: str = "self") -> Iterator[Mount]:
+    """Yield all mounts that a process sees, in the order in which they were made. Raises OSError.
+
+    That this one does can be read always.
+    """
     # Bytes: a path need not be UTF-8, and has odd ideas of where a line ends.
-    for line in Path("/proc/self/mountinfo").read_bytes().removesuffix(b"\n").split(b"\n"):
+    for line in Path(f"/proc/{process}/mountinfo").read_bytes().removesuffix(b"\n").split(b"\n"):
         left, _, right = line.partition(b" - ")
         _, _, device, root, mountpoint, *_ = left.split(b" ")
         filesystem_type, _, options = right.split(b" ", 2)
@@ -71,6 +75,20 @@ def _unescape(escaped: bytes) -> str:
     unescaped = codecs.escape_decode(escaped)[0]
     assert isinstance(unescaped, bytes)
     return os.fsdecode(unescaped)
+
+
+def who_sees(device: str) -> int | None:
+    """Return a process that sees our mount on a device, of those that may be looked at."""
+    seen: set[str] = set()
+    for process in filter(str.isdecimal, os.listdir("/proc")):
+        # It may be another user's, or end meanwhile.
+        with contextlib.suppress(OSError):
+            namespace = os.readlink(f"/proc/{process}/ns/mnt")
+            if namespace not in seen:
+                seen.add(namespace)
+                if any(mount.device == device and mount.is_ours for mount in mounts(process)):
+                    return int(process)
+    return None
 
 
 def mounts_at(path: Path) -> list[Mount]:

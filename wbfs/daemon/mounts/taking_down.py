@@ -17,13 +17,15 @@ from wbfs.daemon.mounts.connection import abort
 from wbfs.daemon.mounts.health import Health, has_ended, health_of
 from wbfs.daemon.mounts.mountpoint import unmount
 from wbfs.daemon.mounts.records import Record, Records
-from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at
+from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at, who_sees
 from wbfs.model.errors import UsageError
 
 log = logging.getLogger(__name__)
 
 END_TIMEOUT_S = 20.0
 """Seconds that a daemon has to end once its mount is gone."""
+SOON_S = 1.0
+"""Seconds after which it is looked at who keeps it from ending."""
 ABORT_TIMEOUT_S = 5.0
 """Seconds that it has once its connection was aborted, or it was told to, before it is killed."""
 
@@ -97,7 +99,16 @@ def _send(process: int | None, number: signal.Signals) -> None:
 
 
 def _wait(mount: Mount, record: Record, process: int) -> None:
-    if has_ended(process, END_TIMEOUT_S):
+    if has_ended(process, SOON_S):
+        return
+    holder = who_sees(mount.device)
+    if holder is not None:
+        raise UsageError(
+            f"{mount.mountpoint} is unmounted, but not where process {holder} is, in a container"
+            f" for instance: {_daemon(record)} serves that until it is gone there, too; kill"
+            f" {record.pid} ends it at once"
+        )
+    if has_ended(process, END_TIMEOUT_S - SOON_S):
         return
     log_file = f"its log, {record.log_file}, may say why" if record.log_file else "it logs nowhere"
     raise UsageError(
