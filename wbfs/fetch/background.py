@@ -61,20 +61,27 @@ class Background:
         self._nursery = nursery
         self.defects = 0
 
-    def spawn(self, function: Callable[[], Awaitable[T]], *, name: str) -> Work[T]:
-        """Start work, named for logs, that ends with the session at the latest."""
+    def spawn(
+        self, function: Callable[[], Awaitable[T]], *, name: str, is_awaited: bool = False
+    ) -> Work[T]:
+        """Start work, named for logs, that ends with the session at the latest.
+
+        What it fails with is logged unless somebody waits for it, or will: `is_awaited`.
+        """
         work: Work[T] = Work(name)
-        self._nursery.start_soon(self._run, work, function, name=name)
+        self._nursery.start_soon(self._run, work, function, is_awaited, name=name)
         return work
 
-    async def _run(self, work: Work[T], function: Callable[[], Awaitable[T]]) -> None:
+    async def _run(
+        self, work: Work[T], function: Callable[[], Awaitable[T]], is_awaited: bool
+    ) -> None:
         try:
             with work._scope:
                 work._value = await function()
                 work._error = None
         except WbfsError as error:
             work._error = error
-            if not work._waiting:
+            if not (work._waiting or is_awaited):
                 log.warning("%s: %s", work.name, error)
         except Exception as error:  # noqa: BLE001 - it is told to whoever waits
             work._error = self.defect(work.name, error)

@@ -22,7 +22,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -31,6 +31,7 @@ from wbfs.model.errors import StoreError
 from wbfs.store.folder import (
     NO_DESCRIPTOR,
     disk_of,
+    if_offered,
     is_at,
     is_ours,
     make_folders,
@@ -46,6 +47,7 @@ from wbfs.store.marks import (
     SECOND_NS,
     THE_SDKS_NS,
     UNREAD_NS,
+    has_mark,
     is_marked,
     is_the_sdks,
 )
@@ -255,11 +257,11 @@ class Blobs:
         def seal() -> SealedBlob:
             # Not by its name, which may be gone with the cache.
             sealed = SealedBlob(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
-            # Some filesystems know no modes.
-            with contextlib.suppress(PermissionError):
+            with if_offered():
                 os.fchmod(fd, self._file_mode)
             if is_unread:
-                os.utime(sealed.fd, ns=(UNREAD_NS, time.time_ns()))
+                with if_offered():
+                    os.utime(sealed.fd, ns=(UNREAD_NS, time.time_ns()))
             if not is_at(fd, written):
                 log.info("%s is not kept: somebody has removed it", written)
                 return sealed
@@ -315,20 +317,26 @@ class Blobs:
         Raises StoreError.
         """
         with self._lock:
-            unmarked = dict(self._unmarked)
+            unmarked = {inode: one for inode, one in self._unmarked.items() if one.takes_marks}
         if not unmarked:
             return 0
         try:
             _sync(self._cache_dir)
+            marked = {inode: _mark(file, inode) for inode, file in unmarked.items()}
             for inode, file in unmarked.items():
-                if _mark(file, inode) and file.mark_ns == OURS_NS:
+                if marked[inode] is not None and file.mark_ns == OURS_NS:
                     self._sdk_cache.add(file.path)
         except OSError as error:
             raise store_error(f"write the cache {self._cache_dir} to disk", error) from error
         with self._lock:
-            for inode in unmarked:
-                # Another thread may have flushed the same.
-                self._unmarked.pop(inode, None)
+            for inode, file in unmarked.items():
+                mtime_ns = marked[inode]
+                if mtime_ns is None or has_mark(mtime_ns):
+                    # Another thread may have flushed the same.
+                    self._unmarked.pop(inode, None)
+                else:
+                    # Its filesystem keeps no such times: it is known to this daemon only.
+                    self._unmarked[inode] = replace(file, mtime_ns=mtime_ns, takes_marks=False)
         return len(unmarked)
 
 
@@ -339,6 +347,7 @@ class _Unmarked:
     path: Path
     mtime_ns: int
     mark_ns: int
+    takes_marks: bool = True
 
 
 def _is_open(fd: int | None) -> bool:
@@ -360,26 +369,23 @@ def _sync(folder: Path) -> None:
         os.close(fd)
 
 
-def _mark(file: _Unmarked, inode: int) -> bool:
-    """Mark a file unless another one is there by now; return whether it was done."""
+def _mark(file: _Unmarked, inode: int) -> int | None:
+    """Mark a file and return its time of modification now; None where it isn't this one."""
     try:
         fd = open_file(file.path)
     except FileNotFoundError:
         # Evicted.
-        return False
+        return None
     try:
         found = os.fstat(fd)
         if (found.st_ino, found.st_mtime_ns) != (inode, file.mtime_ns):
-            return False
+            return None
         mtime_ns = found.st_mtime_ns // SECOND_NS * SECOND_NS + file.mark_ns
-        os.utime(fd, ns=(found.st_atime_ns, mtime_ns))
-    except PermissionError:
-        # Another user's file in the SDK's cache: it is checked again each time.
-        log.debug("%s stays without a mark", file.path)
-        return False
+        with if_offered():
+            os.utime(fd, ns=(found.st_atime_ns, mtime_ns))
+        return os.fstat(fd).st_mtime_ns
     finally:
         os.close(fd)
-    return True
 
 
 def blob_path(cache_dir: Path, blob: Blob) -> Path:

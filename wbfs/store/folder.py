@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import secrets
@@ -30,6 +31,8 @@ _NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV}
 """What `open` says of links, folders, pipes and sockets."""
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 """What `open` says where this process, or the machine, has no descriptor left."""
+NOT_OFFERED = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What filesystems say of operations that they don't have."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -43,11 +46,42 @@ def prepare_cache(cache_dir: Path) -> None:
     try:
         for name in FOLDERS:
             make_folder(cache_dir / name)
+        _try_out(cache_dir / "partial")
     except StoreError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in (errno.EROFS, errno.ENOSPC):
             raise StoreError(f"{error}; use another place, with --cache-dir") from cause
         log.warning("%s; nothing is cached", error)
+
+
+def _try_out(folder: Path) -> None:
+    """See that the filesystem has all that the cache can't do without. Raises UsageError.
+
+    Modes, hard links, extended attributes, unnamed files and exact times it can.
+    """
+    try:
+        fd, path = temporary_file(folder, prefix="probe.")
+    except OSError as error:
+        raise store_error(f"create a file in {folder}", error) from error
+    doing = "locks (flock)"
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        doing = "locks (fcntl)"
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        doing = "files that are renamed"
+        path.rename(folder / f"{path.name}.renamed")
+        path = folder / f"{path.name}.renamed"
+    except OSError as error:
+        if error.errno in (*NOT_OFFERED, errno.ENOLCK):
+            raise UsageError(
+                f"the cache can't be in {folder.parent}: its filesystem has no {doing}"
+                f" ({error.strerror}); use --cache-dir, on a local disk for instance"
+            ) from error
+    finally:
+        os.close(fd)
+        # What fails now fails later too, and is said then.
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def check_cache(cache_dir: Path) -> None:
@@ -195,6 +229,17 @@ def temporary_file(folder: Path, *, prefix: str, suffix: str = "") -> tuple[int,
         except FileNotFoundError:
             make_folders(folder)
     raise FileNotFoundError(errno.ENOENT, "others remove the folder", str(folder))
+
+
+@contextlib.contextmanager
+def if_offered() -> Iterator[None]:
+    """Do without what is done in the context where a filesystem doesn't have it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+        log.debug("the filesystem does not have it: %s", error)
 
 
 def remove_foreign(path: Path) -> None:

@@ -19,7 +19,12 @@ MAP_SUFFIX = ".map"
 
 def is_marked(found: os.stat_result) -> bool:
     """Whether a sealed blob is known to be safely on disk, by what `stat` says of it."""
-    return found.st_mtime_ns % SECOND_NS in (OURS_NS, THE_SDKS_NS)
+    return has_mark(found.st_mtime_ns)
+
+
+def has_mark(mtime_ns: int) -> bool:
+    """Whether a time of modification tells of it."""
+    return mtime_ns % SECOND_NS in (OURS_NS, THE_SDKS_NS)
 
 
 def is_the_sdks(found: os.stat_result) -> bool:

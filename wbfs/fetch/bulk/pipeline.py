@@ -108,7 +108,7 @@ class Pipeline:
         try:
             # What isn't there is said before anything is begun.
             selected = [(one.version, await self._slices(one)) for one in self._selections]
-            counting = self._background.spawn(self._count, name="count the files")
+            counting = self._background.spawn(self._count, name="count the files", is_awaited=True)
             has_begun = False
             for version, slices in selected:
                 while not self.tally.gave_up and (piece := await slices.next()) is not None:
@@ -132,7 +132,9 @@ class Pipeline:
         """
         surveying = None
         if not self._to_get.has_ended:
-            surveying = self._background.spawn(self.survey, name="look what is there")
+            surveying = self._background.spawn(
+                self.survey, name="look what is there", is_awaited=True
+            )
         try:
             with self._scope:
                 await self._feed()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from wbfs.model.entries import Blob
 from wbfs.model.errors import WbfsError
+from wbfs.store.folder import NOT_OFFERED, if_offered
 from wbfs.store.hashing import digest_of
 
 PIECE_BYTES = 16 << 20
@@ -27,7 +28,9 @@ COMPARED_BYTES = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+_NO_UNNAMED_FILES = (*NOT_OFFERED, errno.EISDIR, errno.ENOENT)
+_NO_NAME_FOR_THEM = (*NOT_OFFERED, errno.ENOENT, errno.EXDEV, errno.EMLINK)
+"""What `link` says where there are no links, or no /proc."""
 _NO_COPY_IN_KERNEL = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
 
 
@@ -56,23 +59,30 @@ class Target:
         To be called once, before `folder`.
         """
         try:
-            self._make(self._root)
             # Its own path is the user's word: what links are on it are meant.
-            fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = self._make(self._root)
         except OSError as error:
-            raise _error(f"download to {self._root}", error) from error
+            raise TargetError(
+                f"can't download to {self._root}: {error.strerror}; choose another directory with"
+                " --root"
+            ) from error
         self._top = TargetFolder(fd, self._root, umask=self._umask)
 
-    def _make(self, path: Path) -> None:
+    def _make(self, path: Path) -> int:
+        """Return a directory's descriptor, made where it isn't there, and those above it."""
+        made = True
         try:
-            try:
-                path.mkdir()
-            except FileNotFoundError:
-                self._make(path.parent)
-                path.mkdir()
+            path.mkdir()
+        except FileNotFoundError:
+            os.close(self._make(path.parent))
+            path.mkdir()
         except FileExistsError:
-            return
-        path.chmod(0o777 & ~self._umask)
+            made = False
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if made:
+            with if_offered():
+                os.fchmod(fd, 0o777 & ~self._umask)
+        return fd
 
     def folder(self, path: str) -> TargetFolder:
         """Return the folder of that path in it, made where it isn't there. Raises TargetError.
@@ -130,7 +140,8 @@ class TargetFolder:
         fd = os.open(name, _FOLDER, dir_fd=self._fd)
         if made:
             kept = os.fstat(fd).st_mode & stat.S_ISGID
-            os.fchmod(fd, kept | 0o777 & ~self._umask)
+            with if_offered():
+                os.fchmod(fd, kept | 0o777 & ~self._umask)
         return fd
 
     def is_right(self, name: str, blob: Blob, *, checkpoint: Callable[[], None]) -> bool:
@@ -202,15 +213,24 @@ class TargetFolder:
             raise
         try:
             fill(fd)
-            os.fchmod(fd, 0o666 & ~self._umask)
-            try:
-                self._name(fd, name)
-            except FileExistsError:
-                temporary = _temporary_name()
-                self._name(fd, temporary)
-                self._rename(temporary, name)
+            with if_offered():
+                os.fchmod(fd, 0o666 & ~self._umask)
+            return self._name_it(fd, name)
         finally:
             os.close(fd)
+
+    def _name_it(self, fd: int, name: str) -> bool:
+        """Give an unnamed file its name; False where it can't have one."""
+        try:
+            self._name(fd, name)
+        except FileExistsError:
+            temporary = _temporary_name()
+            self._name(fd, temporary)
+            self._rename(temporary, name)
+        except OSError as error:
+            if error.errno not in _NO_NAME_FOR_THEM:
+                raise
+            return False
         return True
 
     def _write_named(self, name: str, fill: Callable[[int], None]) -> None:
@@ -219,7 +239,8 @@ class TargetFolder:
         try:
             try:
                 fill(fd)
-                os.fchmod(fd, 0o666 & ~self._umask)
+                with if_offered():
+                    os.fchmod(fd, 0o666 & ~self._umask)
             finally:
                 # Some filesystems, of other machines mostly, say only now that they are full.
                 os.close(fd)
