@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import urlsplit
 
 from wbfs.fetch.apart.small_files import Setup
@@ -18,8 +20,16 @@ from wbfs.fetch.resources import Resources
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.writeback import Writeback
 from wbfs.fs.names import Names
-from wbfs.model.entries import Version, Viewer
-from wbfs.model.errors import AccessDenied, RemoteError, StoreError, WbfsError
+from wbfs.fs.nodes import (
+    CollectionDirectory,
+    EntityDirectory,
+    Listed,
+    ProjectDirectory,
+    RootDirectory,
+    VersionDirectory,
+)
+from wbfs.model.entries import Collection, Project, Version, Viewer
+from wbfs.model.errors import AccessDenied, NotFound, RemoteError, StoreError, WbfsError
 from wbfs.model.names import REGISTRY_PREFIX, Source, parse_source
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.artifacts import WandbApi
@@ -34,6 +44,8 @@ from wbfs.store.manifests import Manifests
 from wbfs.store.partial import PartialBlobs
 from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
+
+log = logging.getLogger(__name__)
 
 LOGIN_TIMEOUT_S = 8.0
 """Seconds that the server has to say who we are, where it said so before; else those in which it is
@@ -73,12 +85,37 @@ class Session:
         return replace(source, entity=entity)
 
     async def version(self, entity: str, project: str, collection: str, alias: str) -> Version:
-        """Ask the server for a version; see `WandbApi.version` for what is raised."""
-        deadline = Deadline.after(self.resources.timeout_s)
-        return await self.offload.run(
-            Kind.METADATA,
-            lambda: self.api.version(entity, project, collection, alias, deadline=deadline),
+        """Return a version as the server has it now. Raises WbfsError.
+
+        The way to it is looked up as well, so that a later mount finds it without the server.
+        """
+        of = Collection(entity=entity, project=project, name=collection, type="", created_at_ns=0)
+        above: tuple[tuple[Listed, str], ...] = (
+            (RootDirectory(), entity),
+            (EntityDirectory(entity), project),
+            (ProjectDirectory(Project(entity=entity, name=project, created_at_ns=0)), collection),
         )
+        background = self.resources.background
+        noting = [
+            background.spawn(partial(self._note, directory, name), name=f"look up {name}")
+            for directory, name in above
+        ]
+        found = (await self.names.child(CollectionDirectory(of), alias)).child
+        for work in noting:
+            await work.ended.wait()
+        if not isinstance(found, VersionDirectory):
+            raise NotFound(
+                f"there is no version or alias {alias!r} of {entity}/{project}/{collection}, or you"
+                " may not see it"
+            )
+        return found.version
+
+    async def _note(self, directory: Listed, name: str) -> None:
+        """Look a name up for the catalog's sake."""
+        try:
+            await self.names.child(directory, name)
+        except WbfsError as error:
+            log.info("%s is not noted: %s", name, error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,11 @@ import trio
 
 from wbfs.fetch.background import Background
 from wbfs.fetch.offload import Kind, Offload
+from wbfs.model.entries import Version
 from wbfs.model.errors import StoreError
-from wbfs.store.catalog import Catalog, GivenListing, GivenName
+from wbfs.model.names import is_safe_component
+from wbfs.remote.answers import artifact_id_of
+from wbfs.store.catalog import Catalog, GivenListing, GivenName, Thing
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,29 @@ class Kept:
     async def listing(self, directory: str) -> GivenListing | None:
         """Return a directory's last listing."""
         return await self._run(lambda: self._catalog.listing(directory))
+
+    async def version_called(self, directory: str, name: str) -> Version | None:
+        """Return a version that was given by another name; None where none is known.
+
+        What it was called then counts: an alias that has moved since may be wrong.
+        """
+        artifact_id = artifact_id_of(name)
+        for _, thing in await self._run(lambda: self._catalog.known(directory)) or ():
+            if isinstance(thing, Version) and (
+                name in (thing.name, thing.digest, *thing.aliases) or artifact_id == thing.id
+            ):
+                return thing
+        return None
+
+    async def known(self, directory: str) -> dict[str, Thing]:
+        """Return what is known in a directory that was never listed, by the names of a listing."""
+        found: dict[str, Thing] = {}
+        for given, thing in await self._run(lambda: self._catalog.known(directory)) or ():
+            names = (thing.name, *thing.aliases) if isinstance(thing, Version) else (given,)
+            for name in names:
+                if is_safe_component(name):
+                    found.setdefault(name, thing)
+        return found
 
     def keep(self, given: GivenName | GivenListing) -> None:
         """Have an answer written soon."""

@@ -144,6 +144,9 @@ class Names:
                 return self._remember(key, child_of(name, kept.thing), self._stale_s)
             if known is not None:
                 return self._remember(key, known.child, self._stale_s)
+            version = await self._kept.version_called(path, name)
+            if version is not None:
+                return self._remember(key, child_of(name, version), self._stale_s)
             self._raise_unknown(error, "looked up")
         self._kept.keep(GivenName(directory=path, name=name, thing=thing, given_at=time.time()))
         return self._remember(key, child_of(name, thing), self._ttl_of(thing))
@@ -180,6 +183,9 @@ class Names:
             older = await self._older(path, inode, old)
             if older is not None:
                 return older
+            if isinstance(error, Offline) and (found := await self._kept.known(path)):
+                # Nothing else is here.
+                return self._adopt(inode, tuple(found.items()), self._stale_s, old)
             self._raise_unknown(error, "listed")
         things = dict(page.items)
         if page.next is None:

@@ -117,13 +117,19 @@ def parse_listed_version(edge: Mapping[str, Any], place: tuple[str, str, str]) -
 
 
 @_parses
+def parse_memberships(
+    artifact: Mapping[str, Any],
+) -> list[tuple[tuple[str, str, str], Mapping[str, Any]]]:
+    """Return the places of the collections that an artifact is in, and its memberships there."""
+    edges = (artifact.get("artifactMemberships") or {}).get("edges") or ()
+    return [(parse_place(edge["node"]), edge["node"]) for edge in edges]
+
+
 def membership_at(
     artifact: Mapping[str, Any], place: tuple[str, str, str]
 ) -> Mapping[str, Any] | None:
     """Return an artifact's membership in the collection at `place`, if it is in there."""
-    edges = (artifact.get("artifactMemberships") or {}).get("edges") or ()
-    nodes: list[Mapping[str, Any]] = [edge["node"] for edge in edges]
-    return next((node for node in nodes if parse_place(node) == place), None)
+    return dict(parse_memberships(artifact)).get(place)
 
 
 @_parses

@@ -33,6 +33,7 @@ from wbfs.remote.answers import (
     parse_file_url,
     parse_listed_version,
     parse_member,
+    parse_memberships,
     parse_organizations,
     parse_place,
     parse_project,
@@ -43,6 +44,8 @@ from wbfs.remote.credentials import Credentials
 from wbfs.remote.graphql import GraphQL, Page, PageRequest, QueryRefused, follow
 from wbfs.remote.transport import Deadline, Transport
 
+MOST_PLACES = 10
+"""Collections of an artifact that are tried where it is no longer in that which was known."""
 MANIFEST_ATTEMPTS = 3
 """Times in a row that a manifest is asked for in vain, each with a fresh URL: they don't last."""
 
@@ -55,6 +58,8 @@ class WandbApi:
         self._graphql = GraphQL(transport=transport, credentials=credentials)
         self._lock = threading.Lock()
         self._features: frozenset[str] | None = None
+        # Versions whose names have become others, by id.
+        self._renamed: dict[str, Version] = {}
 
     def viewer(self, *, deadline: Deadline) -> Viewer:
         """Return whose key it is."""
@@ -309,8 +314,51 @@ class WandbApi:
     ) -> dict[str, str]:
         """Return signed URLs of a version's files by path; a file that the server lacks has none.
 
-        Raises NotFound where the version is gone.
+        They are asked for by the artifact's names, as the SDK does, and found also where those have
+        become others. Raises NotFound where the version is gone.
         """
+        known = self._renamed.get(version.id, version)
+        try:
+            return self._file_urls(known, paths, deadline)
+        except NotFound as error:
+            # Its project or its collection was renamed, say, or the version is no longer in there.
+            for place in self._places(version, deadline):
+                with contextlib.suppress(AccessDenied, NotFound):
+                    urls = self._file_urls(place, paths, deadline)
+                    self._renamed[version.id] = place
+                    return urls
+            raise error
+
+    def _places(self, version: Version, deadline: Deadline) -> list[Version]:
+        """Return an artifact as the member of each of its collections, those like it first."""
+        query = queries.artifact_by_id(with_algorithm=self._has_algorithms(deadline))
+        data = self._graphql.execute(query, {"id": version.id}, deadline=deadline)
+        artifact = data.get("artifact")
+        if artifact is None:
+            return []
+        was = (version.entity, version.project, version.collection)
+        members = [
+            parse_member(membership, artifact, place, f"{version.path} is gone")
+            for place, membership in parse_memberships(artifact)
+        ]
+
+        def likeness(member: Version) -> int:
+            now = (member.entity, member.project, member.collection)
+            return sum(one == other for one, other in zip(was, now, strict=True))
+
+        return sorted(members, key=likeness, reverse=True)[:MOST_PLACES]
+
+    def _file_urls(
+        self, version: Version, paths: Sequence[str], deadline: Deadline
+    ) -> dict[str, str]:
+        missing = f"{version.path} is gone: it was deleted, or you may no longer see it"
+        member = ["project", "artifactCollection", "artifactMembership"]
+
+        def check(data: Mapping[str, Any]) -> None:
+            # Another one may be called so by now.
+            if follow(data, [*member, "artifact"], missing=missing).get("id") != version.id:
+                raise NotFound(missing)
+
         urls: dict[str, str] = {}
         for first in range(0, len(paths), queries.FILES_PAGE_SIZE):
             edges = self._graphql.pages(
@@ -322,9 +370,10 @@ class WandbApi:
                     "alias": version.name,
                     "fileNames": list(paths[first : first + queries.FILES_PAGE_SIZE]),
                 },
-                ["project", "artifactCollection", "artifactMembership", "files"],
+                [*member, "files"],
                 queries.FILES_PAGE_SIZE,
-                missing=f"{version.path} is gone: it was deleted, or you may no longer see it",
+                missing=missing,
+                check=check,
                 deadline=deadline,
             )
             urls.update(parse_file_url(edge) for edge in edges)

@@ -148,15 +148,18 @@ class GraphQL:
         wanted: PageRequest,
         *,
         missing: str,
+        check: Callable[[Mapping[str, Any]], None] = lambda data: None,
         deadline: Deadline,
     ) -> Page[dict[str, Any]]:
         """Return a page of a Relay connection's edges, but for those without a node.
 
         `path` leads to the connection; the query takes `$cursor` and `$perPage`. Raises NotFound
-        with the text `missing` where something on the path is null.
+        with the text `missing` where something on the path is null, and what `check` does, which is
+        given the data first.
         """
         paging = {"cursor": wanted.after, "perPage": wanted.size}
         data = self.execute(query, {**variables, **paging}, deadline=deadline)
+        check(data)
         connection = follow(data, path, missing=missing)
         edges, info = connection.get("edges") or [], connection.get("pageInfo") or {}
         if not isinstance(edges, list) or not isinstance(info, dict):
@@ -185,12 +188,15 @@ class GraphQL:
         size: int,
         *,
         missing: str,
+        check: Callable[[Mapping[str, Any]], None],
         deadline: Deadline,
     ) -> Iterator[dict[str, Any]]:
         """Yield the edges of all pages of `size`; see `page`."""
         wanted = PageRequest(size=size)
         while True:
-            page = self.page(query, variables, path, wanted, missing=missing, deadline=deadline)
+            page = self.page(
+                query, variables, path, wanted, missing=missing, check=check, deadline=deadline
+            )
             yield from page.items
             if page.next is None:
                 return

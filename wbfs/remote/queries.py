@@ -152,6 +152,7 @@ query ArtifactMembershipFiles(
     artifactCollection(name: $collection) {
       __typename
       artifactMembership(aliasName: $alias) {
+        artifact { id }
         files(names: $fileNames, after: $cursor, first: $perPage) {
           pageInfo { endCursor hasNextPage }
           edges { node { name: displayName directUrl } }

@@ -192,6 +192,22 @@ class Catalog:
 
         return self._database.read(find)
 
+    def known(self, directory: str) -> list[tuple[str, Thing]]:
+        """Return what is known in a directory, listed or not, as given, the latest first.
+
+        Raises StoreError.
+        """
+
+        def find(db: sqlite3.Connection) -> list[tuple[str, Thing]]:
+            rows = db.execute(
+                "SELECT name, kind, thing FROM names"
+                " WHERE owner = ? AND directory = ? AND thing IS NOT NULL ORDER BY given_at DESC",
+                (self._owner, directory),
+            )
+            return [(name, _thing_of(kind, thing)) for name, kind, thing in rows]
+
+        return self._database.read(find)
+
     def write(self, given: Sequence[GivenName | GivenListing]) -> None:
         """Keep what the server said, in one transaction, and that it knows this login.
 
