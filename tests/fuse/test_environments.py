@@ -269,3 +269,27 @@ def test_a_slow_login(artifact: str, stand_in: StandIn, mounter: Mounter) -> Non
         mount = mounter(artifact, options=("--timeout", "30"))
     assert (mount.path / "v0/folder/7.txt").read_text() == "7"
     assert mount.status()["server_lost_since"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"WANDB_BASE_URL": "http://[::1"}, "WANDB_BASE_URL"),
+        ({"WANDB_API_KEY": "\udcff"}, "the W&B API key"),
+        ({"WBFS_CACHE_DIR": "/proc/nothing"}, "/proc/nothing"),
+        ({"XDG_STATE_HOME": "/proc/nothing"}, "can't log to /proc/nothing"),
+        ({"http_proxy": "http://127.0.0.1:9", "no_proxy": "-"}, "through the proxy 127.0.0.1:9"),
+        ({"all_proxy": "ftp://127.0.0.1:9", "no_proxy": "-"}, "is no proxy's address"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_mount_says_what_is_wrong_around_it(
+    bare: Mapping[str, str], tmp_path: Path, changes: Mapping[str, str], words: str
+) -> None:
+    (tmp_path / "mount").mkdir()
+    done = run(*WBFS, "mount", "--timeout", "1", tmp_path / "mount", env={**bare, **changes})
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("wbfs: ")
+    assert words in done.stderr
+    assert not os.path.ismount(tmp_path / "mount")
