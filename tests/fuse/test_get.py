@@ -214,6 +214,17 @@ def test_wrong_bytes_are_an_error_of_their_file(
     assert "1 written, 8 were right already" in done.stderr
 
 
+def test_nohup(stand_in: StandIn, entity: str, env: dict[str, str], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    command = ["nohup", *WBFS, "get", f"{entity}/getting/files:v0", "--root", str(root)]
+    with stand_in.faults(port="files", bandwidth_bytes_per_s=4 << 20):
+        running = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        wait_until((root / "readme.md").exists, what="something is there")
+        running.send_signal(signal.SIGHUP)
+        _, said = running.communicate(timeout=30)
+    assert running.returncode == 0, said
+
+
 @pytest.mark.parametrize(
     "number",
     [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL],

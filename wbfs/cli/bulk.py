@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ import trio
 
 from wbfs.cli.progress import Progress, SayHandler, progress
 from wbfs.cli.sizes import show_size
+from wbfs.daemon.ending import heeded_signals
 from wbfs.daemon.session import Session, open_session
 from wbfs.fetch.background import Background, in_background
 from wbfs.fetch.bulk.pipeline import Pipeline
@@ -89,7 +89,7 @@ async def _run(settings: SessionSettings, order: Order, shown: Progress, ending:
 
 
 async def _end_on_signal(scope: trio.CancelScope, ending: _Ending) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(*heeded_signals()) as signals:
         async for number in signals:
             ending.signal = number
             scope.cancel()

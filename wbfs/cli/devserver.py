@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from pathlib import Path
 
 import click
@@ -79,6 +80,8 @@ def devserver(
     # Imported late: the other commands need none of it.
     import asyncio
 
+    from wbfs.daemon.ending import heeded_signals
+
     try:
         from wbfs.devserver.app import DevServer, ServerSettings
     except ModuleNotFoundError as error:
@@ -116,6 +119,9 @@ def devserver(
         echo(f"  export REQUESTS_CA_BUNDLE={ca_file} SSL_CERT_FILE={ca_file}")
     echo()
     echo("Ctrl-C ends it.")
+    if signal.SIGHUP in heeded_signals():
+        # What serves heeds SIGTERM only.
+        signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     asyncio.run(server.run())
 
 

@@ -84,5 +84,6 @@ timeout_option = click.option(
     default=TIMEOUT_S,
     show_default=True,
     metavar="SECONDS",
-    help="How long one operation may wait for the server, with all retries.",
+    help="How long an operation may wait for the server without a byte coming, with all retries. In"
+    " all a file may take this, and a second more for each 64 KiB.",
 )

@@ -15,6 +15,12 @@ log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+def heeded_signals() -> list[signal.Signals]:
+    """Return the signals that end what runs: not SIGHUP under nohup, where it has been ignored."""
+    is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in SIGNALS if not (is_nohup and number == signal.SIGHUP)]
+
+
 @contextmanager
 def signals_noted() -> Iterator[list[int]]:
     """Have signals noted in a list, where no task waits for them, instead of ending the process.
@@ -26,8 +32,7 @@ def signals_noted() -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         noted.append(number)
 
-    # Under nohup it has been ignored, and stays so.
-    numbers = [number for number in SIGNALS if not _is_nohup(number)]
+    numbers = heeded_signals()
     for number in numbers:
         signal.signal(number, note)
     try:
@@ -35,10 +40,6 @@ def signals_noted() -> Iterator[list[int]]:
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
-
-
-def _is_nohup(number: signal.Signals) -> bool:
-    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 class Ending:
@@ -54,8 +55,7 @@ class Ending:
 
     async def listen(self, noted: list[int]) -> None:
         """Wait for signals, beginning with those that were noted, until cancelled."""
-        numbers = [number for number in SIGNALS if not _is_nohup(number)]
-        with trio.open_signal_receiver(*numbers) as signals:
+        with trio.open_signal_receiver(*heeded_signals()) as signals:
             for number in noted:
                 self._tell(number)
             async for number in signals:
