@@ -65,6 +65,9 @@ async def _run(settings: MountSettings, on_ready: Callable[[], None], noted: lis
                 drop_pages=kernel.drop_pages,
             ) as session:
                 await _mount(background, settings, session, kernel, ending, on_ready)
+    # Nobody is to be woken any more. Trio closes what it is woken by before it says so: a signal
+    # between the two would leave a traceback.
+    signal.set_wakeup_fd(-1)
 
 
 async def _mount(
