@@ -218,6 +218,19 @@ def test_umount_while_another_namespace_has_a_copy(mounter: Mounter) -> None:
     wait_until(lambda: not mount.is_alive(), what="the daemon ends with the last copy")
 
 
+def test_umount_while_another_namespace_has_a_copy_for_a_moment(mounter: Mounter) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root may make a namespace")
+    mount = mounter()
+    with subprocess.Popen(["unshare", "--mount", "sleep", "3"]) as other:
+        wait_until(
+            lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n",
+            what="it has a copy",
+        )
+        mount.umount()
+    assert not mount.is_alive()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_unmount(mounter: Mounter, number: signal.Signals) -> None:
     mount = mounter()
