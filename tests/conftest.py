@@ -10,6 +10,7 @@ import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import prepared
 import processes
 import pytest
 from mounts import DEFECTS, run, wait_until
@@ -37,6 +38,7 @@ def pytest_unconfigure() -> None:
 def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail where a process still runs, or something is still mounted, after all tests."""
     yield
+    prepared.end()
     # Fixtures have ended what they started; what ends with it may take a moment.
     with contextlib.suppress(AssertionError):
         wait_until(lambda: not processes.descendants(), timeout_s=5, what="all have ended")

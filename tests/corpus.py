@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import processes
+import prepared
 
 TIMEOUT_S = 120.0
 PROJECT = "corpus"
@@ -89,8 +89,8 @@ def log_corpus(env: Mapping[str, str]) -> Corpus:
         CORPUS_HTTP_URL: where the files of `write_reference_files` are served.
     """
     result = Path(env["CORPUS_FOLDER"]) / "corpus.json"
-    command = [sys.executable, __file__, str(result)]
-    processes.output_of(command, env, result.parent, timeout_s=TIMEOUT_S)
+    done = prepared.run(__file__, result, env=env, folder=result.parent, timeout_s=TIMEOUT_S)
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(result.read_text("utf-8"))
     return Corpus(
         items=tuple(CorpusItem(**row | {"aliases": tuple(row["aliases"])}) for row in rows)

@@ -157,27 +157,6 @@ def leaving_none(env: Mapping[str, str] | None = None) -> Iterator[dict[str, str
         end([one for one in descendants() if one.settings.get(MARK) == mark])
 
 
-def output_of(command: list[str], env: Mapping[str, str], folder: Path, *, timeout_s: float) -> str:
-    """Run a command in a folder that has to succeed; return what it printed, errors and all.
-
-    What it leaves running is ended.
-    """
-    with leaving_none(env) as marked:
-        done = subprocess.run(
-            command,
-            env=marked,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 def end(processes: list[Process]) -> None:
     """End processes, by force if it must be."""
     for number in (signal.SIGTERM, signal.SIGKILL):

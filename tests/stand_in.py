@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import prepared
 import requests
 import urllib3
-from mounts import run
 
 from wbfs.devserver.request_log import LoggedRequest
 
@@ -45,13 +44,9 @@ class StandIn:
         addresses = self.data_dir / "devserver.json"
         addresses.unlink(missing_ok=True)
         self._log = (self.data_dir / "devserver.log").open("ab")
-        # faulthandler: an end by force leaves the server's stack in its log.
-        command = [sys.executable, "-X", "faulthandler", "-m", "wbfs.cli.devserver"]
-        command += ["--data-dir", str(self.data_dir), *self._options]
+        command = ["-m", "wbfs.cli.devserver", "--data-dir", str(self.data_dir), *self._options]
         command += ["--port", str(self._ports[0]), "--file-port", str(self._ports[1])]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
-        )
+        self._process = prepared.start(*command, env=os.environ, stdout=self._log, stderr=self._log)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -161,8 +156,7 @@ class StandIn:
 
         That is the entity which it logged to.
         """
-        command = (sys.executable, "-c", program, *arguments)
-        done = run(*command, env=self.env(home), timeout_s=timeout_s)
+        done = prepared.run("-c", program, *arguments, env=self.env(home), timeout_s=timeout_s)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout.split()[-1]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import prepared
 import pytest
 from conftest import Mounter
 from mounts import WBFS, check, run
@@ -46,7 +46,7 @@ def team(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Team:
     members = {"writer": "member", "viewer": "view-only"}
     stand_in.accounts({"users": users, "teams": [{"name": "access-team", "members": members}]})
     home = tmp_path_factory.mktemp("access")
-    done = run(sys.executable, "-c", LOG, env=stand_in.env(home, KEYS["writer"]))
+    done = prepared.run("-c", LOG, env=stand_in.env(home, KEYS["writer"]))
     assert done.returncode == 0, done.stderr[-2000:]
     return Team(stand_in, Path("access-team/secret/data/v0"))
 

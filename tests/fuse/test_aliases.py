@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 
+import prepared
 import pytest
 from conftest import Mounter
-from mounts import check, run, wait_until
+from mounts import check, wait_until
 from stand_in import StandIn
 
 LOG = """
@@ -29,7 +29,7 @@ TTL_S = 2.0
 def log(stand_in: StandIn, home: Path, name: str, content: str, *more: str) -> str:
     """Log a version with the SDK; return the entity."""
     home.mkdir(exist_ok=True)
-    done = run(sys.executable, "-c", LOG, name, content, *more, env=stand_in.env(home))
+    done = prepared.run("-c", LOG, name, content, *more, env=stand_in.env(home))
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split()[-1]
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from conftest import Mounter
-from mounts import check
 from object_stores import (
     azure_server,
     free_port,
@@ -169,10 +168,7 @@ def logged(
                 store.put(bucket, key, content)
         arguments = [store.extra, folder / "downloaded"]
         arguments += [store.uri("versioned", "data"), store.uri("plain", "data")]
-        env = stand_in.env(folder / "home")
-        entity = check(sys.executable, "-c", SDK + LOG, *arguments, env=env, timeout_s=60).split()[
-            -1
-        ]
+        entity = stand_in.run_sdk(SDK + LOG, folder / "home", *arguments)
         yield Logged(
             store=store,
             files=Path(entity, "stores", f"{store.extra}-files", "v0"),
@@ -324,9 +320,8 @@ def test_a_web_server_s_file_that_changes_between_two_ranges(
     with nginx(folder) as url:
         file = folder / "public" / "large.bin"
         file.write_bytes(content)
-        env = stand_in.env(tmp_path / "logging")
-        printed = check(sys.executable, "-c", SDK + LOG_URL, f"{url}/large.bin", env=env)
-        version = Path(printed.split()[-1], "web", "web", "v0")
+        entity = stand_in.run_sdk(SDK + LOG_URL, tmp_path / "logging", f"{url}/large.bin")
+        version = Path(entity, "web", "web", "v0")
         assert (
             mounter(cache=tmp_path / "one").path / version / "large.bin"
         ).read_bytes() == content

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import prepared
 import pytest
 from conftest import Mounter
-from mounts import check, run, wait_until
+from mounts import check, wait_until
 from stand_in import StandIn
 
 WANDB = Path(sys.executable).with_name("wandb")
@@ -58,8 +59,7 @@ def name_of(version: Path) -> str:
 def download(env: Mapping[str, str], version: Path, root: Path, prefix: str = "") -> None:
     """Have the SDK download the version, or what a prefix lets through."""
     root.mkdir()
-    program = [sys.executable, "-c", DOWNLOAD, name_of(version), root, prefix]
-    done = run(*program, env=env, timeout_s=60)
+    done = prepared.run("-c", DOWNLOAD, name_of(version), root, prefix, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

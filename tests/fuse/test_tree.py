@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import prepared
 import pytest
 from conftest import Mounter
 from corpus import ORGANIZATION, CorpusItem
-from mounts import Mount, check, run
+from mounts import Mount, check
 from stand_in import StandIn
 
 DOWNLOAD = """
@@ -32,8 +33,7 @@ def downloads(
     roots = {(str(one.path), one.version): home / str(number) for number, one in enumerate(corpus)}
     jobs = [(f"{path}:{version}", str(root)) for (path, version), root in roots.items()]
     (home / "jobs.json").write_text(json.dumps(jobs))
-    done = run(
-        sys.executable,
+    done = prepared.run(
         "-c",
         DOWNLOAD,
         home / "jobs.json",
@@ -269,7 +269,7 @@ def test_listings_of_many_pages(mounter: Mounter, tmp_path: Path) -> None:
     )
     server = StandIn(tmp_path / "server", "--max-page-size", "2")
     try:
-        done = run(sys.executable, "-c", program, env=server.env(tmp_path / "home"), timeout_s=60)
+        done = prepared.run("-c", program, env=server.env(tmp_path / "home"), timeout_s=60)
         assert done.returncode == 0, done.stderr[-2000:]
         project = mounter(server=server).path / "admin" / "paged"
         assert sorted(os.listdir(project)) == ["a0", "a1", "a2", "a3", "many"]

@@ -12,13 +12,13 @@ import json
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import prepared
 from contents import Content, Files, data, files_of_version
 from faults import FAULTS
 from judge import SLACK_S, Judge, Window
@@ -454,9 +454,10 @@ class World:
         self.judge.note(f"the SDK downloads {version}")
         began = time.monotonic()
         source = f"{'/'.join(place)}:{name}"
-        command = (sys.executable, "-c", SDK_DOWNLOAD, source, root)
         try:
-            done = run(*command, env=self._env, timeout_s=COMMAND_S)
+            done = prepared.run(
+                "-c", SDK_DOWNLOAD, source, root, env=self._env, timeout_s=COMMAND_S
+            )
             is_whole, said = done.returncode == 0, done.stderr[-1500:]
         except subprocess.TimeoutExpired:
             # It asks a failing server for longer than we do.

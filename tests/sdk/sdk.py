@@ -1,13 +1,14 @@
-"""Run a program under the real wandb SDK, in a process of its own."""
+"""Run a program, or a command, under the real wandb SDK, in a process of its own."""
 
 from __future__ import annotations
 
 import json
-import sys
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import prepared
 import processes
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -21,11 +22,34 @@ def run_program(name: str, environment: Mapping[str, str], folder: Path, *argume
     """
     folder.mkdir(parents=True, exist_ok=True)
     result = folder / f"{name}.json"
-    program = str(PROGRAMS / f"{name}.py")
-    run_command([sys.executable, program, str(result), *arguments], environment, folder)
+    done = prepared.run(
+        PROGRAMS / f"{name}.py",
+        result,
+        *arguments,
+        env=environment,
+        folder=folder,
+        timeout_s=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(result.read_text("utf-8"))
 
 
 def run_command(command: list[str], environment: Mapping[str, str], folder: Path) -> str:
-    """Run a command that has to succeed; return what it printed."""
-    return processes.output_of(command, environment, folder, timeout_s=TIMEOUT_S)
+    """Run a command that has to succeed; return what it printed, errors and all.
+
+    What it leaves running is ended.
+    """
+    with processes.leaving_none(environment) as marked:
+        done = subprocess.run(
+            command,
+            env=marked,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout
+    return done.stdout

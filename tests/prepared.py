@@ -1,0 +1,226 @@
+"""Python programs that start at once: forks of a process which has imported what they import.
+
+Importing the SDK takes most of a small program's processor time, and a test run has a hundred of
+them. This file, run as a program, is that process. A program finds nothing of another's: it gets an
+environment, a folder, arguments, and standard streams of its own, and ends as the interpreter ends.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+import processes
+
+START_TIMEOUT_S = 60.0
+"""Where the machine is busy, the imports take as long."""
+END_TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
+ORDER_BYTES = 1 << 17
+IMPORTED = (
+    "requests",
+    "wandb",
+    "wandb.apis.public",
+    "wandb.sdk.artifacts._internal_artifact",
+    "wandb.sdk.launch.inputs.internal",
+    "wbfs.devserver.app",
+)
+
+
+class Program:
+    """One that was started; a child of this process, though forked from another."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._exit_code: int | None = None
+        self._descriptor = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """Return how it ended, as `subprocess` tells it, or None while it runs."""
+        if self._exit_code is None:
+            try:
+                self._exit_code = processes.exit_code(self.pid)
+            except ChildProcessError:
+                # `processes.crashed_orphans` has seen it, and told where it crashed.
+                self._exit_code = 0
+            if self._exit_code is not None:
+                os.close(self._descriptor)
+        return self._exit_code
+
+    def wait(self, timeout_s: float) -> int:
+        """Return how it ended. Raises subprocess.TimeoutExpired."""
+        if self.poll() is None:
+            ended = select.poll()
+            ended.register(self._descriptor, select.POLLIN)
+            ended.poll(timeout_s * 1000)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout_s)
+        return code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._descriptor, number)
+
+
+class _Starter:
+    """The process that has imported everything, and which programs are forks of."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._orders.settimeout(START_TIMEOUT_S)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def start(self, order: Mapping[str, Any], streams: Sequence[IO[Any]]) -> Program:
+        descriptors = [one.fileno() for one in streams]
+        with self._lock:
+            socket.send_fds(self._orders, [json.dumps(order).encode()], descriptors)
+            return Program(int(self._orders.recv(ORDER_BYTES)))
+
+    def end(self) -> None:
+        self._orders.close()
+        self._process.wait(END_TIMEOUT_S)
+
+
+@cache
+def _starter() -> _Starter:
+    return _Starter()
+
+
+def end() -> None:
+    """End the process that programs are started by; to be called when there will be no more."""
+    if _starter.cache_info().currsize:
+        _starter().end()
+        _starter.cache_clear()
+
+
+def start(
+    *arguments: str | Path,
+    env: Mapping[str, str],
+    folder: Path | None = None,
+    stdout: IO[Any],
+    stderr: IO[Any],
+) -> Program:
+    """Start what `python` would with these arguments: a script's path, -m or -c, and what follows.
+
+    folder: where it works; None is where this process does. `processes.adopt_orphans` was called.
+    """
+    order = {
+        "arguments": [str(one) for one in arguments],
+        "env": dict(env),
+        "folder": str(folder or Path.cwd()),
+    }
+    with open(os.devnull, "rb") as nothing:
+        return _starter().start(order, [nothing, stdout, stderr])
+
+
+def run(
+    *arguments: str | Path,
+    env: Mapping[str, str],
+    folder: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> subprocess.CompletedProcess[str]:
+    """Run what `start` starts, with a time limit; its output is text.
+
+    What it leaves running is ended. Raises subprocess.TimeoutExpired.
+    """
+    with (
+        processes.leaving_none(env) as marked,
+        tempfile.TemporaryFile("w+", errors="replace") as stdout,
+        tempfile.TemporaryFile("w+", errors="replace") as stderr,
+    ):
+        program = start(*arguments, env=marked, folder=folder, stdout=stdout, stderr=stderr)
+        try:
+            code = program.wait(timeout_s)
+        finally:
+            program.send_signal(signal.SIGKILL)
+        for one in (stdout, stderr):
+            one.seek(0)
+        return subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
+
+
+def serve(orders: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Fork a process for each order; return in that one what it has to do, and its streams.
+
+    Its parent is whoever orders: the one that it has at first ends, and leaves an orphan.
+    """
+    while True:
+        order, streams, _, _ = socket.recv_fds(orders, ORDER_BYTES, 3)
+        if not order:
+            os._exit(0)
+        reading, writing = os.pipe()
+        between = os.fork()
+        if between == 0:
+            pid = os.fork()
+            if pid == 0:
+                for descriptor in (orders.detach(), reading, writing):
+                    os.close(descriptor)
+                return json.loads(order), streams
+            os.write(writing, str(pid).encode())
+            os._exit(0)
+        os.waitpid(between, 0)
+        orders.send(os.read(reading, ORDER_BYTES))
+        for descriptor in (reading, writing, *streams):
+            os.close(descriptor)
+
+
+def become(order: Mapping[str, Any], streams: Sequence[int]) -> None:
+    """Be the program that was ordered; return at its end, as `__main__` does."""
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(order["env"])
+    time.tzset()
+    os.chdir(order["folder"])
+    what, *rest = order["arguments"]
+    if what == "-m":
+        sys.argv, sys.path[0] = rest, order["folder"]
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        return
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    if what == "-c":
+        text, name = rest.pop(0), "<string>"
+        sys.path[0] = ""
+    else:
+        text, name = Path(what).read_text(), what
+        sys.path[0] = str(Path(what).parent)
+        main.__file__ = what
+    sys.argv = [what, *rest]
+    exec(compile(text, name, "exec"), vars(main))
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    with socket.socket(fileno=int(sys.argv[1])) as asking:
+        for module in IMPORTED:
+            importlib.import_module(module)
+        # What is here stays: looking at it would copy its memory in each fork.
+        gc.collect()
+        gc.freeze()
+        ordered = serve(asking)
+    become(*ordered)
