@@ -9,11 +9,12 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from ariadne import graphql_sync
-from graphql import GraphQLError
+from graphql import DocumentNode, GraphQLError, parse, validate
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -40,6 +41,8 @@ from wbfs.devserver.resolvers.context import Context, ServerOptions, Services
 from wbfs.devserver.runs import Runs
 from wbfs.devserver.uploads import Uploads
 
+KEPT_QUERIES = 200
+"""Texts that are parsed and validated once."""
 FEATURES = (
     "ARTIFACT_COLLECTIONS_FILTERING_SORTING",
     "ARTIFACT_COLLECTION_MEMBERSHIP_FILES",
@@ -126,6 +129,7 @@ class _Api:
             base_url=base_url,
         )
         self._schema = make_schema()
+        self._checked = lru_cache(KEPT_QUERIES)(self._check)
         self._logger = logging.getLogger("wbfs.devserver.graphql")
         self._logger.addFilter(_is_defect)
         admin = {
@@ -160,15 +164,29 @@ class _Api:
     def _execute(self, request: Request, data: object) -> tuple[int, object]:
         if isinstance(data, dict) and not data.get("operationName"):
             data = {**data, "operationName": None}  # the SDK sends "" for none
+        errors: list[GraphQLError] = []
+
+        def parse_checked(_: object, data: dict[str, Any]) -> DocumentNode:
+            document, found = self._checked(data["query"])
+            errors.extend(found)
+            return document
+
         with self._services.database.session():
             viewer = self._viewer(request)
             success, result = graphql_sync(
                 self._schema,
                 data,
                 context_value=Context(viewer=viewer, services=self._services),
+                query_parser=parse_checked,
+                query_validator=lambda *_, **__: errors,
                 logger=self._logger,
             )
         return (200 if success else 400), result
+
+    def _check(self, query: str) -> tuple[DocumentNode, list[GraphQLError]]:
+        """Parse and validate a query; clients send the same few all the time."""
+        document = parse(query)
+        return document, validate(self._schema, document)
 
     async def file_stream(self, request: Request) -> Response:
         """Take a run's lines: history, events, summary, console."""
