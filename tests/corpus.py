@@ -89,7 +89,7 @@ def log_corpus(env: Mapping[str, str]) -> Corpus:
         CORPUS_HTTP_URL: where the files of `write_reference_files` are served.
     """
     result = Path(env["CORPUS_FOLDER"]) / "corpus.json"
-    done = prepared.run(__file__, result, env=env, folder=result.parent, timeout_s=TIMEOUT_S)
+    done = prepared.run_sdk(__file__, result, env=env, folder=result.parent, timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(result.read_text("utf-8"))
     return Corpus(

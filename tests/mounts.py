@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import prepared
 import processes
 
 COMMAND_TIMEOUT_S = 30.0
@@ -87,11 +88,12 @@ class Mount:
         log_file: Path,
         source: str = "",
         options: Sequence[str] = (),
-        program: Sequence[str] = WBFS,
+        program: Sequence[str] | None = WBFS,
         may_log_defects: bool = False,
     ) -> None:
         """Run `wbfs mount` and return once it does; raises AssertionError with what it says.
 
+        program: what runs as wbfs; None is a fork of a process that has imported its modules.
         may_log_defects: the test makes defects of its own, which `take_down` is not to find.
         """
         self.path = path
@@ -102,9 +104,12 @@ class Mount:
         self._exit_code: int | None = None
         self._is_killed = False
         path.mkdir(exist_ok=True)
-        command = [*program, "mount", "--cache-dir", str(cache_dir), "--log-file", str(log_file)]
-        command += [*options, *([source] if source else []), str(path)]
-        self.started = _run(command, env, COMMAND_TIMEOUT_S)
+        words = ["mount", "--cache-dir", str(cache_dir), "--log-file", str(log_file)]
+        words += [*options, *([source] if source else []), str(path)]
+        if program is None:
+            self.started = prepared.run_wbfs(*words, env=env, timeout_s=COMMAND_TIMEOUT_S)
+        else:
+            self.started = _run([*program, *words], env, COMMAND_TIMEOUT_S)
         assert self.started.returncode == 0, self.started.stderr + self.log()
         try:
             self.pid: int = self.status()["pid"]

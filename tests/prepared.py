@@ -1,8 +1,9 @@
 """Python programs that start at once: forks of a process which has imported what they import.
 
-Importing the SDK takes most of a small program's processor time, and a test run has a hundred of
-them. This file, run as a program, is that process. A program finds nothing of another's: it gets an
-environment, a folder, arguments, and standard streams of its own, and ends as the interpreter ends.
+Imports take most of a small program's processor time, and a test run has hundreds under the SDK,
+and of mounts that it needs for something else than their start. This file, run as a program, is
+that process. A program finds nothing of another's: it gets an environment, a folder, arguments, and
+standard streams of its own, and ends as the interpreter ends.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -34,14 +34,16 @@ START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 10.0
 TIMEOUT_S = 60.0
 ORDER_BYTES = 1 << 17
-IMPORTED = (
+# What each kind of programs imports anyway; programs under the SDK need a stand-in server.
+SDK_AND_STAND_IN = (
     "requests",
     "wandb",
     "wandb.apis.public",
     "wandb.sdk.artifacts._internal_artifact",
     "wandb.sdk.launch.inputs.internal",
-    "wbfs.devserver.app",
 )
+WBFS = ("wbfs.cli.main", "wbfs.daemon.background", "wbfs.daemon.mount")
+WBFS_SCRIPT = Path(sys.executable).with_name("wbfs")
 
 
 class Program:
@@ -84,13 +86,13 @@ class Program:
 class _Starter:
     """The process that has imported everything, and which programs are forks of."""
 
-    def __init__(self) -> None:
+    def __init__(self, imported: tuple[str, ...]) -> None:
         self._lock = threading.Lock()
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._orders.settimeout(START_TIMEOUT_S)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
+                [sys.executable, __file__, str(theirs.fileno()), *imported],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
@@ -106,19 +108,17 @@ class _Starter:
         self._process.wait(END_TIMEOUT_S)
 
 
-@cache
-def _starter() -> _Starter:
-    return _Starter()
+_starters: dict[tuple[str, ...], _Starter] = {}
 
 
 def end() -> None:
-    """End the process that programs are started by; to be called when there will be no more."""
-    if _starter.cache_info().currsize:
-        _starter().end()
-        _starter.cache_clear()
+    """End the processes that programs are forks of; to be called when there will be no more."""
+    while _starters:
+        _starters.popitem()[1].end()
 
 
 def start(
+    imported: tuple[str, ...],
     *arguments: str | Path,
     env: Mapping[str, str],
     folder: Path | None = None,
@@ -129,31 +129,50 @@ def start(
 
     folder: where it works; None is where this process does. `processes.adopt_orphans` was called.
     """
+    if imported not in _starters:
+        _starters[imported] = _Starter(imported)
     order = {
         "arguments": [str(one) for one in arguments],
         "env": dict(env),
         "folder": str(folder or Path.cwd()),
     }
     with open(os.devnull, "rb") as nothing:
-        return _starter().start(order, [nothing, stdout, stderr])
+        return _starters[imported].start(order, [nothing, stdout, stderr])
 
 
-def run(
+def run_sdk(
     *arguments: str | Path,
     env: Mapping[str, str],
     folder: Path | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> subprocess.CompletedProcess[str]:
-    """Run what `start` starts, with a time limit; its output is text.
+    """Run a program under the SDK with a time limit; its output is text.
 
     What it leaves running is ended. Raises subprocess.TimeoutExpired.
     """
+    with processes.leaving_none(env) as marked:
+        return _run(SDK_AND_STAND_IN, *arguments, env=marked, folder=folder, timeout_s=timeout_s)
+
+
+def run_wbfs(
+    *arguments: str | Path, env: Mapping[str, str], timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Run the `wbfs` command likewise; what it puts in the background stays."""
+    return _run(WBFS, WBFS_SCRIPT, *arguments, env=env, timeout_s=timeout_s)
+
+
+def _run(
+    imported: tuple[str, ...],
+    *arguments: str | Path,
+    env: Mapping[str, str],
+    folder: Path | None = None,
+    timeout_s: float,
+) -> subprocess.CompletedProcess[str]:
     with (
-        processes.leaving_none(env) as marked,
         tempfile.TemporaryFile("w+", errors="replace") as stdout,
         tempfile.TemporaryFile("w+", errors="replace") as stderr,
     ):
-        program = start(*arguments, env=marked, folder=folder, stdout=stdout, stderr=stderr)
+        program = start(imported, *arguments, env=env, folder=folder, stdout=stdout, stderr=stderr)
         try:
             code = program.wait(timeout_s)
         finally:
@@ -217,7 +236,7 @@ def become(order: Mapping[str, Any], streams: Sequence[int]) -> None:
 if __name__ == "__main__":
     faulthandler.enable()
     with socket.socket(fileno=int(sys.argv[1])) as asking:
-        for module in IMPORTED:
+        for module in sys.argv[2:]:
             importlib.import_module(module)
         # What is here stays: looking at it would copy its memory in each fork.
         gc.collect()

@@ -46,7 +46,13 @@ class StandIn:
         self._log = (self.data_dir / "devserver.log").open("ab")
         command = ["-m", "wbfs.cli.devserver", "--data-dir", str(self.data_dir), *self._options]
         command += ["--port", str(self._ports[0]), "--file-port", str(self._ports[1])]
-        self._process = prepared.start(*command, env=os.environ, stdout=self._log, stderr=self._log)
+        self._process = prepared.start(
+            prepared.SDK_AND_STAND_IN,
+            *command,
+            env=os.environ,
+            stdout=self._log,
+            stderr=self._log,
+        )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -156,7 +162,7 @@ class StandIn:
 
         That is the entity which it logged to.
         """
-        done = prepared.run("-c", program, *arguments, env=self.env(home), timeout_s=timeout_s)
+        done = prepared.run_sdk("-c", program, *arguments, env=self.env(home), timeout_s=timeout_s)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout.split()[-1]
 

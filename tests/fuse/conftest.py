@@ -62,6 +62,7 @@ def mounter(stand_in: StandIn, tmp_path: Path, request: pytest.FixtureRequest) -
         cache: Path | None = None,
         path: Path | None = None,
         options: Sequence[str] = (),
+        program: Sequence[str] | None = None,
         **settings: Any,
     ) -> Mount:
         number = next(numbers)
@@ -76,6 +77,7 @@ def mounter(stand_in: StandIn, tmp_path: Path, request: pytest.FixtureRequest) -
             log_file=tmp_path / f"mount{number}.log",
             source=source,
             options=options,
+            program=program,
             **settings,
         )
         all_mounts.callback(show_log, mounted)

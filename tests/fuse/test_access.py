@@ -46,7 +46,7 @@ def team(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Team:
     members = {"writer": "member", "viewer": "view-only"}
     stand_in.accounts({"users": users, "teams": [{"name": "access-team", "members": members}]})
     home = tmp_path_factory.mktemp("access")
-    done = prepared.run("-c", LOG, env=stand_in.env(home, KEYS["writer"]))
+    done = prepared.run_sdk("-c", LOG, env=stand_in.env(home, KEYS["writer"]))
     assert done.returncode == 0, done.stderr[-2000:]
     return Team(stand_in, Path("access-team/secret/data/v0"))
 

@@ -29,7 +29,7 @@ TTL_S = 2.0
 def log(stand_in: StandIn, home: Path, name: str, content: str, *more: str) -> str:
     """Log a version with the SDK; return the entity."""
     home.mkdir(exist_ok=True)
-    done = prepared.run("-c", LOG, name, content, *more, env=stand_in.env(home))
+    done = prepared.run_sdk("-c", LOG, name, content, *more, env=stand_in.env(home))
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split()[-1]
 

@@ -289,7 +289,7 @@ def test_references_that_changed(mounter: Mounter, stand_in: StandIn, tmp_path: 
     for path in (*changing, gone):
         path.write_text("as it was logged")
     env = stand_in.env(tmp_path / "home")
-    done = prepared.run("-c", REFERENCES, tmp_path, stand_in.public_url, env=env)
+    done = prepared.run_sdk("-c", REFERENCES, tmp_path, stand_in.public_url, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     entity = done.stdout.split()[-1]
     version = Path(entity, "references", "changing", "v0")

@@ -48,7 +48,7 @@ for name, root, prefix in json.loads(sys.argv[1]):
 def entity(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Log the version `getting/files:v0`, and return whose it is."""
     env = stand_in.env(tmp_path_factory.mktemp("getting"))
-    done = prepared.run("-c", LOG, env=env, timeout_s=60)
+    done = prepared.run_sdk("-c", LOG, env=env, timeout_s=60)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.split()[-1]
 
@@ -78,7 +78,7 @@ def download(stand_in: StandIn, home: Path, *jobs: tuple[str, str | None, str | 
     import json
 
     env = stand_in.env(home)
-    done = prepared.run("-c", DOWNLOAD, json.dumps(jobs), env=env, timeout_s=100)
+    done = prepared.run_sdk("-c", DOWNLOAD, json.dumps(jobs), env=env, timeout_s=100)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -434,7 +434,7 @@ def test_missing_references(stand_in: StandIn, env: dict[str, str], tmp_path: Pa
     stand_in.public_dir.mkdir(exist_ok=True)
     for name in ("kept.txt", "gone.txt"):
         (stand_in.public_dir / name).write_text(f"this is {name}")
-    done = prepared.run("-c", REFERENCES, stand_in.public_url, env=env, timeout_s=60)
+    done = prepared.run_sdk("-c", REFERENCES, stand_in.public_url, env=env, timeout_s=60)
     assert done.returncode == 0, done.stderr[-2000:]
     name = f"{done.stdout.split()[-1]}/getting-references/references:v0"
     (stand_in.public_dir / "gone.txt").unlink()

@@ -44,7 +44,7 @@ AT_ONCE_S = 3.0
 def log_version(server: StandIn, home: Path, project: str, content: str) -> None:
     """Log a version of `project`/data with the SDK, as Ada."""
     env = server.env(home, KEYS["ada"])
-    done = prepared.run("-c", LOG, project, content, env=env, timeout_s=60)
+    done = prepared.run_sdk("-c", LOG, project, content, env=env, timeout_s=60)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -435,7 +435,7 @@ def test_references(
     folder.mkdir(parents=True)
     for name in ("kept.txt", "gone.txt", "unchecked.txt"):
         (folder / name).write_text(f"this is {name}")
-    done = prepared.run("-c", REFERENCES, stand_in.public_url, env=env, timeout_s=60)
+    done = prepared.run_sdk("-c", REFERENCES, stand_in.public_url, env=env, timeout_s=60)
     assert done.returncode == 0, done.stderr[-2000:]
     (folder / "gone.txt").unlink()
     version = mounter().path / done.stdout.split()[-1] / "prefetching/references/v0"

@@ -59,7 +59,7 @@ def name_of(version: Path) -> str:
 def download(env: Mapping[str, str], version: Path, root: Path, prefix: str = "") -> None:
     """Have the SDK download the version, or what a prefix lets through."""
     root.mkdir()
-    done = prepared.run("-c", DOWNLOAD, name_of(version), root, prefix, env=env)
+    done = prepared.run_sdk("-c", DOWNLOAD, name_of(version), root, prefix, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -33,7 +33,7 @@ def downloads(
     roots = {(str(one.path), one.version): home / str(number) for number, one in enumerate(corpus)}
     jobs = [(f"{path}:{version}", str(root)) for (path, version), root in roots.items()]
     (home / "jobs.json").write_text(json.dumps(jobs))
-    done = prepared.run(
+    done = prepared.run_sdk(
         "-c",
         DOWNLOAD,
         home / "jobs.json",
@@ -269,7 +269,7 @@ def test_listings_of_many_pages(mounter: Mounter, tmp_path: Path) -> None:
     )
     server = StandIn(tmp_path / "server", "--max-page-size", "2")
     try:
-        done = prepared.run("-c", program, env=server.env(tmp_path / "home"), timeout_s=60)
+        done = prepared.run_sdk("-c", program, env=server.env(tmp_path / "home"), timeout_s=60)
         assert done.returncode == 0, done.stderr[-2000:]
         project = mounter(server=server).path / "admin" / "paged"
         assert sorted(os.listdir(project)) == ["a0", "a1", "a2", "a3", "many"]

@@ -455,7 +455,7 @@ class World:
         began = time.monotonic()
         source = f"{'/'.join(place)}:{name}"
         try:
-            done = prepared.run(
+            done = prepared.run_sdk(
                 "-c", SDK_DOWNLOAD, source, root, env=self._env, timeout_s=COMMAND_S
             )
             is_whole, said = done.returncode == 0, done.stderr[-1500:]

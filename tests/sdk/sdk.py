@@ -22,7 +22,7 @@ def run_program(name: str, environment: Mapping[str, str], folder: Path, *argume
     """
     folder.mkdir(parents=True, exist_ok=True)
     result = folder / f"{name}.json"
-    done = prepared.run(
+    done = prepared.run_sdk(
         PROGRAMS / f"{name}.py",
         result,
         *arguments,
