@@ -3,17 +3,17 @@
 Imports take most of a small program's processor time, and a test run has hundreds under the SDK,
 and of mounts that it needs for something else than their start. This file, run as a program, is
 that process. A program finds nothing of another's: it gets an environment, a folder, arguments, and
-standard streams of its own, and ends as the interpreter ends.
+standard streams of its own.
 """
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import gc
 import importlib
 import json
 import os
-import runpy
 import select
 import signal
 import socket
@@ -25,7 +25,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import processes
 
@@ -125,7 +125,7 @@ def start(
     stdout: IO[Any],
     stderr: IO[Any],
 ) -> Program:
-    """Start what `python` would with these arguments: a script's path, -m or -c, and what follows.
+    """Start what `python` would with these arguments: a script's path or -c and a text, and more.
 
     folder: where it works; None is where this process does. `processes.adopt_orphans` was called.
     """
@@ -207,8 +207,8 @@ def serve(orders: socket.socket) -> tuple[dict[str, Any], list[int]]:
             os.close(descriptor)
 
 
-def become(order: Mapping[str, Any], streams: Sequence[int]) -> None:
-    """Be the program that was ordered; return at its end, as `__main__` does."""
+def become(order: Mapping[str, Any], streams: Sequence[int]) -> NoReturn:
+    """Be the program that was ordered."""
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -216,15 +216,28 @@ def become(order: Mapping[str, Any], streams: Sequence[int]) -> None:
     os.environ.update(order["env"])
     time.tzset()
     os.chdir(order["folder"])
-    what, *rest = order["arguments"]
-    if what == "-m":
-        sys.argv, sys.path[0] = rest, order["folder"]
-        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-        return
+    code: str | int = 0
+    try:
+        run_as_main(*order["arguments"])
+    except SystemExit as end:
+        code = end.code or 0
+        if not isinstance(code, int):
+            raise
+    # As the interpreter ends, but for its modules: taking them apart would copy all their memory.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    vars(sys.modules["__main__"]).clear()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def run_as_main(what: str, *rest: str) -> None:
+    """Run what `python` would with these arguments."""
     main = sys.modules["__main__"] = ModuleType("__main__")
     if what == "-c":
-        text, name = rest.pop(0), "<string>"
-        sys.path[0] = ""
+        text, *rest = rest
+        name, sys.path[0] = "<string>", ""
     else:
         text, name = Path(what).read_text(), what
         sys.path[0] = str(Path(what).parent)

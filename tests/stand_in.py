@@ -24,6 +24,7 @@ STOP_TIMEOUT_S = 10.0
 CALL_TIMEOUT_S = 10.0
 SHOWN_REQUESTS = 40
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+PROGRAM = "from wbfs.cli.devserver import devserver; devserver()"
 
 
 class StandIn:
@@ -44,7 +45,7 @@ class StandIn:
         addresses = self.data_dir / "devserver.json"
         addresses.unlink(missing_ok=True)
         self._log = (self.data_dir / "devserver.log").open("ab")
-        command = ["-m", "wbfs.cli.devserver", "--data-dir", str(self.data_dir), *self._options]
+        command = ["-c", PROGRAM, "--data-dir", str(self.data_dir), *self._options]
         command += ["--port", str(self._ports[0]), "--file-port", str(self._ports[1])]
         self._process = prepared.start(
             prepared.SDK_AND_STAND_IN,

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import prepared
 import pytest
 import test_ranges
 from conftest import Mounter
@@ -88,7 +89,7 @@ def downloaded(stand_in: StandIn, name: str, tmp_path_factory: pytest.TempPathFa
     """Return where the SDK downloaded it."""
     home = tmp_path_factory.mktemp("downloaded")
     env = stand_in.env(home)
-    done = run(sys.executable, "-c", DOWNLOAD, name, home / "files", env=env, timeout_s=60)
+    done = prepared.run_sdk("-c", DOWNLOAD, name, home / "files", env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     return home / "files"
 
