@@ -142,7 +142,8 @@ def test_it_hangs(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
     # Those too that it has.
     read(mount, logged, list(logged.digests))
     wait_until(lambda: not is_running(pid), timeout_s=30, what="the process that hangs is ended")
-    assert "the process for small files was silent for" in mount.log()
+    said = "the process for small files was silent for"
+    wait_until(lambda: said in mount.log(), what="the daemon says so, once it has seen its end")
     assert mount.errors() == []
     assert mount.status()["defects"] == 0
 
