@@ -7,12 +7,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import DEFECTS, WBFS, check, run, wait_until
+from mounts import DEFECTS, WBFS, Mount, check, run, wait_until
 from stand_in import StandIn
 
 
@@ -199,34 +200,40 @@ def test_umount_while_in_use(mounter: Mounter) -> None:
     wait_until(lambda: not mount.is_alive(), what="the daemon ends with its last user")
 
 
-def test_umount_while_another_namespace_has_a_copy(mounter: Mounter) -> None:
+@contextmanager
+def namespace_with_a_copy(mount: Mount, seconds: int) -> Iterator[int]:
+    """Have a process, for so long, in a namespace with a copy of this mount and of no other's."""
     if os.getuid() != 0:
         pytest.skip("only root may make a namespace")
-    mount = mounter()
-    with subprocess.Popen(["unshare", "--mount", "sleep", "60"]) as other:
+    script = """
+        grep ' fuse.wbfs ' /proc/self/mounts | cut -d ' ' -f 2 | while read -r path; do
+            [ "$path" = "$0" ] || umount -l "$path"
+        done
+        exec sleep "$1"
+    """
+    command = ["unshare", "--mount", "sh", "-c", script, str(mount.path), str(seconds)]
+    with subprocess.Popen(command) as other:
         try:
-            wait_until(
-                lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n",
-                what="it has a copy",
-            )
-            done = run(*WBFS, "umount", mount.path, env=mount.env, timeout_s=15)
+            comm = Path(f"/proc/{other.pid}/comm")
+            wait_until(lambda: comm.read_text() == "sleep\n", what="it has a copy")
+            yield other.pid
         finally:
             other.kill()
+
+
+def test_umount_while_another_namespace_has_a_copy(mounter: Mounter) -> None:
+    mount = mounter()
+    with namespace_with_a_copy(mount, 60) as pid:
+        done = run(*WBFS, "umount", mount.path, env=mount.env, timeout_s=15)
     assert done.returncode == 1
-    assert f"is unmounted, but not where process {other.pid} is" in done.stderr
+    assert f"is unmounted, but not where process {pid} is" in done.stderr
     assert f"(process {mount.pid})" in done.stderr
     wait_until(lambda: not mount.is_alive(), what="the daemon ends with the last copy")
 
 
 def test_umount_while_another_namespace_has_a_copy_for_a_moment(mounter: Mounter) -> None:
-    if os.getuid() != 0:
-        pytest.skip("only root may make a namespace")
     mount = mounter()
-    with subprocess.Popen(["unshare", "--mount", "sleep", "3"]) as other:
-        wait_until(
-            lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n",
-            what="it has a copy",
-        )
+    with namespace_with_a_copy(mount, 3):
         mount.umount()
     assert not mount.is_alive()
 

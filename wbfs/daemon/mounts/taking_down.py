@@ -24,9 +24,11 @@ log = logging.getLogger(__name__)
 
 END_TIMEOUT_S = 20.0
 """Seconds that a daemon has to end once its mount is gone."""
-COPIED_S = 5.0
-"""Seconds after which it is looked at who keeps it from ending: a namespace that somebody makes
-for a moment, as mounts do at their start, has a copy of every mount until then."""
+SOON_S = 1.0
+"""Seconds after which it is looked at who keeps it from ending."""
+MOMENT_S = 4.0
+"""Seconds for which a namespace may have a copy of the mount and be gone: mounts make one as they
+start, with a copy of all that is mounted."""
 ABORT_TIMEOUT_S = 5.0
 """Seconds that it has once its connection was aborted, or it was told to, before it is killed."""
 
@@ -100,16 +102,18 @@ def _send(process: int | None, number: signal.Signals) -> None:
 
 
 def _wait(mount: Mount, record: Record, process: int) -> None:
-    if has_ended(process, COPIED_S):
+    if has_ended(process, SOON_S):
         return
     holder = who_sees(mount.device)
-    if holder is not None:
+    if has_ended(process, MOMENT_S):
+        return
+    if holder is not None and who_sees(mount.device) == holder:
         raise UsageError(
             f"{mount.mountpoint} is unmounted, but not where process {holder} is, in a container"
             f" for instance: {_daemon(record)} serves that until it is gone there, too; kill"
             f" {record.pid} ends it at once"
         )
-    if has_ended(process, END_TIMEOUT_S - COPIED_S):
+    if has_ended(process, END_TIMEOUT_S - SOON_S - MOMENT_S):
         return
     log_file = f"its log, {record.log_file}, may say why" if record.log_file else "it logs nowhere"
     raise UsageError(
