@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import Mount, run
+from mounts import Mount, run, wait_until
 from stand_in import StandIn
+
+from wbfs.store.marks import is_marked
 
 LOG_UNCHECKED = """
 import sys
@@ -46,6 +48,9 @@ def test_an_unchecked_reference_is_its_versions_own(
     data.write_bytes(b"and later")
     stand_in.run_sdk(LOG_UNCHECKED, tmp_path / "sdk", uri, project, "1")
     if not in_place:
+        kept = list((tmp_path / "cache/blobs").rglob("ref-*"))
+        assert kept
+        wait_until(lambda: all(is_marked(path.stat()) for path in kept), what="it is kept for good")
         artifact = mounter().path / entity / project / "unchecked"
     assert (artifact / "v1/data.bin").read_bytes() == b"and later"
     # What was read of a version before stays what it is.
