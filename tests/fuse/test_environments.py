@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import WBFS, Mount, run
+from mounts import WBFS, Mount, run, wait_until
 from stand_in import StandIn
 
 PROJECT = "surroundings"
@@ -146,6 +146,8 @@ def test_paths_mean_what_they_meant_at_the_start(
     for one in (Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in pids):
         assert os.fsencode(f"AWS_CONFIG_FILE={work}/aws") in one
         assert os.fsencode(f"HOME={work}/home") in one
+    # What is safely on disk is given to the SDK's cache a moment later.
+    wait_until((work / "sdk").exists, what="the SDK's cache is there")
     assert sorted(path.name for path in work.iterdir()) == ["cache", "netrc", "sdk", "state"]
 
 

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -469,6 +470,11 @@ def test_what_can_not_be_prefetched(
     refused(version / "nothing", words="is neither a path below a mount of wbfs")
     other = mounter(cache=tmp_path / "third cache").path / artifact / "v0"
     refused(version, other, words="different caches")
+    with contextlib.closing(sqlite3.connect(tmp_path / "cache/catalog.sqlite")) as catalog:
+        wait_until(
+            lambda: catalog.execute("SELECT 1 FROM logins").fetchone(),
+            what="the cache knows whose login it is",
+        )
     offline = mounter(options=["--offline"]).path / artifact / "v0"
     refused(offline, words="is mounted with --offline")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
