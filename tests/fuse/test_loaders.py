@@ -36,6 +36,9 @@ WASTE = 0.1
 TRAIN, VAL, MIXED = 1_000, 150, 200
 BLOCK_BYTES = 4096
 """What any of the small files takes on the disk at most."""
+BATCH_FILES = 64
+ONE_URL_BYTES = 1_000
+"""What the answer to a question for the URL of one file has at most."""
 SEEN = 100
 """Files of the training folder after which its random order is known."""
 LOG = f"""
@@ -265,6 +268,25 @@ def test_a_program_that_opens_a_file_or_two_causes_nothing_else(
     assert watch.times() == Counter(names[:count])
     assert status["fetched"]["prefetched_files"] == 0
     assert status["prefetch"] == []
+
+
+def test_the_first_batch_of_listed_folders_costs_few_questions(
+    mounter: Mounter, logged: Logged, stand_in: StandIn
+) -> None:
+    small = logged.small
+    mount = mounter()
+    watch = Watch(stand_in, small)
+    alone, *names = shuffled(small.names)[:BATCH_FILES]
+    check("head", "-c", "100", mount.path / small.path / alone)
+    [question] = stand_in.requests(operation="ArtifactMembershipFiles")
+    assert question.bytes_sent < ONE_URL_BYTES
+    # A walk asks for none.
+    assert len(check("find", mount.path / small.path, "-type", "f").splitlines()) == TRAIN + VAL
+    assert watch.url_questions() == 1
+    # Slow, so that URLs that nobody waits for have come before few files are read.
+    with stand_in.faults(port="files", delay_s=0.05):
+        read(mount, small, names)
+    assert watch.url_questions() < BATCH_FILES / 4
 
 
 @pytest.mark.parametrize("version", ["small", "mixed"])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
+from wbfs.fetch.ahead.listed import ListedFolders
 from wbfs.fetch.ahead.loaders import Loaders, Was
 from wbfs.fetch.ahead.queue import Prefetch
 from wbfs.fetch.flights import Flights
@@ -64,6 +65,9 @@ class Fetcher:
         self.prefetch = Prefetch(resources)
         self._whole = WholeFiles(resources, self.prefetch)
         self.loaders = Loaders(
+            resources, self.prefetch, manifest=self.manifest, path_prefix=path_prefix
+        )
+        self.listed = ListedFolders(
             resources, self.prefetch, manifest=self.manifest, path_prefix=path_prefix
         )
         self.large = LargeFiles(resources, verify_always=verify_always, drop_pages=drop_pages)
@@ -250,6 +254,8 @@ class Reader:
             self._sealed = await self._fetcher.find(self._wanted)
             if self._closed:
                 raise BadHandle(f"{self._wanted.path} was closed while it was read")
+            if self._sealed is None:
+                self._fetcher.listed.is_wanted(self._wanted.version, self._file)
             if self._sealed is None and self._large is None and is_large(entry):
                 self._large = self._fetcher.large.open(self._wanted, self._inode)
         if self._large is not None:

@@ -110,6 +110,15 @@ class Sources:
         url = self._urls.known(version, entry.path)
         return self._locate(entry.blob, url, 0, None) if url and entry.reference is None else None
 
+    def was_listed(self, version: Version, folder: str) -> None:
+        """Note that the folder at that path was listed, whose files' URLs are asked for ahead."""
+        self._urls.was_listed(version, folder)
+
+    @property
+    def refused_urls(self) -> int:
+        """How often the store refused a URL."""
+        return self._urls.refused
+
     def forget_url(self, version: Version, entry: Entry) -> None:
         """Drop a URL that the store refuses."""
         self._urls.forget(version, entry.path)

@@ -232,6 +232,9 @@ class Tree:
     async def rows(self, opened: OpenFolder, skip: int) -> Sequence[Row]:
         """Return what is behind the first `skip` names, up to a chunk's end. Raises WbfsError."""
         table = await self._fetcher.manifest(opened.version)
+        if not skip:
+            path = "/".join(table.folder_path(opened.folder.id))
+            self._fetcher.listed.was_listed(opened.version, opened.folder, path)
         shows = self._shows(table, opened.folder.id) if self._prefix else None
         return self._rows.after(opened, skip, table, shows)
 

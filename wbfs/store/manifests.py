@@ -165,10 +165,12 @@ class ManifestTable:
 
     def files(self, folder: Folder, skip: int = 0) -> Iterator[File]:
         """Yield the files of the folder by name, without the first `skip`."""
-        first, stop = folder.first_file + skip, folder.first_file + folder.file_count
-        prefix = self._path_to(folder.id)
+        return self.files_between(folder.first_file + skip, folder.first_file + folder.file_count)
+
+    def files_between(self, first: int, stop: int) -> Iterator[File]:
+        """Yield the files of those numbers, whose folders may be several."""
         rows = self._db.execute(f"{_FILES} WHERE id >= ? AND id < ? ORDER BY id", (first, stop))
-        return (self._file_of(row, prefix) for row in rows)
+        return (self._file_of(row, self._path_to(row[1])) for row in rows)
 
     def find(self, folder: int, name: str) -> Found | None:
         """Return what `name` is in the folder of that number."""
