@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import requests
-
 from wbfs.model.errors import RemoteError, RemoteProtocolError, UrlExpired
 from wbfs.remote.bodies import Piece
 from wbfs.remote.failures import host_of
 from wbfs.remote.redirects import Peer
+from wbfs.remote.sending import Answer
 from wbfs.remote.transport import Deadline, Transport
 
 ERROR_BODY_BYTES = 4096
@@ -96,7 +95,7 @@ def open_stream(
 
 def stream_of(
     transport: Transport,
-    response: requests.Response,
+    response: Answer,
     start: int,
     stop: int | None,
     deadline: Deadline,
@@ -120,9 +119,7 @@ def stream_of(
     )
 
 
-def _check_status(
-    transport: Transport, response: requests.Response, url: str, deadline: Deadline
-) -> None:
+def _check_status(transport: Transport, response: Answer, url: str, deadline: Deadline) -> None:
     status = response.status_code
     if status in (200, 206):
         return
@@ -138,9 +135,7 @@ def _check_status(
     raise kind(f"{host_of(url)} answers {status} {response.reason} to the file's URL")
 
 
-def _check_range(
-    response: requests.Response, start: int, stop: int | None
-) -> tuple[int, int | None]:
+def _check_range(response: Answer, start: int, stop: int | None) -> tuple[int, int | None]:
     """Check that the answer is the range asked for; return its length and the whole object's."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if response.status_code != 206 or match is None:

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -35,6 +35,7 @@ from wbfs.remote.bodies import DirectAdapter, Piece
 from wbfs.remote.credentials import Credentials
 from wbfs.remote.failures import handshake_failed, hopeless, host_of, timed_out, unreachable
 from wbfs.remote.redirects import Hop, Peer, next_hop
+from wbfs.remote.sending import Answer, Sender
 from wbfs.remote.trust import Trust
 from wbfs.remote.ways import Way, Ways
 
@@ -112,11 +113,6 @@ class _Retryable(Exception):
         self.retry_after_s = retry_after_s
 
 
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Stand where requests would put what netrc says of the host."""
-    return request
-
-
 class Transport:
     """The way to all servers."""
 
@@ -149,10 +145,11 @@ class Transport:
         self._offline = offline
         self._checkpoint = checkpoint
         turn = threading.Lock()
-        self._adapter = DirectAdapter(trust, connections=CONNECTIONS, turn=turn)
         self._guarded = GuardedAdapter(
             trust, connections=CONNECTIONS, turn=turn, private_allowed=private_references
         )
+        self._sender = Sender(DirectAdapter(trust, connections=CONNECTIONS, turn=turn))
+        self._guarded_sender = Sender(self._guarded)
 
     @classmethod
     def for_credentials(
@@ -176,8 +173,8 @@ class Transport:
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        self._adapter.close()
-        self._guarded.close()
+        self._sender.close()
+        self._guarded_sender.close()
 
     def checkpoint(self) -> None:
         """Raise, in whatever way was asked for, when nobody waits for the work any more."""
@@ -208,7 +205,7 @@ class Transport:
         proxies: Mapping[str, str] | None = None,
         silence_s: float = SILENCE_S,
         deadline: Deadline,
-    ) -> Iterator[requests.Response]:
+    ) -> Iterator[Answer]:
         """Send a request and yield the answer, of any status that is not worth a retry.
 
         Redirects were followed, as far as the `peer` may be believed. Its body is not read yet.
@@ -218,7 +215,7 @@ class Transport:
         self.refuse_offline()
         deadline = deadline.of_an_answer()
 
-        def attempt() -> requests.Response:
+        def attempt() -> Answer:
             way = self._ways.to(url, peer, proxies)
             guarded = peer is Peer.REFERENCE
             hop = Hop(url=url, headers={**way.headers, **headers}, guarded=guarded)
@@ -241,16 +238,16 @@ class Transport:
             response = attempt()
         except _Retryable as failure:
             response = self._retry(failure, attempt, deadline)
-        with response:
+        with closing(response):
             yield response
 
     def _retry(
-        self, failure: _Retryable, attempt: Callable[[], requests.Response], deadline: Deadline
-    ) -> requests.Response:
+        self, failure: _Retryable, attempt: Callable[[], Answer], deadline: Deadline
+    ) -> Answer:
         """Go on after a first attempt that failed; a request that goes well does without this."""
         failures = [failure]
 
-        def attempt_again() -> requests.Response:
+        def attempt_again() -> Answer:
             if failures:
                 raise failures.pop()
             return attempt()
@@ -269,7 +266,7 @@ class Transport:
         except _Retryable as last:
             raise _given_up(last, retrying.statistics.get("attempt_number", 1)) from None
 
-    def body(self, response: requests.Response, deadline: Deadline) -> bytes:
+    def body(self, response: Answer, deadline: Deadline) -> bytes:
         """Return the whole body, decoded: some proxy may compress what nobody asked it to.
 
         Raises RemoteError, RemoteTimeout.
@@ -277,7 +274,7 @@ class Transport:
         return b"".join(map(bytes, self.pieces(response, deadline, decode=True)))
 
     def pieces(
-        self, response: requests.Response, deadline: Deadline, *, decode: bool = False
+        self, response: Answer, deadline: Deadline, *, decode: bool = False
     ) -> Iterator[Piece]:
         """Yield an answer's body in pieces of up to 1 MiB, as they come.
 
@@ -300,9 +297,9 @@ class Transport:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise unreachable(url, error) from None
 
-    def _use_up(self, response: requests.Response, deadline: Deadline) -> None:
+    def _use_up(self, response: Answer, deadline: Deadline) -> None:
         """Read a redirect's own body, if that is short, and give its connection back."""
-        with response:
+        with closing(response):
             read = 0
             for piece in self.pieces(response, deadline):
                 read += len(piece)
@@ -318,7 +315,7 @@ class Transport:
         data: Mapping[str, str] | None,
         silence_s: float,
         deadline: Deadline,
-    ) -> requests.Response:
+    ) -> Answer:
         self._checkpoint()
         url = hop.url
         remaining_s = max(deadline.remaining_s, 0.01)
@@ -327,17 +324,17 @@ class Transport:
         if deadline.final_s < time.monotonic() + silence_s:
             silence_s = remaining_s
         try:
-            request = requests.PreparedRequest()
-            request.prepare(
-                method=method, url=url, headers=hop.headers, json=json, data=data, auth=_no_auth
+            sender = self._guarded_sender if hop.guarded else self._sender
+            response = sender.send(
+                method,
+                hop,
+                way,
+                json=json,
+                data=data,
+                connect_s=min(CONNECT_TIMEOUT_S, remaining_s),
+                silence_s=silence_s,
             )
-            adapter = self._guarded if hop.guarded else self._adapter
-            response = adapter.send(
-                request,
-                timeout=(min(CONNECT_TIMEOUT_S, remaining_s), silence_s),
-                **way.options,
-            )
-        except requests.exceptions.Timeout:
+        except (requests.exceptions.Timeout, TimeoutError):
             raise _Retryable(timed_out(url, way.proxy)) from None
         except requests.exceptions.ConnectionError as error:
             is_of_proxy = isinstance(error, requests.exceptions.ProxyError)

@@ -16,8 +16,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-import requests
-
 from wbfs.model.entries import Reference
 from wbfs.model.errors import (
     AccessDenied,
@@ -31,6 +29,7 @@ from wbfs.model.errors import (
 from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, stream_of
 from wbfs.remote.failures import host_of, without_secrets
 from wbfs.remote.redirects import Peer
+from wbfs.remote.sending import Answer
 from wbfs.remote.transport import Deadline, Transport
 
 LOOK_AGAIN_S = 60.0
@@ -217,7 +216,7 @@ def _get(
 
 
 def _refused(
-    transport: Transport, request: ObjectRequest, response: requests.Response, deadline: Deadline
+    transport: Transport, request: ObjectRequest, response: Answer, deadline: Deadline
 ) -> Refused:
     body = b""
     for piece in transport.pieces(response, deadline):
