@@ -598,7 +598,7 @@ def test_a_failing_server_is_not_asked_for_ever(
     mounter: Mounter, logged: Logged, stand_in: StandIn, status_code: int
 ) -> None:
     small = logged.small
-    mount = mounter(options=["--timeout", "1"])
+    mount = mounter(options=["--timeout", "3"])
     watch = Watch(stand_in, small)
     names = shuffled(small.below("train/"))
     good, bad = names[: 3 * SEEN], names[3 * SEEN :]
