@@ -142,8 +142,8 @@ async def test_what_a_failing_process_had_is_lost_and_no_more(
     assert await told.of("first") == [(1, None)]
     told.order("other", Odd(sleep_s=LONG_S))
     odd = {
-        "killed": Odd(number=signal.SIGKILL),
-        "stopped": Odd(number=signal.SIGSTOP),
+        "killed": Odd(number=signal.SIGKILL, sleep_s=LONG_S),
+        "stopped": Odd(number=signal.SIGSTOP, sleep_s=LONG_S),
         "left": Odd(dies=True),
         "late": Odd(sleep_s=LONG_S),
     }
