@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ SMALL_FILES = 24
 SMALL = 150_000
 LARGE = 12 * MIB
 VERSIONS = 3
+DELETIONS = 20
 LOG = f"""
 import random
 import wandb
@@ -97,6 +99,19 @@ def read_only(disk: Path) -> Iterator[Callable[[], None]]:
 REMOVED = ["", "blobs", "partial", "manifests", "catalog.sqlite", "catalog.lock", "used.count"]
 
 
+def delete(folder: Path) -> None:
+    """Remove a folder of a cache, once more if the daemon puts a file in meanwhile."""
+    for _ in range(DELETIONS):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        else:
+            return
+    pytest.fail(f"{folder} can't be removed: files come back")
+
+
 @pytest.mark.timeout(120)
 def test_a_cache_that_is_deleted_is_made_again(mounter: Mounter, versions: list[Path]) -> None:
     mount = mounter()
@@ -106,7 +121,7 @@ def test_a_cache_that_is_deleted_is_made_again(mounter: Mounter, versions: list[
     for name in REMOVED:
         path = mount.cache_dir / name
         if path.is_dir():
-            shutil.rmtree(path)
+            delete(path)
         else:
             path.unlink(missing_ok=True)
         for version in range(2):
@@ -115,7 +130,7 @@ def test_a_cache_that_is_deleted_is_made_again(mounter: Mounter, versions: list[
         check("df", mount.path)
         assert (mount.path / versions[0].parent).exists()
         assert mount.cache_dir.stat().st_mode & 0o777 == 0o700
-    shutil.rmtree(mount.cache_dir)
+    delete(mount.cache_dir)
     opened.seek(0)
     assert opened.read() == random.Random("large 0").randbytes(LARGE)
     opened.close()
@@ -133,7 +148,7 @@ def test_a_cache_that_is_deleted_is_made_again(mounter: Mounter, versions: list[
 def test_a_cache_that_cannot_be_made_again(mounter: Mounter, versions: list[Path]) -> None:
     mount = mounter()
     read_small(mount, versions, 0)
-    shutil.rmtree(mount.cache_dir)
+    delete(mount.cache_dir)
     mount.cache_dir.write_text("no folder")
     read_all(mount, versions, 1)
     os.statvfs(mount.path)
