@@ -200,14 +200,24 @@ def test_umount_while_in_use(mounter: Mounter) -> None:
     wait_until(lambda: not mount.is_alive(), what="the daemon ends with its last user")
 
 
+def test_umount_of_what_somebody_looks_at(mounter: Mounter) -> None:
+    mount = mounter()
+    with subprocess.Popen(["sleep", "0.7"], cwd=mount.path):
+        mount.umount()
+    assert not mount.is_alive()
+
+
 @contextmanager
 def namespace_with_a_copy(mount: Mount, seconds: int) -> Iterator[int]:
-    """Have a process, for so long, in a namespace with a copy of this mount and of no other's."""
+    """Have a process, for so long, in a namespace with a copy of this mount and of no other's.
+
+    Another test's may hang, so that nothing may look at it.
+    """
     if os.getuid() != 0:
         pytest.skip("only root may make a namespace")
     script = """
         grep ' fuse.wbfs ' /proc/self/mounts | cut -d ' ' -f 2 | while read -r path; do
-            [ "$path" = "$0" ] || umount -l "$path"
+            [ "$path" = "$0" ] || umount -l -c -i "$path"
         done
         exec sleep "$1"
     """

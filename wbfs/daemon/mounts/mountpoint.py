@@ -64,8 +64,12 @@ def refuse_inside(path: Path, mountpoint: Path, option: str) -> None:
         )
 
 
+class InUse(UsageError):
+    """The mount can't be taken down: some program is in it."""
+
+
 def unmount(path: Path, *, lazy: bool) -> None:
-    """Take the mount at `path` down. Raises UsageError."""
+    """Take the mount at `path` down. Raises InUse, UsageError."""
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(path)]
     try:
         done = subprocess.run(
@@ -91,7 +95,7 @@ def unmount(path: Path, *, lazy: bool) -> None:
     # It quotes the path, which need not be UTF-8.
     said = os.fsdecode(done.stderr).strip()
     if "busy" in said:
-        raise UsageError(
+        raise InUse(
             f"{path} is in use: leave it and close its files (fuser -vm {path} shows who), or"
             f" detach it with wbfs umount --lazy {path}"
         )

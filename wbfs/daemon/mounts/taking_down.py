@@ -11,11 +11,12 @@ import logging
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from wbfs.daemon.mounts.connection import abort
 from wbfs.daemon.mounts.health import Health, has_ended, health_of
-from wbfs.daemon.mounts.mountpoint import unmount
+from wbfs.daemon.mounts.mountpoint import InUse, unmount
 from wbfs.daemon.mounts.records import Record, Records
 from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at, who_sees
 from wbfs.model.errors import UsageError
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 END_TIMEOUT_S = 20.0
 """Seconds that a daemon has to end once its mount is gone."""
+IN_USE_S = 1.0
+"""Seconds in which whoever is in a mount may leave it: most only look what is there."""
+LOOKED_AT_EVERY_S = 0.1
 SOON_S = 1.0
 """Seconds after which it is looked at who keeps it from ending."""
 MOMENT_S = 4.0
@@ -60,8 +64,15 @@ def take_down(path: Path, *, lazy: bool, force: bool) -> None:
 
 
 def _unmount(mount: Mount, record: Record | None, *, lazy: bool) -> None:
+    give_up_s = time.monotonic() + IN_USE_S
     try:
-        unmount(mount.mountpoint, lazy=lazy)
+        while True:
+            try:
+                return unmount(mount.mountpoint, lazy=lazy)
+            except InUse:
+                if time.monotonic() > give_up_s:
+                    raise
+            time.sleep(LOOKED_AT_EVERY_S)
     except UsageError:
         # It may be in use by programs that wait for what will never come.
         if lazy or health_of(mount.mountpoint) is not Health.HANGS:
