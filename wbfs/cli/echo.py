@@ -28,3 +28,11 @@ def echo_path(path: Path) -> None:
 def echo_json(value: object) -> None:
     """Print JSON. All but one of what a terminal may act on is escaped in it anyway."""
     click.echo(json.dumps(value).replace("\x7f", "\\u007f"))
+
+
+def echo_page(text: str) -> None:
+    """Print a long text of our own: as it is for programs, by screens on a terminal."""
+    if sys.stdout.isatty():
+        click.echo_via_pager(text)
+    else:
+        click.echo(text, nl=False)

@@ -12,6 +12,7 @@ from wbfs.cli.cache import cache
 from wbfs.cli.devserver import devserver
 from wbfs.cli.echo import echo
 from wbfs.cli.get import get
+from wbfs.cli.help import help_
 from wbfs.cli.mount import mount
 from wbfs.cli.places import settle_paths
 from wbfs.cli.prefetch import prefetch
@@ -42,6 +43,7 @@ commands.add_command(get)
 commands.add_command(prefetch)
 commands.add_command(cache)
 commands.add_command(devserver)
+commands.add_command(help_)
 
 
 def main() -> None:
