@@ -10,6 +10,7 @@ import click
 from wbfs.cli.echo import echo, echo_page
 from wbfs.model.errors import UsageError
 
+
 def _pages() -> dict[str, Traversable]:
     """Return the pages by their topic."""
     pages = {page.name: page for page in files("wbfs").joinpath("help").iterdir()}
