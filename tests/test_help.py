@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,18 @@ def test_the_readme_is_short_and_names_every_page() -> None:
     assert len(readme.splitlines()) < 200
     for page in PAGES:
         assert f"`wbfs help {page.stem}`" in readme
+
+
+def test_every_promise_has_a_test_and_every_test_a_promise() -> None:
+    made = re.findall(
+        r"^(\d+\.\d+)\. ", (ROOT / "wbfs/help/semantics.md").read_text(), re.MULTILINE
+    )
+    marks = [
+        mark
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for mark in ast.walk(ast.parse(path.read_text()))
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.promises"
+    ]
+    shown = {ast.literal_eval(number) for mark in marks for number in mark.args}
+    assert len(made) == len(set(made))
+    assert set(made) == shown

@@ -51,6 +51,7 @@ def team(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Team:
     return Team(stand_in, Path("access-team/secret/data/v0"))
 
 
+@pytest.mark.promises("6.2", "6.6")
 def test_a_viewer_lists_but_does_not_read(mounter: Mounter, team: Team) -> None:
     mount = mounter(api_key=KEYS["viewer"])
     file = mount.path / team.version / "folder/a.txt"
@@ -70,6 +71,12 @@ def test_a_viewer_lists_but_does_not_read(mounter: Mounter, team: Team) -> None:
 def test_a_member_reads(mounter: Mounter, team: Team) -> None:
     mount = mounter(api_key=KEYS["writer"])
     assert check("cat", mount.path / team.version / "folder/a.txt") == "content"
+
+
+@pytest.mark.promises("1.1")
+def test_the_root_lists_what_is_one_s_own(mounter: Mounter, team: Team) -> None:
+    mount = mounter(api_key=KEYS["writer"])
+    assert sorted(os.listdir(mount.path)) == ["access-team", "writer"]
 
 
 def test_a_stranger_finds_nothing(mounter: Mounter, team: Team) -> None:
@@ -105,6 +112,7 @@ def test_unknown_names(mounter: Mounter, team: Team, path: str) -> None:
     assert mount.status()["requests"]["lookup"] <= before + 1
 
 
+@pytest.mark.promises("6.6", "9.5")
 def test_no_secret_is_written_anywhere(mounter: Mounter, team: Team, tmp_path: Path) -> None:
     mount = mounter(api_key=KEYS["writer"], options=["--debug"])
     check("cat", mount.path / team.version / "folder/a.txt")

@@ -34,6 +34,7 @@ def log(stand_in: StandIn, home: Path, name: str, content: str, *more: str) -> s
     return done.stdout.split()[-1]
 
 
+@pytest.mark.promises("2.1", "2.2", "2.3", "2.4")
 @pytest.mark.parametrize("narrow", [False, True])
 def test_a_moved_alias_is_seen_and_open_files_stay(
     mounter: Mounter, stand_in: StandIn, tmp_path: Path, narrow: bool
@@ -72,6 +73,7 @@ def test_a_moved_alias_is_seen_and_open_files_stay(
     assert (pinned / "v1" / "a.txt").read_text() == "new a.txt"
 
 
+@pytest.mark.promises("3.4")
 def test_one_file_through_two_names_is_one_inode(
     mounter: Mounter, stand_in: StandIn, tmp_path: Path
 ) -> None:

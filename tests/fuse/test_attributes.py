@@ -24,6 +24,7 @@ def first_file(version: Path) -> Path:
     return next(path for path in sorted(version.rglob("*")) if path.is_file())
 
 
+@pytest.mark.promises("3.1", "3.2", "3.3", "3.7")
 def test_stat_and_the_mount_table(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
     mount = mounter()
     version = mount.path / corpus[0].path / corpus[0].version
@@ -42,6 +43,7 @@ def test_stat_and_the_mount_table(mounter: Mounter, corpus: tuple[CorpusItem, ..
     assert "ro" in options.split(",")
 
 
+@pytest.mark.promises("3.3")
 def test_owner_and_umask_can_be_chosen(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
     # Who isn't root could not look at somebody else's files.
     uid, gid = (1234, 2345) if os.getuid() == 0 else (os.getuid(), os.getgid())
@@ -52,6 +54,7 @@ def test_owner_and_umask_can_be_chosen(mounter: Mounter, corpus: tuple[CorpusIte
     assert stat.filemode(version.stat().st_mode) == "dr-xr-x---"
 
 
+@pytest.mark.promises("3.4")
 def test_inode_numbers_are_the_same_in_every_mount(
     mounter: Mounter, corpus: tuple[CorpusItem, ...]
 ) -> None:
@@ -64,6 +67,7 @@ def test_inode_numbers_are_the_same_in_every_mount(
     assert len(set(numbers)) > len(corpus)
 
 
+@pytest.mark.promises("3.5")
 def test_xattrs_say_what_a_path_is(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
     mount = mounter()
     one = corpus[0]
@@ -93,6 +97,7 @@ def test_xattrs_say_what_a_path_is(mounter: Mounter, corpus: tuple[CorpusItem, .
         assert value(file, name) == value(version, name)
 
 
+@pytest.mark.promises("3.2")
 def test_no_directory_is_of_1970(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
     began = time.time() - 1
     mount = mounter()
@@ -159,6 +164,7 @@ WRITES: dict[str, Callable[[Path, Path], Any]] = {
 }
 
 
+@pytest.mark.promises("3.1")
 def test_every_write_gets_erofs(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
     mount = mounter()
     version = mount.path / corpus[0].path / corpus[0].version
@@ -171,6 +177,7 @@ def test_every_write_gets_erofs(mounter: Mounter, corpus: tuple[CorpusItem, ...]
             assert caught.value.errno == errno.EROFS, name
 
 
+@pytest.mark.promises("3.7")
 def test_df_works(mounter: Mounter) -> None:
     mount = mounter()
     header, line = check("df", "-k", mount.path).splitlines()

@@ -54,6 +54,7 @@ def used(cache_dir: Path) -> int:
     return total
 
 
+@pytest.mark.promises("8.2")
 def test_the_cache_keeps_its_size(mounter: Mounter, version: Path) -> None:
     limit = 2_000_000
     mount = mounter(options=["--cache-size", "2MB"])
@@ -109,6 +110,7 @@ def cache_command(mount: Mount, *words: str) -> subprocess.CompletedProcess[str]
     return run(*WBFS, "cache", "--cache-dir", mount.cache_dir, *words)
 
 
+@pytest.mark.promises("8.5")
 def test_cache_commands(mounter: Mounter, version: Path) -> None:
     mount = mounter()
     folder = mount.path / version

@@ -94,6 +94,7 @@ def read_small(folder: Path) -> None:
         assert content == random.Random(number).randbytes(SMALL)
 
 
+@pytest.mark.promises("8.1")
 @pytest.mark.timeout(180)
 def test_a_limit_holds_at_every_moment(mounter: Mounter, version: Path) -> None:
     mount = mounter(options=["--cache-size", str(LIMIT)])
@@ -114,6 +115,7 @@ def test_a_limit_holds_at_every_moment(mounter: Mounter, version: Path) -> None:
     assert mount.errors() == []
 
 
+@pytest.mark.promises("8.1")
 @pytest.mark.timeout(180)
 def test_a_floor_holds_at_every_moment(
     mounter: Mounter, version: Path, small_disk: Callable[[str], Path]
@@ -157,6 +159,7 @@ def test_commands_keep_the_limit(
     assert 5 * MIB < watch.most <= limit + SLACK
 
 
+@pytest.mark.promises("8.1")
 @pytest.mark.timeout(180)
 def test_two_mounts_keep_one_limit(mounter: Mounter, version: Path) -> None:
     mounts = [mounter(options=["--cache-size", "5MB"]) for _ in range(2)]

@@ -112,6 +112,7 @@ def delete(folder: Path) -> None:
     pytest.fail(f"{folder} can't be removed: files come back")
 
 
+@pytest.mark.promises("8.3")
 @pytest.mark.timeout(120)
 def test_a_cache_that_is_deleted_is_made_again(mounter: Mounter, versions: list[Path]) -> None:
     mount = mounter()
@@ -247,6 +248,7 @@ def test_a_disk_that_becomes_read_only(
     read_until_cached(mount, versions[2])
 
 
+@pytest.mark.promises("8.3")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("is_empty", [False, True])
 def test_a_mount_on_a_read_only_cache(
@@ -279,6 +281,7 @@ def test_a_mount_on_a_read_only_cache(
     assert (info.returncode == 0) is not is_empty
 
 
+@pytest.mark.promises("8.4")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("command", ["mount", "get", "prefetch", "info", "list", "clear", "verify"])
 def test_a_cache_that_others_may_write_is_refused(

@@ -157,6 +157,7 @@ def test_already_mounted(mounter: Mounter, stand_in: StandIn, tmp_path: Path) ->
     assert os.listdir(mount.path)
 
 
+@pytest.mark.promises("9.4")
 def test_stale_mountpoint_is_cleaned_up(mounter: Mounter, tmp_path: Path) -> None:
     mount = mounter()
     mount.kill()
@@ -168,6 +169,7 @@ def test_stale_mountpoint_is_cleaned_up(mounter: Mounter, tmp_path: Path) -> Non
     assert os.listdir(again.path) == []
 
 
+@pytest.mark.promises("9.3")
 def test_umount_waits_for_the_daemon(mounter: Mounter) -> None:
     mount = mounter()
     mount.umount()
@@ -286,6 +288,7 @@ def test_foreground(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
         run("fusermount3", "-u", "-z", place)
 
 
+@pytest.mark.promises("9.1")
 def test_the_daemon_lets_go_of_its_starter(mounter: Mounter, tmp_path: Path) -> None:
     began = time.monotonic()
     mount = mounter()

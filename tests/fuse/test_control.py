@@ -82,6 +82,7 @@ def test_below_the_root_the_name_is_like_others(
     assert is_own(mount)
 
 
+@pytest.mark.promises("1.7")
 @pytest.mark.parametrize(
     ("source", "left"),
     [
@@ -154,6 +155,7 @@ def public(tmp_path: Path) -> Iterator[Path]:
     folder.rmdir()
 
 
+@pytest.mark.promises("1.7")
 def test_it_is_its_owners_only(mounter: Mounter, project: str, public: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root may be somebody else")

@@ -180,6 +180,7 @@ def test_ends_in_any_order(start: Starter, seed: int) -> None:
     assert "Traceback" not in daemon.log()
 
 
+@pytest.mark.promises("9.2")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_every_signal_unmounts(start: Starter, number: signal.Signals) -> None:
     daemon = start()
@@ -294,6 +295,7 @@ def test_a_mount_on_top_stays(start: Starter, tmp_path: Path) -> None:
         check("umount", daemon.path)
 
 
+@pytest.mark.promises("9.3")
 def test_a_hung_daemon(start: Starter) -> None:
     daemon = start()
     daemon.wait_until_mounted()

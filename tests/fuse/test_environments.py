@@ -187,6 +187,7 @@ def test_what_is_left_out_is_said_where_it_is_seen(
     assert (mount.path / "v0/folder/7.txt").read_text() == "7"
 
 
+@pytest.mark.promises("3.5")
 def test_copies_to_other_filesystems(
     artifact: str, bare: Mapping[str, str], tmp_path: Path
 ) -> None:
@@ -227,6 +228,7 @@ def limits_of(pid: int) -> list[str]:
     return line.split()[3:5]
 
 
+@pytest.mark.promises("6.10")
 def test_few_descriptors(artifact: str, mounter: Mounter) -> None:
     mount = mounter(artifact, program=("prlimit", "--nofile=64:96", *WBFS))
     assert limits_of(mount.pid) == ["96", "96"]

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -100,6 +101,7 @@ def read_error(path: Path) -> int | None:
     return None
 
 
+@pytest.mark.promises("5.1", "5.4")
 def test_wrong_bytes_twice_are_eio_and_never_served(
     mounter: Mounter, version: Path, stand_in: StandIn
 ) -> None:
@@ -112,6 +114,7 @@ def test_wrong_bytes_twice_are_eio_and_never_served(
     assert len((mount.path / version / "small/00.bin").read_bytes()) == 20_000
 
 
+@pytest.mark.promises("6.4")
 def test_errors_that_last_are_errors_in_time(
     mounter: Mounter, version: Path, stand_in: StandIn
 ) -> None:
@@ -130,6 +133,36 @@ def test_errors_that_last_are_errors_in_time(
     assert {error["errno"] for error in mount.errors()} == {"EIO", "ETIMEDOUT"}
 
 
+@pytest.mark.promises("6.8")
+@pytest.mark.parametrize(
+    ("program", "name", "is_killed_at_once"),
+    [("cat", "small/03.bin", True), ("stat", "", False), ("ls", "", False)],
+)
+def test_who_waits_is_killed_once_it_is_answered(
+    mounter: Mounter,
+    version: Path,
+    stand_in: StandIn,
+    program: str,
+    name: str,
+    is_killed_at_once: bool,
+) -> None:
+    mount = mounter(options=["--timeout", "3"])
+    path = mount.path / version / name if name else mount.path / "somebody-unknown"
+    if name:
+        path.stat()
+    stand_in.clear_requests()
+    with (
+        stand_in.faults(stall=True),
+        subprocess.Popen([program, path], stdout=subprocess.DEVNULL) as user,
+    ):
+        wait_until(stand_in.requests, what="a program waits for the server")
+        user.kill()
+        if not is_killed_at_once:
+            with pytest.raises(subprocess.TimeoutExpired):
+                user.wait(0.5)
+        assert user.wait(12) == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("fault", [{"error_share": 1.0, "error_status": 503}, {"stall": True}])
 @pytest.mark.parametrize("verify", ["complete", "always"])
 def test_a_large_size_is_no_reason_to_wait_for_nothing(
@@ -146,6 +179,7 @@ def test_a_large_size_is_no_reason_to_wait_for_nothing(
         assert time.monotonic() - began < 30
 
 
+@pytest.mark.promises("6.1")
 def test_an_outage_does_not_make_files_vanish(
     mounter: Mounter, version: Path, stand_in: StandIn
 ) -> None:
@@ -210,6 +244,7 @@ def test_a_folder_takes_few_questions_and_expired_urls_are_asked_for_again(
     assert 1 <= len([get for get in gets if get.status == 403]) <= 4
 
 
+@pytest.mark.promises("6.5")
 @needs_kernel_limits
 def test_fifty_stalled_readers_hold_up_nobody(stalled_readers: Mount, version: Path) -> None:
     folder = stalled_readers.path / version
@@ -238,6 +273,7 @@ main()
 """
 
 
+@pytest.mark.promises("6.7")
 def test_a_defect_is_its_callers_alone(mounter: Mounter, version: Path, tmp_path: Path) -> None:
     program = tmp_path / "defect.py"
     program.write_text(DEFECT)
@@ -250,6 +286,7 @@ def test_a_defect_is_its_callers_alone(mounter: Mounter, version: Path, tmp_path
     assert mount.errors()[0]["error"] == "KeyError"
 
 
+@pytest.mark.promises("5.7")
 def test_kill_9_in_mid_fetch(mounter: Mounter, version: Path, stand_in: StandIn) -> None:
     mount = mounter()
     expected = right_digest(mount, version)
@@ -282,6 +319,7 @@ with wandb.init(project="references") as run:
 """
 
 
+@pytest.mark.promises("5.6")
 def test_references_that_changed(mounter: Mounter, stand_in: StandIn, tmp_path: Path) -> None:
     stand_in.public_dir.mkdir(exist_ok=True)
     changing = [tmp_path / "file.txt", stand_in.public_dir / "changing.txt"]
@@ -311,6 +349,7 @@ def test_references_that_changed(mounter: Mounter, stand_in: StandIn, tmp_path: 
     assert any("references to custom://" in reason for reason in reasons)
 
 
+@pytest.mark.promises("2.2")
 def test_what_is_open_goes_on_whatever_is_renamed(
     mounter: Mounter, version: Path, stand_in: StandIn
 ) -> None:

@@ -69,6 +69,7 @@ def check_content(mount: Mount, model: Model, copy: Path) -> None:
     check(WBFS[0], "-c", compared, path, copy)
 
 
+@pytest.mark.promises("5.2")
 def test_wrong_pages_go_when_another_process_fetches_the_file(
     mounter: Mounter, stand_in: StandIn, model: Model, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def file_gets(stand_in: StandIn) -> int:
     return sum(get.path.startswith("/artifacts/") for get in gets)
 
 
+@pytest.mark.promises("10.1")
 def test_the_corpus_is_what_the_sdk_downloads(
     stand_in: StandIn, corpus: tuple[CorpusItem, ...], env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_the_default_root_is_the_sdks(
     assert mode == 0o666 & ~int(check("sh", "-c", "umask"), 8)
 
 
+@pytest.mark.promises("10.2")
 def test_what_is_right_is_left_alone(stand_in: StandIn, get: Get, tmp_path: Path) -> None:
     root = tmp_path / "root"
     stand_in.clear_requests()
@@ -193,6 +195,7 @@ def test_faults(stand_in: StandIn, get: Get, tmp_path: Path, fault: dict[str, fl
     assert "signature" not in done.stderr.lower()
 
 
+@pytest.mark.promises("10.1")
 def test_wrong_bytes_are_an_error_of_their_file(
     stand_in: StandIn, get: Get, tmp_path: Path
 ) -> None:
@@ -225,6 +228,7 @@ def test_nohup(stand_in: StandIn, entity: str, env: dict[str, str], tmp_path: Pa
     assert running.returncode == 0, said
 
 
+@pytest.mark.promises("10.2")
 @pytest.mark.parametrize(
     "number",
     [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL],
@@ -263,6 +267,7 @@ def test_interrupted_and_run_again(
     assert check("diff", "-r", root, tmp_path / "sdk") == ""
 
 
+@pytest.mark.promises("10.3")
 def test_nothing_is_written_outside(get: Get, tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()

@@ -53,6 +53,7 @@ def logged(server: StandIn, home: Path) -> tuple[str, Path]:
     return entity, path
 
 
+@pytest.mark.promises("1.6")
 def test_attack(mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path) -> None:
     server = fresh_stand_in
     entity, path = logged(server, tmp_path / "home")
@@ -112,6 +113,7 @@ def test_a_name_forges_no_line_of_the_log(
     assert "\x1b" not in (mount.path / ".wbfs/errors.jsonl").read_text()
 
 
+@pytest.mark.promises("1.6")
 def test_rows_that_no_program_wrote(
     mounter: Mounter, fresh_stand_in: StandIn, tmp_path: Path
 ) -> None:

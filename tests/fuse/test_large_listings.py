@@ -123,6 +123,7 @@ def test_mounts_share_a_listing_and_it_is_kept(mounter: Mounter, server: StandIn
     assert operations(server)[operation] == pages_of(len(names))
 
 
+@pytest.mark.promises("1.5")
 @pytest.mark.parametrize(
     ("fault", "number"),
     [({"error_share": 1.0}, errno.EIO), ({"stall": True}, errno.ETIMEDOUT)],

@@ -252,6 +252,7 @@ def grep_until(count: int) -> Program:
     return program
 
 
+@pytest.mark.promises("4.5")
 @pytest.mark.parametrize(
     "program",
     [look_into_one("head -c 100"), look_into_one("file"), look_into_first(2)],
@@ -289,6 +290,7 @@ def test_the_first_batch_of_listed_folders_costs_few_questions(
     assert watch.url_questions() < BATCH_FILES / 4
 
 
+@pytest.mark.promises("4.6")
 @pytest.mark.parametrize("version", ["small", "mixed"])
 @pytest.mark.parametrize(
     "program",
@@ -426,6 +428,7 @@ def test_stalled_prefetch_holds_up_nobody(
         assert mount.errors() == []
 
 
+@pytest.mark.promises("4.7")
 def test_demand_is_not_queued_behind_prefetch(
     mounter: Mounter, logged: Logged, stand_in: StandIn
 ) -> None:

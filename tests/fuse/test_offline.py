@@ -125,6 +125,7 @@ def refuses_at_once(mount: Mount, path: str, number: int, reason: str) -> None:
         assert re.search(reason, mount.log())
 
 
+@pytest.mark.promises("7.1")
 def test_what_was_read_is_there_without_the_server(
     mounter: Mounter, server: StandIn, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_what_was_read_is_there_without_the_server(
     assert lost.status()["server_lost_since"] is None
 
 
+@pytest.mark.promises("7.2")
 def test_what_was_only_listed_is_not_read(
     mounter: Mounter, server: StandIn, tmp_path: Path
 ) -> None:
@@ -304,6 +306,7 @@ def mount_fails(server: StandIn, tmp_path: Path, api_key: str | None, words: str
     assert KEYS["ada"] not in line
 
 
+@pytest.mark.promises("7.3")
 def test_another_user_does_not_see_what_the_first_was_told(
     mounter: Mounter, server: StandIn, tmp_path: Path
 ) -> None:
@@ -332,6 +335,7 @@ def test_another_user_does_not_see_what_the_first_was_told(
     assert (again.path / "away/shared/data/v0/folder/00.bin").read_bytes()
 
 
+@pytest.mark.promises("7.4")
 @pytest.mark.parametrize("command", ["prefetch", "get", "mount"])
 def test_what_a_command_looked_up_is_there(
     mounter: Mounter, server: StandIn, tmp_path: Path, command: str

@@ -189,6 +189,7 @@ def test_a_mount_with_a_path_prefix(
     assert len(gets(stand_in)) == 10
 
 
+@pytest.mark.promises("4.8")
 def test_by_name(stand_in: StandIn, mounter: Mounter, artifact: str, env: dict[str, str]) -> None:
     mount = mounter(cache=Path(env["WBFS_CACHE_DIR"]))
     entity, project, name = artifact.split("/")

@@ -76,6 +76,7 @@ def read_at(path: Path, *places: tuple[int, int]) -> None:
             assert os.pread(file.fileno(), size, offset) == CONTENT[offset : offset + size]
 
 
+@pytest.mark.promises("4.4")
 def test_first_bytes_cost_little(mounter: Mounter, version: Path, moved: Moved) -> None:
     mount = mounter()
     os.listdir(mount.path / version)
@@ -131,6 +132,7 @@ def test_any_order(mounter: Mounter, version: Path, moved: Moved, pattern: str) 
     assert moved.bytes <= SIZE
 
 
+@pytest.mark.promises("4.2")
 def test_many_readers_one_fetch(mounter: Mounter, version: Path, moved: Moved) -> None:
     mount = mounter()
     os.listdir(mount.path / version)
@@ -223,6 +225,7 @@ def test_read_ahead_holds_up_nobody_and_ends_with_its_handle(
     assert moved.bytes < SIZE * 2 // 3
 
 
+@pytest.mark.promises("6.3")
 @pytest.mark.parametrize(
     "fault",
     [
@@ -274,6 +277,7 @@ def pages_kept(path: Path) -> bytes | None:
         raise
 
 
+@pytest.mark.promises("5.2")
 def test_wrong_bytes_do_not_stay(
     mounter: Mounter, version: Path, stand_in: StandIn, moved: Moved
 ) -> None:
@@ -288,6 +292,7 @@ def test_wrong_bytes_do_not_stay(
     wait_until(lambda: path.read_bytes() == CONTENT, what="the kernel has forgotten wrong bytes")
 
 
+@pytest.mark.promises("5.4")
 def test_bytes_that_are_wrong_twice_are_eio(
     mounter: Mounter, version: Path, stand_in: StandIn, moved: Moved
 ) -> None:
@@ -306,6 +311,7 @@ def test_bytes_that_are_wrong_twice_are_eio(
     assert path.read_bytes() == CONTENT
 
 
+@pytest.mark.promises("5.3")
 def test_verify_always(mounter: Mounter, version: Path, stand_in: StandIn, moved: Moved) -> None:
     mount = mounter(options=["--verify=always"])
     path = mount.path / version / "model.bin"
@@ -356,6 +362,7 @@ main()
 """
 
 
+@pytest.mark.promises("5.7")
 def test_kill_9_in_mid_seal(mounter: Mounter, version: Path, tmp_path: Path, moved: Moved) -> None:
     program, sealing = tmp_path / "slow_seal.py", tmp_path / "sealing"
     program.write_text(SLOW_SEAL.format(sealing=str(sealing)))
@@ -381,6 +388,7 @@ def test_a_later_mount_goes_on(mounter: Mounter, version: Path, moved: Moved) ->
     assert moved.bytes <= SIZE - 10 * MIB
 
 
+@pytest.mark.promises("8.3")
 def test_a_full_disk_is_read_past(
     mounter: Mounter, version: Path, small_disk: Callable[[str], Path]
 ) -> None:
@@ -391,6 +399,7 @@ def test_a_full_disk_is_read_past(
     assert "are read past the cache" in mount.log()
 
 
+@pytest.mark.promises("8.3")
 def test_a_small_cache_is_read_past(mounter: Mounter, version: Path) -> None:
     mount = mounter(options=["--cache-size", "10MiB"])
     assert (mount.path / version / "model.bin").read_bytes() == CONTENT

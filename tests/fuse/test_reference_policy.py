@@ -53,6 +53,7 @@ def read(mount: Mount, folder: Path) -> None:
     assert (mount.path / folder / "large.bin").read_bytes() == LARGE
 
 
+@pytest.mark.promises("9.6")
 def test_others_do_not_read_what_only_this_machine_may(
     mounter: Mounter, stand_in: StandIn, version: Path, tmp_path: Path
 ) -> None:

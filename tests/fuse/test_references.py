@@ -265,6 +265,7 @@ main()
 """
 
 
+@pytest.mark.promises("6.9")
 def test_a_missing_extra_is_named(logged: Logged, mounter: Mounter, tmp_path: Path) -> None:
     program = tmp_path / "without.py"
     program.write_text(WITHOUT.format(modules=logged.store.modules))

@@ -122,6 +122,7 @@ def test_a_large_folder_comes_a_piece_at_a_time(mounter: Mounter, source: str, c
     assert names == [f"image-{number:06}.jpg" for number in range(IN_THE_LARGE_FOLDER)]
 
 
+@pytest.mark.promises("1.8")
 def test_a_prefix_leaves_out_names_and_repeats_none(
     mounter: Mounter, source: str, cache: Path
 ) -> None:

@@ -69,6 +69,7 @@ def file_gets(stand_in: StandIn) -> int:
     return sum(get.path.startswith("/artifacts/") for get in gets)
 
 
+@pytest.mark.promises("4.9")
 def test_what_was_read_is_there_for_the_sdk(
     mounter: Mounter, version: Path, stand_in: StandIn, tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def current_umask() -> int:
     return int(check("sh", "-c", "umask"), 8)
 
 
+@pytest.mark.promises("4.9")
 def test_what_the_sdk_downloaded_is_there_for_the_mount(
     mounter: Mounter, version: Path, stand_in: StandIn, tmp_path: Path
 ) -> None:
@@ -110,6 +112,7 @@ def test_what_the_sdk_downloaded_is_there_for_the_mount(
     assert file_gets(stand_in) == 0
 
 
+@pytest.mark.promises("5.5")
 def test_damaged_files_of_the_sdk_are_not_served(
     mounter: Mounter, version: Path, stand_in: StandIn, tmp_path: Path
 ) -> None:

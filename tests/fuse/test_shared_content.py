@@ -74,6 +74,7 @@ def got(mounter: Mounter, stand_in: StandIn, artifact: Path) -> Path:
     return mount.path
 
 
+@pytest.mark.promises("4.3")
 @pytest.mark.parametrize("read_before", [read_by_the_same_mount, read_by_another_mount, got])
 def test_only_what_changed_is_fetched(
     mounter: Mounter,

@@ -88,6 +88,7 @@ def row(url: str, etag: str, size: int) -> dict[str, object]:
     return {"digest": etag, "size": size, "ref": url, "extra": {"etag": etag}}
 
 
+@pytest.mark.promises("6.5")
 @pytest.mark.parametrize("size", [100, LARGE])
 def test_readers_of_a_silent_server_hold_up_nobody_else(
     mounter: Mounter, stand_in: StandIn, silent: SilentServer, tmp_path: Path, size: int

@@ -44,6 +44,7 @@ def downloads(
     return roots
 
 
+@pytest.mark.promises("1.3", "1.4")
 def test_every_version_is_what_the_sdk_downloads(
     mounter: Mounter, corpus: tuple[CorpusItem, ...], downloads: dict[tuple[str, str], Path]
 ) -> None:
@@ -74,6 +75,7 @@ def test_cp_copies_files(
     assert check("diff", "-r", tmp_path / "copy", downloads[str(one.path), one.version]) == ""
 
 
+@pytest.mark.promises("3.6")
 def test_looking_at_everything_fetches_no_file_bytes(
     mounter: Mounter, corpus: tuple[CorpusItem, ...], stand_in: StandIn
 ) -> None:
@@ -113,6 +115,7 @@ def file_keys(stand_in: StandIn) -> list[str]:
     ]
 
 
+@pytest.mark.promises("4.1")
 def test_one_folder_is_a_partial_download_and_is_fetched_once(
     mounter: Mounter, corpus: tuple[CorpusItem, ...], stand_in: StandIn, tmp_path: Path
 ) -> None:
@@ -140,6 +143,7 @@ def test_one_folder_is_a_partial_download_and_is_fetched_once(
     assert file_keys(stand_in) == []
 
 
+@pytest.mark.promises("4.2")
 def test_many_readers_of_one_file_fetch_it_once(
     mounter: Mounter, corpus: tuple[CorpusItem, ...], stand_in: StandIn
 ) -> None:
@@ -183,6 +187,7 @@ def test_python_reads_and_maps(mounter: Mounter, corpus: tuple[CorpusItem, ...])
     assert int(check(sys.executable, "-c", program, path)) == path.stat().st_size
 
 
+@pytest.mark.promises("1.8")
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
 def test_narrower_sources(
     mounter: Mounter, corpus: tuple[CorpusItem, ...], depth: int, tmp_path: Path
@@ -204,6 +209,7 @@ def test_narrower_sources(
         assert check("ls", "-l", narrow.path / names[0]) == check("ls", "-l", shown / names[0])
 
 
+@pytest.mark.promises("1.2")
 def test_names_that_are_not_listed(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
     mount = mounter()
     one = corpus[0]
@@ -215,11 +221,13 @@ def test_names_that_are_not_listed(mounter: Mounter, corpus: tuple[CorpusItem, .
         assert check("diff", "-r", collection / value, version) == ""
 
 
+@pytest.mark.promises("1.1", "1.2")
 def test_a_registry_by_its_organizations_name(
     mounter: Mounter, corpus: tuple[CorpusItem, ...]
 ) -> None:
     [released] = [one for one in corpus if one.kind == "registry"]
     everything = mounter()
+    assert released.entity not in os.listdir(everything.path)
     shown = everything.path / released.path / "stable"
     for entity in ("", f"{ORGANIZATION}/", f"{released.entity}/"):
         mount = mounter(f"{entity}{released.project}/{released.collection}:stable")
@@ -254,6 +262,7 @@ def test_what_the_kernel_has_is_not_asked_for_again(
     assert any("read" not in names for names in asked[1::2]), asked
 
 
+@pytest.mark.promises("1.5")
 def test_listings_of_many_pages(mounter: Mounter, tmp_path: Path) -> None:
     program = (
         "import wandb\n"
