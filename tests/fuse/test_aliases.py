@@ -34,7 +34,7 @@ def log(stand_in: StandIn, home: Path, name: str, content: str, *more: str) -> s
     return done.stdout.split()[-1]
 
 
-@pytest.mark.promises("2.1", "2.2", "2.3", "2.4")
+@pytest.mark.promises("2.1", "2.2", "2.3", "2.5")
 @pytest.mark.parametrize("narrow", [False, True])
 def test_a_moved_alias_is_seen_and_open_files_stay(
     mounter: Mounter, stand_in: StandIn, tmp_path: Path, narrow: bool

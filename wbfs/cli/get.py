@@ -13,11 +13,13 @@ from wbfs.cli.options import (
     AnyPath,
     cache_dir_option,
     cache_size_option,
+    lock_option,
     manifest_limit_option,
     min_free_option,
     timeout_option,
 )
 from wbfs.cli.places import sdk_cache_dir
+from wbfs.model.locks import Locked
 from wbfs.model.settings import SessionSettings
 
 
@@ -43,6 +45,7 @@ from wbfs.model.settings import SessionSettings
     is_flag=True,
     help="Warn of references whose object is gone, and do without them.",
 )
+@lock_option
 @cache_dir_option("Where what is fetched is kept as well; mounts may share it.")
 @cache_size_option
 @min_free_option
@@ -53,6 +56,7 @@ def get(
     root: Path | None,
     path_prefix: str,
     allow_missing_references: bool,
+    locks: tuple[Locked, ...],
     cache_dir: Path,
     cache_size: int | None,
     min_free: int,
@@ -93,6 +97,7 @@ def get(
             source,
             root=root,
             path_prefix=path_prefix,
+            locks=locks,
             allow_missing_references=allow_missing_references,
         )
         code = get_in_front(settings, order)

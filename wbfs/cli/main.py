@@ -13,6 +13,7 @@ from wbfs.cli.devserver import devserver
 from wbfs.cli.echo import echo
 from wbfs.cli.get import get
 from wbfs.cli.help import help_
+from wbfs.cli.lock import lock
 from wbfs.cli.mount import mount
 from wbfs.cli.places import settle_paths
 from wbfs.cli.prefetch import prefetch
@@ -41,6 +42,7 @@ commands.add_command(mount)
 commands.add_command(umount)
 commands.add_command(get)
 commands.add_command(prefetch)
+commands.add_command(lock)
 commands.add_command(cache)
 commands.add_command(devserver)
 commands.add_command(help_)

@@ -14,11 +14,13 @@ from wbfs.cli.options import (
     Seconds,
     cache_dir_option,
     cache_size_option,
+    lock_option,
     manifest_limit_option,
     min_free_option,
     timeout_option,
 )
 from wbfs.cli.places import sdk_cache_dir
+from wbfs.model.locks import Locked
 from wbfs.model.settings import ALIAS_TTL_S, MountSettings
 
 START_MARGIN_S = 30.0
@@ -63,6 +65,7 @@ class _Octal(click.ParamType[int]):
     help="How long an alias, or a listing of names, is believed before the server is asked again.",
 )
 @click.option("--pin", is_flag=True, help="Resolve each alias once: it never moves in this mount.")
+@lock_option
 @click.option(
     "--path-prefix",
     default="",
@@ -138,6 +141,7 @@ def mount(
     min_free: int,
     alias_ttl: float,
     pin: bool,
+    locks: tuple[Locked, ...],
     offline: bool,
     path_prefix: str,
     verify: str,
@@ -193,6 +197,7 @@ def mount(
         timeout_s=timeout,
         manifest_limit=manifest_limit,
         pin=pin,
+        locks=locks,
         offline=offline,
         verify_always=verify == "always",
         private_references=allow_private_references or not allow_other,

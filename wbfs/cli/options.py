@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 import click
 import platformdirs
 
+from wbfs.cli.lock_files import read_locks
 from wbfs.cli.places import user_path
 from wbfs.cli.sizes import Size
+from wbfs.model.locks import Locked
 from wbfs.model.settings import MANIFEST_LIMIT_BYTES, MIN_FREE_BYTES, TIMEOUT_S
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,4 +88,21 @@ timeout_option = click.option(
     metavar="SECONDS",
     help="How long an operation may wait for the server without a byte coming, with all retries. In"
     " all a file may take this, and a second more for each 64 KiB.",
+)
+
+
+def _read_lock(
+    context: click.Context, parameter: click.Parameter, path: Path | None
+) -> tuple[Locked, ...]:
+    return () if path is None else tuple(read_locks(path).values())
+
+
+lock_option = click.option(
+    "--lock",
+    "locks",
+    type=AnyPath(),
+    callback=_read_lock,
+    metavar="FILE",
+    help="Take each alias that is in this file to be the version that it names there; wbfs lock"
+    " writes one.",
 )

@@ -11,6 +11,7 @@ from wbfs.cli.bulk import Words
 from wbfs.cli.places import user_path
 from wbfs.cli.sizes import show_size
 from wbfs.cli.sources import source_of
+from wbfs.daemon.locks import locked_version
 from wbfs.daemon.mounts.paths import MountedCache, MountedPath, look_at
 from wbfs.daemon.session import Session
 from wbfs.fetch.bulk.delivery import ToCache, ToTarget
@@ -19,7 +20,8 @@ from wbfs.fetch.bulk.target import Target
 from wbfs.fetch.offload import Kind
 from wbfs.model.entries import Version
 from wbfs.model.errors import NotFound, UsageError
-from wbfs.model.names import is_safe_component
+from wbfs.model.locks import Locked
+from wbfs.model.names import is_safe_component, is_version_name
 from wbfs.remote.credentials import load_credentials
 from wbfs.remote.transport import Deadline
 from wbfs.store.room import Shortage
@@ -29,14 +31,24 @@ class Download:
     """A version, or what a prefix of its paths picks, that is to be written to a directory."""
 
     def __init__(
-        self, source: str, *, root: Path | None, path_prefix: str, allow_missing_references: bool
+        self,
+        source: str,
+        *,
+        root: Path | None,
+        path_prefix: str,
+        allow_missing_references: bool,
+        locks: Sequence[Locked] = (),
     ) -> None:
-        """`source` names the version; without a root it goes to where the SDK downloads it."""
+        """`source` names the version; without a root it goes to where the SDK downloads it.
+
+        With `locks` it must be one of those, or name a version itself.
+        """
         named = source_of(source)
         if named != source and named.count("/") < 2:
             raise UsageError(f"{source} names no artifact: give the address of an artifact's page")
         self._source = named if ":" in named else f"{named}:latest"
         self._path_prefix = path_prefix
+        self._locks = {locked.place: locked for locked in locks}
         self._allow_missing = allow_missing_references
         self.root = root
         picked = f" whose path starts with {path_prefix!r}" if path_prefix else ""
@@ -66,7 +78,12 @@ class Download:
                 f"{self._source!r} goes on behind the alias: for a folder alone, name the version"
                 f" and add --path-prefix {source.folder}/"
             )
-        return await session.version(source.entity, source.project, source.collection, source.alias)
+        place = (source.entity, source.project, source.collection, source.alias)
+        if place in self._locks:
+            return await locked_version(session, self._locks[place])
+        if self._locks and not is_version_name(source.alias):
+            raise UsageError(f"{self._source} is not in the lock file: wbfs lock adds it")
+        return await session.version(*place)
 
     async def begin(self, session: Session, pipeline: Pipeline) -> None:
         """Say which files can't be written anywhere. Raises WbfsError."""

@@ -17,6 +17,7 @@ import trio
 
 from wbfs.daemon.ending import Ending, signals_noted
 from wbfs.daemon.kernel import Kernel
+from wbfs.daemon.locks import pin_locked
 from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mounts.mountpoint import prepare_mountpoint, refuse_inside
 from wbfs.daemon.mounts.own import OwnMount
@@ -78,6 +79,7 @@ async def _mount(
     ending: Ending,
     on_ready: Callable[[], None],
 ) -> None:
+    await pin_locked(session, settings.locks)
     source = await session.source(settings.source)
     mounted = await find_mounted(session.names, source)
     tree = Tree(

@@ -23,9 +23,16 @@ from wbfs.fetch.outage import QUIET_S, Outage, Reach
 from wbfs.fs.inodes import ROOT_INODE, Inode
 from wbfs.fs.kept import Kept
 from wbfs.fs.listings import Listing
-from wbfs.fs.nodes import Listed, RootDirectory, VersionDirectory, inode_of_node, path_of
+from wbfs.fs.nodes import (
+    CollectionDirectory,
+    Listed,
+    RootDirectory,
+    VersionDirectory,
+    inode_of_node,
+    path_of,
+)
 from wbfs.fs.questions import Child, child_of, is_name, list_page, look_up
-from wbfs.model.entries import Viewer
+from wbfs.model.entries import Collection, Version, Viewer
 from wbfs.model.errors import Offline, RemoteError, RemoteProtocolError, WbfsError
 from wbfs.model.names import is_safe_component, is_version_name
 from wbfs.remote.artifacts import WandbApi
@@ -110,6 +117,13 @@ class Names:
         """Take the server for lost, and as one that was waited for already."""
         if not isinstance(error, Offline):
             self._reach.lost(error, asked_at=-math.inf)
+
+    def pin(self, place: tuple[str, str, str, str], version: Version) -> None:
+        """Have a name (entity, project, collection, alias) be a version as long as this lives."""
+        entity, project, collection, name = place
+        of = Collection(entity=entity, project=project, name=collection, type="", created_at_ns=0)
+        key = (inode_of_node(CollectionDirectory(of)), name)
+        self._answers[key] = Answer(child_of(name, version), math.inf)
 
     async def child(self, directory: Listed, name: str) -> Answer:
         """Return what `name` is in `directory`. Raises WbfsError, but never NotFound."""

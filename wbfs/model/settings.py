@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from wbfs.model.locks import Locked
+
 ALIAS_TTL_S = 60.0
 """Seconds that an alias, or a listing above a version, is taken as the server last gave it."""
 
@@ -49,11 +51,12 @@ class MountSettings(SessionSettings):
     """One mount: what is shown, where, and how.
 
     Of each version those entries are shown whose path starts with `path_prefix`. `umask` is taken
-    from 0444 and 0555.
+    from 0444 and 0555. An alias that is one of `locks` is the version that it is locked to.
     """
 
     source: str
     path_prefix: str = ""
+    locks: tuple[Locked, ...] = ()
     mountpoint: Path
     log_file: Path | None
     uid: int

@@ -1,0 +1,57 @@
+"""Versions that a lock file names, as the server has them now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import trio
+
+from wbfs.daemon.session import Session
+from wbfs.model.entries import Version
+from wbfs.model.errors import NotFound, UsageError
+from wbfs.model.locks import Locked
+
+AT_ONCE = 8
+"""Versions that are asked for at the same time."""
+
+
+async def locked_version(session: Session, locked: Locked) -> Version:
+    """Return the version that an alias is locked to. Raises WbfsError where it is another one."""
+    entity, project, collection, alias = locked.place
+    locked_to = f"{locked.name} is locked to {locked.version}"
+    try:
+        version = await session.version(entity, project, collection, locked.version)
+    except NotFound as error:
+        raise NotFound(
+            f"{locked_to}, which is gone: {error}; see wbfs lock --check, and move it with wbfs"
+            " lock --update"
+        ) from error
+    if not locked.is_of(version):
+        raise UsageError(
+            f"{locked_to} with the digest {locked.digest}, and the server has another one of that"
+            f" name, with {version.digest}: it was deleted and logged again; look at it, and move"
+            " the lock with wbfs lock --update"
+        )
+    return version
+
+
+async def pin_locked(session: Session, locks: Iterable[Locked]) -> None:
+    """Have each alias be the version that it is locked to, for the session's life.
+
+    Raises WbfsError where one can't be.
+    """
+    limit = trio.CapacityLimiter(AT_ONCE)
+
+    async def pin(locked: Locked) -> None:
+        async with limit:
+            version = await locked_version(session, locked)
+        session.names.pin(locked.place, version)
+
+    background = session.resources.background
+    pinning = [
+        background.spawn(partial(pin, locked), name=f"look up {locked.name}", is_awaited=True)
+        for locked in locks
+    ]
+    for work in pinning:
+        await work.result()
