@@ -214,7 +214,7 @@ class Demo:
         sent = [
             request["bytes_sent"]
             for request in self.ask_server("requests")
-            if request["method"] == "GET" and str(request["key"]).startswith("artifacts/")
+            if request["method"] == "GET" and str(request["key"]).startswith("wandb_artifacts/")
         ]
         # No two of the files have the same size.
         downloaded = [name for name, size in sizes.items() if size in sent]

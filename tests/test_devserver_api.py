@@ -199,7 +199,10 @@ def test_any_query_that_the_schema_allows(owner: Client) -> None:
         project=PROJECT,
     )
     assert found == {
-        "me": {"username": "api-owner", "mates": {"edges": [{"node": {"called": ENTITY}}]}},
+        "me": {
+            "username": "api-owner",
+            "mates": {"edges": [{"node": {"called": "api-owner"}}, {"node": {"called": ENTITY}}]},
+        },
         "here": {
             "artifactCollection": {
                 "kind": "ArtifactSequence",
@@ -450,10 +453,11 @@ def test_files_without_an_expiring_url(owner: Client) -> None:
         assert owner.get(path.replace(digest_hex, "0" * 32)).status_code == 404
         assert owner.get(path.replace(digest_hex, "nonsense")).status_code == 404
 
-    files = "files { edges { node { directUrl url(upload: false) } } }"
+    files = "files { edges { node { directUrl url(upload: false) storagePath } } }"
     node = owner.membership("redirects", files)["files"]["edges"][0]["node"]
     assert requests.get(node["directUrl"], timeout=TIMEOUT_S).content == data
     assert requests.get(node["url"], auth=owner.auth, timeout=TIMEOUT_S).content == data
+    assert node["storagePath"].startswith("wandb_artifacts/")
 
 
 def test_a_view_only_seat_gets_errors_for_urls_alone(owner: Client) -> None:
@@ -550,14 +554,19 @@ def test_accounts_are_declared_by_administrators(owner: Client) -> None:
         assert declare(document, admin).status_code == 200
     declared = Client(owner.server, "8" * 40)
     query = """{ viewer { teams { edges { node { name organization { name } } } }
-      organizations { name orgEntity { name projects { edges { node { name } } } } } } }"""
+      organizations { name featureFlags(rampIDType: OrgName) { rampKey isEnabled }
+        orgEntity { name projects { edges { node { name } } } } } } }"""
     assert declared.query(query)["viewer"] == {
         "teams": {
-            "edges": [{"node": {"name": "declared-team", "organization": {"name": "Declared"}}}]
+            "edges": [
+                {"node": {"name": "declared", "organization": None}},
+                {"node": {"name": "declared-team", "organization": {"name": "Declared"}}},
+            ]
         },
         "organizations": [
             {
                 "name": "Declared",
+                "featureFlags": [],
                 "orgEntity": {
                     "name": "Declared-org",
                     "projects": {
@@ -576,8 +585,10 @@ def test_accounts_are_declared_by_administrators(owner: Client) -> None:
     removed = {"teams": [{"name": "declared-team", "members": {}}]}
     assert declare(removed, admin).status_code == 200
     assert declared.query("{ viewer { teams { edges { node { name } } } } }")["viewer"] == {
-        "teams": {"edges": []}
+        "teams": {"edges": [{"node": {"name": "declared"}}]}
     }
+    elsewhere = {"users": [{"name": "declared", "default_entity": "declared-team"}]}
+    assert declare(elsewhere, admin).status_code == 400
 
 
 async def test_features_can_be_off(tmp_path: Path) -> None:

@@ -419,6 +419,34 @@ def test_wrong_bytes(http: requests.Session, stand_in: StandIn, url: str) -> Non
     assert wrong.headers["ETag"] == f'"{hashlib.md5(CONTENT).hexdigest()}"'
 
 
+def test_answers_in_chunks(http: requests.Session, stand_in: StandIn, url: str) -> None:
+    with stand_in.faults(chunked=True, port="files"):
+        answer = http.get(url, timeout=TIMEOUT_S)
+    assert answer.content == CONTENT
+    assert "Content-Length" not in answer.headers
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+
+
+def test_redirects(http: requests.Session, stand_in: StandIn, url: str) -> None:
+    with stand_in.faults(redirects=2, port="files"):
+        answer = http.get(url, headers={"Range": "bytes=1-2"}, timeout=TIMEOUT_S)
+        assert answer.content == CONTENT[1:3]
+        assert [one.status_code for one in answer.history] == [307, 307]
+    with stand_in.faults(redirects=1, port="api"):
+        query = {"query": "{ viewer { name } }"}
+        auth = ("api", stand_in.api_key)
+        answer = http.post(f"{stand_in.base_url}/graphql", json=query, auth=auth, timeout=TIMEOUT_S)
+        assert answer.json()["data"] == {"viewer": {"name": "admin"}}
+        assert [one.status_code for one in answer.history] == [307]
+
+
+def test_retry_after(http: requests.Session, stand_in: StandIn, url: str) -> None:
+    with stand_in.faults(error_share=1.0, error_status=429, retry_after_s=600, port="files"):
+        answer = http.get(url, timeout=TIMEOUT_S)
+    assert answer.status_code == 429
+    assert answer.headers["Retry-After"] == "600"
+
+
 def test_expired_and_revoked_urls(
     http: requests.Session, stand_in: StandIn, origin: Origin, url: str
 ) -> None:

@@ -40,7 +40,13 @@ class Team:
 @pytest.fixture(scope="session")
 def team(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Team:
     users = [
-        {"name": name, "email": f"{name}@example.com", "admin": False, "api_key": key}
+        {
+            "name": name,
+            "email": f"{name}@example.com",
+            "admin": False,
+            "api_key": key,
+            "default_entity": "access-team" if name == "writer" else None,
+        }
         for name, key in KEYS.items()
     ]
     members = {"writer": "member", "viewer": "view-only"}

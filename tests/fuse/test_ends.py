@@ -459,7 +459,7 @@ def test_who_waits_gets_an_answer(start: Starter, stand_in: StandIn, waiting: st
         daemon.wait_until_mounted()
         stand_in.clear_requests()
         with (
-            stand_in.faults(port="files", match="^/artifacts/", stall=True),
+            stand_in.faults(port="files", match="^/wandb_artifacts/", stall=True),
             subprocess.Popen(["cat", daemon.path / "large.bin"], stdout=subprocess.DEVNULL) as user,
         ):
             wait_until(lambda: stand_in.requests(port="files", method="GET"), what="a read waits")

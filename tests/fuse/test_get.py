@@ -85,7 +85,7 @@ def download(stand_in: StandIn, home: Path, *jobs: tuple[str, str | None, str | 
 
 def file_gets(stand_in: StandIn) -> int:
     gets = stand_in.requests(port="files", method="GET")
-    return sum(get.path.startswith("/artifacts/") for get in gets)
+    return sum(get.path.startswith("/wandb_artifacts/") for get in gets)
 
 
 @pytest.mark.promises("10.1")
@@ -150,7 +150,7 @@ def test_what_is_right_is_left_alone(stand_in: StandIn, get: Get, tmp_path: Path
     assert get("--root", root).returncode == 0
     # Two of the nine have the same bytes.
     keys = {one.path for one in stand_in.requests(port="files", method="GET")}
-    assert len([key for key in keys if key.startswith("/artifacts/")]) == 8
+    assert len([key for key in keys if key.startswith("/wandb_artifacts/")]) == 8
     content = (root / "readme.md").read_bytes()
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     (root / "strange.txt").write_text("somebody else's")
@@ -188,7 +188,7 @@ def test_faults(stand_in: StandIn, get: Get, tmp_path: Path, fault: dict[str, fl
     expected = tmp_path / "expected"
     assert get("--root", expected).returncode == 0
     check("rm", "-r", tmp_path / "cache", tmp_path / "home")
-    with stand_in.faults(port="files", match="^/artifacts/", **fault):
+    with stand_in.faults(port="files", match="^/wandb_artifacts/", **fault):
         done = get("--root", tmp_path / "root")
     assert done.returncode == 0, done.stderr
     assert check("diff", "-r", tmp_path / "root", expected) == ""
@@ -398,7 +398,7 @@ def test_the_process_that_fetches_hangs(
     check("rm", "-r", tmp_path / "cache", tmp_path / "home")
     name = f"{entity}/getting/files:v0"
     command = [*WBFS, "get", name, "--root", str(root), "--timeout", "3"]
-    with stand_in.faults(port="files", match="^/artifacts/", delay_s=1.5):
+    with stand_in.faults(port="files", match="^/wandb_artifacts/", delay_s=1.5):
         running = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
         wait_until(lambda: children(running.pid), what="a process fetches small files")
         for pid in children(running.pid):

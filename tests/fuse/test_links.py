@@ -94,8 +94,8 @@ def test_a_target_that_does_not_answer_costs_its_own_sizes_until_it_does(
     mounter: Mounter, server: StandIn
 ) -> None:
     mount = mounter(f"admin/{PROJECT}", server=server, options=("--timeout", "8"))
-    target = manifest_of(server, b'"http://127.0.0.1:9/2"').name
-    with server.faults(port="files", match=f"manifests/{target}", stall=True):
+    target = manifest_of(server, b'"http://127.0.0.1:9/2"').parent.name
+    with server.faults(port="files", match=f"manifests/{target}/", stall=True):
         assert sizes(mount.path / "few/v0") == {"few 0": 1, "few 1": 1, "few 2": 0, "few 3": 1}
     assert "few 2" in os.listdir(mount.path / "few/v0")
     server.clear_requests()

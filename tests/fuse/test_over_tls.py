@@ -141,7 +141,7 @@ def test_what_was_prefetched_is_not_asked_for_again(
 def test_wrong_bytes_are_never_served(mounter: Mounter, name: str, stand_in: StandIn) -> None:
     mount = mounter(name, options=["--verify=always"])
     files = (mount.path / "small/00.bin", mount.path / "large.bin")
-    with stand_in.faults(match="^/artifacts/", wrong_bytes=True):
+    with stand_in.faults(match="^/wandb_artifacts/", wrong_bytes=True):
         for path in files:
             with pytest.raises(OSError, match="error") as caught:
                 path.read_bytes()

@@ -225,7 +225,7 @@ def test_interrupted_and_run_again(
     mount = mounter()
     version = mount.path / artifact / "v0"
     stand_in.clear_requests()
-    with stand_in.faults(port="files", match="^/artifacts/", delay_s=0.4):
+    with stand_in.faults(port="files", match="^/wandb_artifacts/", delay_s=0.4):
         running = subprocess.Popen(
             [*WBFS, "prefetch", str(version)], env=env, stderr=subprocess.PIPE, text=True
         )
@@ -261,7 +261,7 @@ def test_no_wait(
 ) -> None:
     mount = mounter()
     version = mount.path / artifact / "v0"
-    with stand_in.faults(port="files", match="^/artifacts/", delay_s=0.5):
+    with stand_in.faults(port="files", match="^/wandb_artifacts/", delay_s=0.5):
         done = prefetch("--no-wait", version / "train")
         assert done.returncode == 0, done.stderr
         said = re.fullmatch(
@@ -295,11 +295,13 @@ def test_no_wait(
 
 def test_giving_up(stand_in: StandIn, mounter: Mounter, artifact: str, prefetch: Prefetch) -> None:
     train = mounter().path / artifact / "v0/train"
-    with stand_in.faults(port="files", match="^/artifacts/", error_share=1.0, error_status=404):
+    with stand_in.faults(
+        port="files", match="^/wandb_artifacts/", error_share=1.0, error_status=404
+    ):
         done = prefetch(train)
     assert done.returncode == 1
     assert f"{TRAIN} files: 0 fetched, {TRAIN} failed" in done.stderr
-    with stand_in.faults(port="files", match="^/artifacts/", expired_urls=True):
+    with stand_in.faults(port="files", match="^/wandb_artifacts/", expired_urls=True):
         done = prefetch(train)
     assert done.returncode == 1
     assert "gave up, and did not try" in done.stderr
@@ -367,7 +369,7 @@ def test_expired_urls(
     stand_in: StandIn, mounter: Mounter, artifact: str, prefetch: Prefetch
 ) -> None:
     val = mounter().path / artifact / "v0/val"
-    with stand_in.faults(port="files", match="^/artifacts/", expired_urls=True, first=3):
+    with stand_in.faults(port="files", match="^/wandb_artifacts/", expired_urls=True, first=3):
         done = prefetch(val)
     assert done.returncode == 0, done.stderr
     assert "signature" not in done.stderr.lower()

@@ -66,7 +66,7 @@ def download(env: Mapping[str, str], version: Path, root: Path, prefix: str = ""
 def file_gets(stand_in: StandIn) -> int:
     """How many files were asked for; manifests don't count."""
     gets = stand_in.requests(port="files", method="GET")
-    return sum(get.path.startswith("/artifacts/") for get in gets)
+    return sum(get.path.startswith("/wandb_artifacts/") for get in gets)
 
 
 @pytest.mark.promises("4.9")

@@ -21,7 +21,14 @@ def team(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> StandIn
     """The server, with an artifact in a team of the roles in `KEYS`."""
     stand_in.accounts(
         {
-            "users": [{"name": name, "api_key": key} for name, key in KEYS.items()],
+            "users": [
+                {
+                    "name": name,
+                    "api_key": key,
+                    "default_entity": "role-team" if name == "role-member" else None,
+                }
+                for name, key in KEYS.items()
+            ],
             "teams": [
                 {
                     "name": "role-team",
@@ -48,16 +55,19 @@ def access(team: StandIn, user: str, folder: Path) -> Any:
 def test_a_member_reads_and_writes(team: StandIn, tmp_path: Path) -> None:
     result = access(team, "role-member", tmp_path)
     assert result["viewer"] == "role-member"
-    assert result["teams"] == ["role-team"]
+    assert result["teams"] == ["role-member", "role-team"]
+    assert result["api_keys"] == [KEYS["role-member"][:6]]
     assert result["projects"] == {"result": ["private"]}
     assert result["entries"] == {"result": ENTRIES}
     assert result["download"] == {"result": 2}
     assert result["log"] == {"result": "v0"}
+    # It is the entity that is meant where none is named.
+    assert result["own_project"] == {"result": "role-team"}
 
 
 def test_a_view_only_seat_lists_and_reads_no_file(team: StandIn, tmp_path: Path) -> None:
     result = access(team, "role-viewer", tmp_path)
-    assert result["projects"] == {"result": ["private"]}
+    assert "private" in result["projects"]["result"]
     assert result["versions"] == {"result": ["v0"]}
     assert result["entries"] == {"result": ENTRIES}
     assert "permission denied" in result["download"]["error"]
@@ -68,7 +78,7 @@ def test_a_view_only_seat_lists_and_reads_no_file(team: StandIn, tmp_path: Path)
 
 def test_a_stranger_sees_nothing(team: StandIn, tmp_path: Path) -> None:
     result = access(team, "role-stranger", tmp_path)
-    assert result["teams"] == []
+    assert result["teams"] == ["role-stranger"]
     assert result["projects"] == {"result": []}
     assert "error" in result["versions"]
     unknown = "project 'private' not found under entity 'role-team'"

@@ -33,6 +33,7 @@ def logged(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Any:
     stand_in.clear_requests()
     result = run_program("log", stand_in.env(folder / "home"), folder, f"{stand_in.public_url}/log")
     result["operations"] = {request.operation for request in stand_in.requests()}
+    result["keys"] = [request.key for request in stand_in.requests(port="files")]
     return result
 
 
@@ -122,6 +123,22 @@ def test_a_reference_by_client_id_becomes_one_by_artifact_id(logged: Any) -> Non
 def test_bytes_that_the_project_has_are_not_uploaded_again(logged: Any) -> None:
     assert logged["shared"]["born_in"] == logged["first"]["id"]
     assert logged["shared_tree"] == {"copied.bin": BIG.hex()}
+
+
+def test_a_storage_region(logged: Any) -> None:
+    commit_hash, config, tree = logged["somewhere"]
+    assert len(commit_hash) == 20
+    assert config == {"storageLayout": "V2", "storageRegion": "minio-local"}
+    assert tree == {"text.txt": b"somewhere".hex()}
+    assert "invalid storageRegion: coreweave-us" in logged["nowhere"]
+
+
+def test_urls_look_like_those_of_the_real_one(logged: Any) -> None:
+    artifacts = [key for key in logged["keys"] if not key.startswith(("public/", "runs/"))]
+    manifests = [key for key in artifacts if key.endswith("/wandb_manifest.json")]
+    assert manifests
+    assert len(artifacts) > len(manifests)
+    assert {key.split("/")[0] for key in set(artifacts) - set(manifests)} == {"wandb_artifacts"}
 
 
 def test_a_run_is_resumed(logged: Any) -> None:

@@ -75,3 +75,4 @@ def test_the_run(api: Any) -> None:
     assert "config.yaml" in api["run_files"]
     assert "wandb-summary.json" in api["run_files"]
     assert api["run_file"] is True
+    assert api["runs_after_delete"] == []

@@ -16,6 +16,9 @@ import msgspec
 from wbfs.devserver.database import Database, now
 from wbfs.devserver.errors import InvalidRequest, NotFound
 
+KEY_PREFIX_LENGTH = 6
+"""How much of a key is shown as its name."""
+
 
 class Access(IntEnum):
     """What a user may do in an entity or a project; each level includes those below."""
@@ -26,6 +29,13 @@ class Access(IntEnum):
     WRITE = 3
     ADMIN = 4
 
+
+SELVES = (
+    "(SELECT id FROM entity WHERE user_id = ? UNION SELECT entity_id FROM member WHERE user_id = ?)"
+)
+"""A user's own entity and those that they belong to; the user's id is given twice."""
+MEMBER_OF = f"(SELECT project_id FROM project_member WHERE entity_id IN {SELVES})"
+"""The projects of which one of those is a member."""
 
 ROLE_ACCESS = {"view-only": Access.LIST, "member": Access.WRITE, "admin": Access.ADMIN}
 
@@ -39,6 +49,15 @@ class User:
     email: str
     admin: int
     created_at: str
+    default_entity_id: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """What is kept of a key that may be shown: its first characters."""
+
+    id: int
+    prefix: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +90,17 @@ class Member:
 
 
 class UserDocument(msgspec.Struct, forbid_unknown_fields=True):
-    """A user to be there: their name, and optionally a key to be valid beside others."""
+    """A user to be there: their name, and optionally a key to be valid beside others.
+
+    default_entity: the entity that is meant where they name none; None to leave it, at
+        first their own.
+    """
 
     name: str
     email: str = ""
     admin: bool = False
     api_key: str | None = None
+    default_entity: str | None = None
 
 
 class TeamDocument(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,6 +152,8 @@ class Accounts:
                 self._apply_members(entity_id, team.members)
             for organization in accounts.organizations:
                 self._apply_organization(organization)
+            for user in accounts.users:
+                self._apply_default_entity(user)
 
     def authenticate(self, api_key: str) -> User | None:
         """Return the user whose key this is."""
@@ -147,12 +173,23 @@ class Accounts:
             User, "SELECT * FROM user WHERE ? IN (name, email) ORDER BY id", (query,)
         )
 
-    def api_key_ids(self, user: User) -> list[int]:
-        """Return the row ids of a user's keys; the keys themselves are not kept."""
-        keys = self._database.column(
-            "SELECT id FROM api_key WHERE user_id = ? ORDER BY id", (user.id,)
+    def api_keys(self, user: User) -> list[ApiKey]:
+        """Return what there is of a user's keys; the keys themselves are not kept."""
+        return self._database.all(
+            ApiKey, "SELECT id, prefix FROM api_key WHERE user_id = ? ORDER BY id", (user.id,)
         )
-        return [int(key) for key in keys]
+
+    def own_entity(self, user: User) -> Entity:
+        """Return the entity that is a user's own."""
+        entity = self._database.one(Entity, "SELECT * FROM entity WHERE user_id = ?", (user.id,))
+        assert entity is not None
+        return entity
+
+    def default_entity(self, user: User) -> Entity:
+        """Return the entity that is meant where a user names none: a team, or their own."""
+        if user.default_entity_id is None:
+            return self.own_entity(user)
+        return self.entity_by_id(user.default_entity_id)
 
     def entity(self, name: str) -> Entity | None:
         """Return an entity by name, whoever may see it."""
@@ -166,12 +203,13 @@ class Accounts:
         return entity
 
     def teams(self, user: User) -> list[Entity]:
-        """Return the teams that a user belongs to."""
+        """Return the user's own entity and the teams that they belong to."""
         return self._database.all(
             Entity,
-            "SELECT entity.* FROM entity JOIN member ON member.entity_id = entity.id"
-            " WHERE member.user_id = ? AND kind = 'TEAM' ORDER BY entity.name",
-            (user.id,),
+            "SELECT * FROM entity WHERE user_id = ? OR kind = 'TEAM'"
+            " AND id IN (SELECT entity_id FROM member WHERE user_id = ?)"
+            " ORDER BY kind = 'TEAM', name",
+            (user.id, user.id),
         )
 
     def members(self, entity: Entity) -> list[Member]:
@@ -206,14 +244,15 @@ class Accounts:
         return entity
 
     def organizations(self, user: User) -> list[Organization]:
-        """Return the organizations that a user belongs to, directly or by a team."""
+        """Return the organizations that a user belongs to: directly, by a team or a registry."""
         return self._database.all(
             Organization,
             "SELECT DISTINCT organization.* FROM organization"
             " JOIN entity ON entity.organization_id = organization.id"
-            " JOIN member ON member.entity_id = entity.id"
-            " WHERE member.user_id = ? ORDER BY organization.name",
-            (user.id,),
+            " LEFT JOIN member ON member.entity_id = entity.id"
+            " LEFT JOIN project ON project.entity_id = entity.id"
+            f" WHERE member.user_id = ? OR project.id IN {MEMBER_OF} ORDER BY organization.name",
+            (user.id, user.id, user.id),
         )
 
     def access(self, user: User | None, entity: Entity) -> Access:
@@ -250,10 +289,22 @@ class Accounts:
         self._apply_entity(document.name, "USER", user_id=user_id)
         if document.api_key is not None:
             self._database.write(
-                "INSERT INTO api_key (user_id, sha256) VALUES (?, ?)"
-                " ON CONFLICT (sha256) DO UPDATE SET user_id = excluded.user_id",
-                (user_id, _fingerprint(document.api_key)),
+                "INSERT INTO api_key (user_id, sha256, prefix) VALUES (?, ?, ?)"
+                " ON CONFLICT (sha256)"
+                " DO UPDATE SET user_id = excluded.user_id, prefix = excluded.prefix",
+                (user_id, _fingerprint(document.api_key), document.api_key[:KEY_PREFIX_LENGTH]),
             )
+
+    def _apply_default_entity(self, document: UserDocument) -> None:
+        if document.default_entity is None:
+            return
+        user_id = self._user_id(document.name)
+        entity = self.entity(document.default_entity)
+        if entity is None or self.access(self.user(user_id), entity) < Access.LIST:
+            raise InvalidRequest(f"{document.name!r} is not in {document.default_entity!r}")
+        self._database.write(
+            "UPDATE user SET default_entity_id = ? WHERE id = ?", (entity.id, user_id)
+        )
 
     def _apply_organization(self, document: OrganizationDocument) -> None:
         self._database.write(

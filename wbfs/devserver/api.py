@@ -227,7 +227,11 @@ class _Api:
         found = (
             [] if entity is None else self._services.artifacts.objects_in_entity(entity.id, digest)
         )
-        return self._redirect(context, found)
+        artifacts = self._services.artifacts
+        access = [
+            artifacts.access(context.viewer, artifacts.by_id(one.artifact_id)) for one in found
+        ]
+        return self._redirect(found, max(access, default=Access.NONE))
 
     def artifact_v2(self, request: Request) -> Response:
         """Redirect to a file of a collection, by birth artifact and content.
@@ -252,22 +256,18 @@ class _Api:
         )
         wanted = [decode_id("Artifact", artifact_id) for artifact_id in artifact_ids]
         return self._redirect(
-            context, [entry for entry in found if not wanted or entry.artifact_id in wanted]
+            [entry for entry in found if not wanted or entry.artifact_id in wanted],
+            services.projects.access(context.viewer, project),
         )
 
-    def _redirect(self, context: Context, found: list[Entry]) -> Response:
-        services = self._services
-        access = [
-            services.artifacts.access(context.viewer, services.artifacts.by_id(entry.artifact_id))
-            for entry in found
-        ]
-        if max(access, default=Access.NONE) < Access.LIST:
+    def _redirect(self, found: list[Entry], access: Access) -> Response:
+        if not found or access < Access.LIST:
             raise NotFound("file not found")
-        if max(access) < Access.READ:
+        if access < Access.READ:
             raise PermissionDenied("permission denied: no access to the content of artifacts")
         key = found[0].object_key
         assert key is not None
-        return RedirectResponse(services.origin.get_url(key), 302)
+        return RedirectResponse(self._services.origin.get_url(key), 302)
 
     async def accounts(self, request: Request) -> Response:
         """Make users, teams and organizations exist; for administrators."""

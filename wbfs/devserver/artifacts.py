@@ -324,6 +324,16 @@ class Artifacts:
             lambda entry: entry.path,
         )
 
+    def size_of_entity(self, entity_id: int) -> int:
+        """Return the bytes of all versions that were logged to an entity's projects."""
+        total = self._database.number(
+            "SELECT SUM(artifact.size) FROM artifact"
+            " JOIN collection ON collection.id = artifact.collection_id"
+            " JOIN project ON project.id = project_id WHERE entity_id = ? HAVING COUNT(*) > 0",
+            (entity_id,),
+        )
+        return total or 0
+
     def objects_in_entity(self, entity_id: int, digest: str) -> list[Entry]:
         """Return the entries of an entity's artifacts that have this base64 digest."""
         return self._database.all(

@@ -26,10 +26,10 @@ CREATE TABLE IF NOT EXISTS organization (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS user (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, email TEXT NOT NULL,
-    admin INTEGER NOT NULL, created_at TEXT NOT NULL);
+    admin INTEGER NOT NULL, created_at TEXT NOT NULL, default_entity_id INTEGER);
 CREATE TABLE IF NOT EXISTS api_key (
     id INTEGER PRIMARY KEY, user_id INTEGER NOT NULL REFERENCES user(id),
-    sha256 TEXT NOT NULL UNIQUE);
+    sha256 TEXT NOT NULL UNIQUE, prefix TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS entity (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
     kind TEXT NOT NULL CHECK (kind IN ('USER', 'TEAM', 'ORGANIZATION')),
@@ -46,6 +46,10 @@ CREATE TABLE IF NOT EXISTS project (
     name TEXT NOT NULL, description TEXT, access TEXT NOT NULL,
     any_artifact_type INTEGER NOT NULL DEFAULT 1,
     created_at TEXT NOT NULL, updated_at TEXT NOT NULL, UNIQUE (entity_id, name));
+CREATE TABLE IF NOT EXISTS project_member (
+    project_id INTEGER NOT NULL REFERENCES project(id) ON DELETE CASCADE,
+    entity_id INTEGER NOT NULL REFERENCES entity(id), role TEXT NOT NULL,
+    PRIMARY KEY (project_id, entity_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS run (
     id INTEGER PRIMARY KEY AUTOINCREMENT, project_id INTEGER NOT NULL REFERENCES project(id),
     name TEXT NOT NULL, user_id INTEGER REFERENCES user(id), display_name TEXT,
@@ -128,6 +132,12 @@ CREATE TABLE IF NOT EXISTS run_artifact (
 CREATE INDEX IF NOT EXISTS run_artifact_artifact ON run_artifact (artifact_id);
 """
 
+ADDED_COLUMNS = {
+    ("user", "default_entity_id"): "INTEGER",
+    ("api_key", "prefix"): "TEXT NOT NULL DEFAULT ''",
+}
+"""What the first of these databases lack, by table and column."""
+
 
 def now() -> str:
     """The time as every timestamp of the API writes it: UTC, whole seconds, `Z`."""
@@ -146,6 +156,10 @@ class Database:
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.create_function("REGEXP", 2, _regexp, deterministic=True)
         self._connection.executescript(SCHEMA)
+        for (table, column), declaration in ADDED_COLUMNS.items():
+            found = self.column("SELECT name FROM pragma_table_info(?)", (table,))
+            if column not in found:
+                self.write(f"ALTER TABLE {table} ADD COLUMN {column} {declaration}")
 
     def close(self) -> None:
         """Close the file; what was committed stays."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wbfs.devserver.files import refuse
@@ -20,6 +20,8 @@ from wbfs.devserver.request_log import CONTROL_PREFIX
 from wbfs.devserver.signing import EXPIRED, SIGNATURE, issue_time
 
 SLOW_PIECE_BYTES = 16 << 10
+REDIRECTED = "redirected"
+"""What tells, in a URL's query, how often its request was sent on."""
 
 
 class ConnectionCut(Exception):
@@ -38,6 +40,9 @@ class FaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     connection is ended, if the client has not gone before. bandwidth_bytes_per_s: of one
     connection, 0 for no limit. requests_per_s: beyond that 429 with Retry-After, 0 for no limit.
     error_share: share of requests answered with `error_status`; which ones is the same every time.
+    retry_after_s: what such an answer's Retry-After says, None for no such header. redirects: how
+    often a request is sent on, to the same host, before it is answered. chunked: bodies come in
+    chunks, and how long they are is not said.
     cut_after_bytes: the connection is closed after so many bytes of a body, -1 for never.
     wrong_bytes: bodies of the right length and other bytes.
 
@@ -58,6 +63,9 @@ class FaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     requests_per_s: float = 0.0
     error_share: float = 0.0
     error_status: int = 500
+    retry_after_s: int | None = None
+    redirects: int = 0
+    chunked: bool = False
     cut_after_bytes: int = -1
     wrong_bytes: bool = False
     expired_urls: bool = False
@@ -133,7 +141,13 @@ class Faults:
         if settings.requests_per_s and (wait_s := self._wait_s(settings.requests_per_s)):
             return Response(status_code=429, headers={"Retry-After": str(wait_s)})
         if self._random.random() < settings.error_share:
-            return Response(status_code=settings.error_status)
+            retry_s = settings.retry_after_s
+            headers = {} if retry_s is None else {"Retry-After": str(retry_s)}
+            return Response(status_code=settings.error_status, headers=headers)
+        redirected = int(query.get(REDIRECTED, 0))
+        if redirected < settings.redirects:
+            onwards = request.url.include_query_params(**{REDIRECTED: redirected + 1})
+            return RedirectResponse(str(onwards), status_code=307)
         return None
 
     def _wait_s(self, requests_per_s: float) -> int:
@@ -162,6 +176,10 @@ class _Tampering:
     async def send(self, message: Message) -> None:
         """Pass a message on. Raises ConnectionCut where the response is to end."""
         body: bytes = message.get("body", b"")
+        if message["type"] == "http.response.start" and self._settings.chunked:
+            # Without the length, the server sends chunks.
+            headers = [one for one in message["headers"] if one[0] != b"content-length"]
+            message = {**message, "headers": headers}
         if message["type"] != "http.response.body" or not body:
             await self._send(message)
             return

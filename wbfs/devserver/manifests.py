@@ -48,13 +48,16 @@ def parse_manifest(data: bytes, digest: str) -> Manifest:
     return manifest
 
 
-def serialize_manifest(contents: Mapping[str, Mapping[str, Any]], layout: str) -> bytes:
-    """Write a FULL manifest of `contents` for the storage layout `V1` or `V2`."""
+def serialize_manifest(
+    contents: Mapping[str, Mapping[str, Any]], layout: str, region: str | None = None
+) -> bytes:
+    """Write a FULL manifest of `contents` for the storage layout `V1` or `V2`, and a region."""
+    config = {"storageLayout": layout} | ({"storageRegion": region} if region else {})
     return msgspec.json.encode(
         {
             "version": 1,
             "storagePolicy": STORAGE_POLICY,
-            "storagePolicyConfig": {"storageLayout": layout},
+            "storagePolicyConfig": config,
             "contents": contents,
         }
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wbfs.devserver.accounts import Access, Accounts, Entity, User
+from wbfs.devserver.accounts import MEMBER_OF, SELVES, Access, Accounts, Entity, User
 from wbfs.devserver.database import Database, now
 from wbfs.devserver.errors import InvalidRequest, NotFound, PermissionDenied
 from wbfs.devserver.filters import Condition, Field, parse_filters, parse_order
@@ -12,6 +12,14 @@ from wbfs.devserver.paging import Connection, Pager, PageRequest
 
 REGISTRY_PREFIX = "wandb-registry-"
 PUBLIC_ACCESS = ("USER_READ", "USER_WRITE")  # what everybody may read, logged in or not
+
+MEMBER_ACCESS = {
+    "restricted_viewer": Access.LIST,
+    "viewer": Access.READ,
+    "member": Access.WRITE,
+    "admin": Access.ADMIN,
+}
+"""What a role in a project, or a registry, gives."""
 
 PROJECT_FIELDS = {
     "id": Field(sql="project.id"),
@@ -47,6 +55,14 @@ class ArtifactType:
     created_at: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectMember:
+    """A user's own entity, or a team, and its role in a project."""
+
+    entity_id: int
+    role: str
+
+
 class Projects:
     """The projects in `database`, as far as each user may see them."""
 
@@ -56,13 +72,61 @@ class Projects:
         self._pager = pager
 
     def access(self, viewer: User | None, project: Project) -> Access:
-        """Return what `viewer` may do in `project`."""
+        """Return what `viewer` may do in `project`: the best of what their roles give."""
         access = self._accounts.access(viewer, self._accounts.entity_by_id(project.entity_id))
         if project.access in PUBLIC_ACCESS:
             access = max(access, Access.READ)
         if project.access == "RESTRICTED" and access < Access.ADMIN:
             access = Access.NONE
-        return access
+        if viewer is None:
+            return access
+        roles = self._database.column(
+            f"SELECT role FROM project_member WHERE project_id = ? AND entity_id IN {SELVES}",
+            (project.id, viewer.id, viewer.id),
+        )
+        return max([access, *(MEMBER_ACCESS[role] for role in roles)])
+
+    def members(self, project: Project, kind: str) -> list[ProjectMember]:
+        """Return who has a role in a project of its own; `kind` is USER or TEAM."""
+        return self._database.all(
+            ProjectMember,
+            "SELECT entity_id, role FROM project_member JOIN entity ON entity.id = entity_id"
+            " WHERE project_id = ? AND kind = ? ORDER BY entity_id",
+            (project.id, kind),
+        )
+
+    def add_member(self, project: Project, entity: Entity, role: str | None = None) -> None:
+        """Give a user's entity, or a team, a role, unless it has one.
+
+        Without a `role` it is the least of them, and admin for who is that in all projects.
+        """
+        owner = self._accounts.entity_by_id(project.entity_id)
+        user = self._accounts.user(entity.user_id or 0)
+        is_admin = self._accounts.access(user, owner) is Access.ADMIN
+        self._database.write(
+            "INSERT INTO project_member (project_id, entity_id, role) VALUES (?, ?, ?)"
+            " ON CONFLICT DO NOTHING",
+            (project.id, entity.id, role or ("admin" if is_admin else "restricted_viewer")),
+        )
+
+    def change_member(self, project: Project, entity: Entity, role: str) -> None:
+        """Give a member another role; raises InvalidRequest for an unknown one, or no member."""
+        if role not in MEMBER_ACCESS:
+            raise InvalidRequest(f"no such role: {role!r}")
+        known = self.members(project, entity.kind)
+        if entity.id not in [member.entity_id for member in known]:
+            raise InvalidRequest(f"{entity.name!r} is no member of {project.name!r}")
+        self._database.write(
+            "UPDATE project_member SET role = ? WHERE project_id = ? AND entity_id = ?",
+            (role, project.id, entity.id),
+        )
+
+    def remove_member(self, project: Project, entity: Entity) -> None:
+        """Take a member's role in a project from it; idempotent."""
+        self._database.write(
+            "DELETE FROM project_member WHERE project_id = ? AND entity_id = ?",
+            (project.id, entity.id),
+        )
 
     def visible(self, viewer: User | None, entity_name: str, name: str) -> Project | None:
         """Return a project; None if it doesn't exist or `viewer` may not know that it does."""
@@ -87,16 +151,19 @@ class Projects:
         that doesn't exist.
         """
         entity = self._accounts.entity(entity_name)
-        if entity is None or self._accounts.access(viewer, entity) < access:
-            raise PermissionDenied(f"permission denied: cannot write to {entity_name}/{name}")
         project = self._named(entity_name, name)
-        if project is None:
-            if entity.kind == "ORGANIZATION":
-                raise NotFound(f"registry {name!r} not found in {entity_name!r}")
-            return self.create(entity, name)
-        if self.access(viewer, project) < access:
+        may = Access.NONE
+        if project is not None:
+            may = self.access(viewer, project)
+        elif entity is not None:
+            may = self._accounts.access(viewer, entity)
+        if entity is None or may < access:
             raise PermissionDenied(f"permission denied: cannot write to {entity_name}/{name}")
-        return project
+        if project is not None:
+            return project
+        if entity.kind == "ORGANIZATION":
+            raise NotFound(f"registry {name!r} not found in {entity_name!r}")
+        return self.create(entity, name)
 
     def create(self, entity: Entity, name: str) -> Project:
         """Make a private project."""
@@ -164,9 +231,16 @@ class Projects:
         access = self._accounts.access(viewer, entity)
         if access is Access.ADMIN:
             return Condition(sql="1", parameters=())
-        if access >= Access.LIST:
-            return Condition(sql="project.access != 'RESTRICTED'", parameters=())
-        return Condition(sql="project.access IN (?, ?)", parameters=PUBLIC_ACCESS)
+        member = viewer.id if viewer else None
+        seen = (
+            "project.access != 'RESTRICTED'"
+            if access >= Access.LIST
+            else "project.access IN (?, ?)"
+        )
+        public = () if access >= Access.LIST else PUBLIC_ACCESS
+        return Condition(
+            sql=f"({seen} OR project.id IN {MEMBER_OF})", parameters=(*public, member, member)
+        )
 
     def types(self, project: Project, page: PageRequest) -> Connection[ArtifactType]:
         """Return a page of the project's artifact types."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +94,7 @@ class Uploads:
         )
         self._database.write(
             "UPDATE manifest SET object_key = ? WHERE id = ?",
-            (f"manifests/{manifest_id}.json", manifest_id),
+            (_manifest_key(str(manifest_id)), manifest_id),
         )
         return self.manifest(manifest_id)
 
@@ -183,12 +184,14 @@ class Uploads:
         )
         if not records:
             raise InvalidRequest("artifact has no manifest")
-        contents, layout = self._merge(artifact, records)
+        contents, config = self._merge(artifact, records)
         digest, manifest_key = artifact.digest, records[-1].object_key
-        if len(records) > 1 or records[0].type != "FULL" or layout != self._layout:
-            manifest_key = f"manifests/{artifact.id}-full.json"
+        is_whole = len(records) == 1 and records[0].type == "FULL"
+        if not is_whole or config.get("storageLayout", "V1") != self._layout:
+            manifest_key = _manifest_key(f"{artifact.id}-full")
+            region = config.get("storageRegion")
             with self._origin.receive(self._origin.path(manifest_key)) as target:
-                target.file.write(serialize_manifest(contents, self._layout))
+                target.file.write(serialize_manifest(contents, self._layout, region))
                 target.keep()
             digest = artifact_digest(contents, artifact.digest_algorithm)
         size = self._add_entries(artifact, contents)
@@ -196,13 +199,14 @@ class Uploads:
         membership = self._memberships.add(collection, artifact.id)
         self._database.write(
             "UPDATE artifact SET state = 'COMMITTED', digest = ?, manifest_key = ?, size = ?,"
-            " file_count = ?, version_index = ?, updated_at = ? WHERE id = ?",
+            " file_count = ?, version_index = ?, commit_hash = ?, updated_at = ? WHERE id = ?",
             (
                 digest,
                 manifest_key,
                 size,
                 len(contents),
                 membership.version_index,
+                secrets.token_hex(10),
                 now(),
                 artifact.id,
             ),
@@ -212,10 +216,10 @@ class Uploads:
 
     def _merge(
         self, artifact: Artifact, records: Sequence[ManifestRecord]
-    ) -> tuple[dict[str, dict[str, Any]], str]:
-        """Return the contents that manifests make together, and their storage layout."""
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+        """Return the contents that manifests make together, and the last one's storage config."""
         contents: dict[str, dict[str, Any]] = {}
-        layout = "V1"
+        config: dict[str, Any] = {}
         for record in records:
             if record.type == "FULL":
                 contents = {}
@@ -231,8 +235,8 @@ class Uploads:
                 self._origin.path(record.object_key).read_bytes(), record.digest
             )
             contents |= manifest.contents
-            layout = manifest.storage_policy_config.get("storageLayout", "V1")
-        return contents, layout
+            config = manifest.storage_policy_config
+        return contents, config
 
     def _add_entries(self, artifact: Artifact, contents: Mapping[str, Mapping[str, Any]]) -> int:
         """Fill the table of entries from a manifest; return the sum of the sizes."""
@@ -264,11 +268,15 @@ class Uploads:
         return next((key for key in keys if self._origin.exists(key)), None)
 
 
+def _manifest_key(name: str) -> str:
+    return f"manifests/{name}/wandb_manifest.json"
+
+
 def _object_key(project: Project, birth_id: int, digest: str, layout: str) -> str:
     try:
         digest_hex = base64.b64decode(digest, validate=True).hex()
     except binascii.Error as error:
         raise InvalidRequest(f"invalid digest: {digest!r}") from error
     if layout == "V1":
-        return f"artifacts/{project.entity_id}/{digest_hex}"
-    return f"artifacts/{project.id}/{birth_id}/{digest_hex}"
+        return f"wandb_artifacts/{project.entity_id}/{digest_hex}"
+    return f"wandb_artifacts/{project.id}/{birth_id}/{digest_hex}"

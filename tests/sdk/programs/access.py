@@ -46,6 +46,7 @@ def main() -> None:
     out = {
         "viewer": api.viewer.username,
         "teams": api.viewer.teams,
+        "api_keys": api.viewer.api_keys,
         "projects": attempt(lambda: [one.name for one in api.projects(ENTITY)]),
         "versions": attempt(
             lambda: [

@@ -120,6 +120,18 @@ def main() -> None:
         out["table_refs"] = {path: entry.ref for path, entry in same_table.manifest.entries.items()}
         out["with_table"] = describe(with_table)
 
+        somewhere = wandb.Artifact("somewhere", "dataset", storage_region="minio-local")
+        with somewhere.new_file("text.txt", mode="w") as file:
+            file.write("somewhere")
+        run.log_artifact(somewhere).wait()
+        config = somewhere.manifest.to_manifest_json()["storagePolicyConfig"]
+        out["somewhere"] = [somewhere.commit_hash, config, tree(somewhere.download())]
+        nowhere = wandb.Artifact("nowhere", "dataset", storage_region="coreweave-us")
+        try:
+            run.log_artifact(nowhere).wait()
+        except ValueError as error:
+            out["nowhere"] = str(error)
+
         shared = wandb.Artifact("shared", "model")
         shared.add_file(str(here / "files/folder/big.bin"), name="copied.bin")
         run.log_artifact(shared).wait()

@@ -114,6 +114,10 @@ def main() -> None:
     out["run_files"] = sorted(file.name for file in run.files())
     path = run.file("config.yaml").download(root=str(Path.cwd() / "run-files"), replace=True)
     out["run_file"] = bool(path.read())
+    # Also where it is gone already.
+    for _ in range(2):
+        run.delete()
+    out["runs_after_delete"] = [one.id for one in wandb.Api().runs(project)]
     RESULT.write_text(json.dumps(out), "utf-8")
 
 

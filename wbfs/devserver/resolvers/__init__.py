@@ -18,6 +18,7 @@ from wbfs.devserver.resolvers import (
     artifacts,
     collections,
     files,
+    members,
     mutations,
     projects,
     runs,
@@ -31,6 +32,7 @@ def make_schema() -> GraphQLSchema:
         resources.files("wbfs.devserver").joinpath("schema.graphql").read_text("utf-8"),
         *accounts.TYPES,
         *projects.TYPES,
+        *members.TYPES,
         *runs.TYPES,
         *collections.TYPES,
         *artifacts.TYPES,
@@ -42,4 +44,4 @@ def make_schema() -> GraphQLSchema:
 
 
 def _snake_case(name: str, schema: GraphQLSchema, path: tuple[str, ...]) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

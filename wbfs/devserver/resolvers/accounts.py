@@ -43,10 +43,14 @@ def users(_: None, info: Info, query: str = "") -> Connection[User]:
 def entity(_: None, info: Info, name: str | None = None) -> Entity | None:
     """An entity is known to who can see something in it; its projects are another matter."""
     ctx = info.context
-    found = ctx.services.accounts.entity(name or (ctx.viewer.name if ctx.viewer else ""))
-    if found is None:
+    found = ctx.services.accounts.entity(name or ctx.default_entity)
+    if found is None or ctx.viewer is None:
         return None
-    return found if ctx.services.accounts.access(ctx.viewer, found) >= Access.LIST else None
+    if ctx.services.accounts.access(ctx.viewer, found) >= Access.LIST:
+        return found
+    known = ctx.services.accounts.organizations(ctx.viewer)
+    is_of_them = found.kind == "ORGANIZATION" and found.organization_id in [one.id for one in known]
+    return found if is_of_them else None
 
 
 @query.field("organization")
@@ -64,9 +68,13 @@ def user_id(user: User, info: Info) -> str:
 
 
 @user_type.field("username")
-@user_type.field("entity")
 def user_name(user: User, info: Info) -> str:
     return user.name
+
+
+@user_type.field("entity")
+def user_entity(user: User, info: Info) -> str:
+    return info.context.services.accounts.default_entity(user).name
 
 
 @user_type.field("admin")
@@ -88,8 +96,8 @@ def user_deleted_at(user: User, info: Info) -> None:
 def user_api_keys(user: User, info: Info) -> Connection[dict[str, str]]:
     ctx = info.context
     own = ctx.viewer is not None and ctx.viewer.id == user.id
-    keys = ctx.services.accounts.api_key_ids(user) if own else []
-    return whole([{"id": encode_id("ApiKey", key), "name": f"key {key}"} for key in keys])
+    keys = ctx.services.accounts.api_keys(user) if own else []
+    return whole([{"id": encode_id("ApiKey", key.id), "name": key.prefix} for key in keys])
 
 
 @user_type.field("teams")
@@ -123,6 +131,30 @@ def entity_kind(entity: Entity, info: Info) -> str:
 def entity_read_only(entity: Entity, info: Info) -> bool:
     ctx = info.context
     return ctx.services.accounts.access(ctx.viewer, entity) < Access.WRITE
+
+
+@entity_type.field("readOnlyAdmin")
+@entity_type.field("privateOnly")
+@entity_type.field("available")
+def entity_no(entity: Entity, info: Info) -> bool:
+    """What is of no entity here: limits of a plan, and a name that is free."""
+    return False
+
+
+@entity_type.field("codeSavingEnabled")
+@entity_type.field("isPaid")
+def entity_yes(entity: Entity, info: Info) -> bool:
+    return True
+
+
+@entity_type.field("defaultAccess")
+def entity_default_access(entity: Entity, info: Info) -> str:
+    return "PRIVATE"
+
+
+@entity_type.field("storageBytes")
+def entity_storage_bytes(entity: Entity, info: Info) -> int:
+    return info.context.services.artifacts.size_of_entity(entity.id)
 
 
 @entity_type.field("xxhashDigestsEnabled")

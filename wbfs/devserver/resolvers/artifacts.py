@@ -153,6 +153,8 @@ def _files(
     artifact: Artifact, info: Info, names: Sequence[str] | None, wanted: PageRequest
 ) -> Connection[FileNode]:
     ctx = info.context
-    return ctx.services.artifacts.entries(artifact, wanted, names).map(
-        entry_nodes(ctx, artifact, ctx.services.artifacts.sequence(artifact))
+    artifacts = ctx.services.artifacts
+    access = artifacts.access(ctx.viewer, artifact)
+    return artifacts.entries(artifact, wanted, names).map(
+        entry_nodes(ctx, artifact, artifacts.sequence(artifact), access)
     )

@@ -181,8 +181,12 @@ def membership_files(
     artifact = ctx.services.artifacts.by_id(membership.artifact_id)
     collection = ctx.services.memberships.collection_by_id(membership.collection_id)
     assert collection is not None
+    # Who may read it elsewhere may not therefore read it here.
+    access = ctx.services.projects.access(
+        ctx.viewer, ctx.services.projects.by_id(collection.project_id)
+    )
     return ctx.services.artifacts.entries(artifact, page(first, after), names).map(
-        entry_nodes(ctx, artifact, collection)
+        entry_nodes(ctx, artifact, collection, access)
     )
 
 

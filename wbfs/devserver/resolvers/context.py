@@ -59,6 +59,11 @@ class Context:
             raise PermissionDenied("permission denied: user is not logged in")
         return self.viewer
 
+    @property
+    def default_entity(self) -> str:
+        """The name of the entity that is meant where none is named; empty if it is nobody's."""
+        return self.services.accounts.default_entity(self.viewer).name if self.viewer else ""
+
     def artifact(self, text: str | None, access: Access) -> Artifact:
         """Return the artifact of an API id.
 

@@ -53,14 +53,16 @@ class FileNode:
 EntryConverter = Callable[[Entry], FileNode]
 
 
-def entry_nodes(ctx: Context, artifact: Artifact, collection: Collection) -> EntryConverter:
+def entry_nodes(
+    ctx: Context, artifact: Artifact, collection: Collection, access: Access
+) -> EntryConverter:
     """Return the function from an artifact's entry to a file.
 
     collection: the one through which the viewer reaches the artifact; the files'
         permanent URLs name it.
+    access: what the viewer may do with the artifact on that way.
     """
     services = ctx.services
-    readable = services.artifacts.access(ctx.viewer, artifact) >= Access.READ
     project = services.projects.by_id(collection.project_id)
     entity = services.accounts.entity_by_id(project.entity_id)
     where = [entity.name, project.name, collection.name, encode_id("Artifact", artifact.id)]
@@ -84,7 +86,7 @@ def entry_nodes(ctx: Context, artifact: Artifact, collection: Collection) -> Ent
             updated_at=artifact.updated_at,
             ref=entry.ref,
             object_key=entry.object_key,
-            readable=readable,
+            readable=access >= Access.READ,
             url_path=url_path,
         )
 

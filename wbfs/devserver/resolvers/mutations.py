@@ -8,7 +8,7 @@ from ariadne import MutationType
 
 from wbfs.devserver.accounts import Access
 from wbfs.devserver.artifacts import Artifact
-from wbfs.devserver.errors import NotFound
+from wbfs.devserver.errors import NotFound, PermissionDenied
 from wbfs.devserver.memberships import Collection, Membership
 from wbfs.devserver.resolvers.context import Context, Info
 
@@ -24,8 +24,13 @@ def use_artifact(_: None, info: Info, input: dict[str, Any]) -> dict[str, Artifa
     with services.database.transaction():
         run = ctx.run(input["entity_name"], input["project_name"], input["run_name"], Access.WRITE)
         artifact = services.artifacts.by_opaque_id(input["artifact_id"])
-        if artifact is None or services.artifacts.access(ctx.viewer, artifact) < Access.LIST:
+        access = (
+            Access.NONE if artifact is None else services.artifacts.access(ctx.viewer, artifact)
+        )
+        if artifact is None or access < Access.LIST:
             raise NotFound("artifact not found")
+        if access < Access.READ:
+            raise PermissionDenied("permission denied: cannot use the artifact")
         services.artifacts.use(artifact, run)
     return {"artifact": artifact}
 
@@ -76,7 +81,7 @@ def link_artifact(_: None, info: Info, input: dict[str, Any]) -> dict[str, Any]:
             name = input.get("artifact_portfolio_name") or ""
             project = services.projects.writable(
                 ctx.user,
-                input.get("entity_name") or ctx.user.name,
+                input.get("entity_name") or ctx.default_entity,
                 input.get("project_name") or "uncategorized",
             )
         membership = services.artifacts.link(

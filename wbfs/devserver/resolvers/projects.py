@@ -31,8 +31,7 @@ def project(
     _: None, info: Info, name: str | None = None, entity_name: str | None = None
 ) -> Project | None:
     ctx = info.context
-    entity = entity_name or (ctx.viewer.name if ctx.viewer else "")
-    return ctx.services.projects.visible(ctx.viewer, entity, name or "")
+    return ctx.services.projects.visible(ctx.viewer, entity_name or ctx.default_entity, name or "")
 
 
 @query.field("models")
@@ -46,8 +45,7 @@ def models(
     order: str | None = None,
 ) -> Connection[Project] | None:
     ctx = info.context
-    name = entity_name or (ctx.viewer.name if ctx.viewer else "")
-    entity = ctx.services.accounts.entity(name)
+    entity = ctx.services.accounts.entity(entity_name or ctx.default_entity)
     if entity is None:
         return None
     return ctx.services.projects.of_entity(ctx.viewer, entity, page(first, after), filters, order)
@@ -217,7 +215,7 @@ def artifact_type_collections(
 def upsert_model(_: None, info: Info, input: dict[str, Any]) -> dict[str, Any]:
     ctx = info.context
     services = ctx.services
-    entity_name, name = input.get("entity_name") or ctx.user.name, input.get("name") or ""
+    entity_name, name = input.get("entity_name") or ctx.default_entity, input.get("name") or ""
     with services.database.transaction():
         known = services.projects.visible(ctx.viewer, entity_name, name)
         if known is None and name.startswith(REGISTRY_PREFIX):
@@ -225,6 +223,8 @@ def upsert_model(_: None, info: Info, input: dict[str, Any]) -> dict[str, Any]:
             if entity is None or services.accounts.access(ctx.user, entity) < Access.WRITE:
                 raise PermissionDenied(f"permission denied: cannot write to {entity_name}")
             project = services.projects.create(entity, name)
+            own = services.accounts.own_entity(ctx.user)
+            services.projects.add_member(project, own, "admin")
         else:
             project = services.projects.writable(ctx.user, entity_name, name)
         project = services.projects.update(

@@ -194,7 +194,7 @@ def upsert_bucket(_: None, info: Info, input: dict[str, Any]) -> dict[str, Any]:
             return {"bucket": run, "inserted": False}
         project = ctx.services.projects.writable(
             ctx.user,
-            input.get("entity_name") or ctx.user.name,
+            input.get("entity_name") or ctx.default_entity,
             input.get("model_name") or "uncategorized",
         )
         name = input.get("name") or secrets.token_hex(4)
@@ -207,6 +207,8 @@ def delete_run(_: None, info: Info, input: dict[str, Any]) -> dict[str, Any]:
     ctx = info.context
     services = ctx.services
     with services.database.transaction():
+        if services.runs.by_id(decode_id("Run", input["id"])) is None:
+            return {}  # What is gone already is deleted.
         run = _run_of_id(ctx, input["id"])
         if input.get("delete_artifacts"):
             for edge in services.artifacts.of_run(run, "OUTPUT", page(None, None)).edges:

@@ -15,6 +15,9 @@ from wbfs.devserver.resolvers.context import Info
 from wbfs.devserver.resolvers.files import FileNode, manifest_node
 from wbfs.devserver.uploads import FileSpec, ManifestRecord
 
+STORAGE_REGIONS = ("default", "minio-local")
+"""Where clients may ask for files to be kept; it is all the same here."""
+
 mutation = MutationType()
 
 TYPES = [mutation]
@@ -27,6 +30,9 @@ def create_artifact(_: None, info: Info, input: dict[str, Any]) -> dict[str, Art
     names = input.get("artifact_collection_names") or [input.get("artifact_collection_name")]
     if len(names) != 1 or names[0] is None:
         raise InvalidRequest("an artifact is created in exactly one collection")
+    region = input.get("storage_region") or STORAGE_REGIONS[0]
+    if region not in STORAGE_REGIONS:
+        raise InvalidRequest(f"invalid storageRegion: {region}")
     draft = Draft(
         type=input["artifact_type_name"],
         collection=names[0],
