@@ -21,7 +21,7 @@ from wbfs.cli.options import (
 )
 from wbfs.cli.places import sdk_cache_dir
 from wbfs.model.locks import Locked
-from wbfs.model.settings import ALIAS_TTL_S, MountSettings
+from wbfs.model.settings import ALIAS_TTL_S, METRICS_ADDRESS, MountSettings
 
 START_MARGIN_S = 30.0
 START_QUESTIONS = 6
@@ -132,6 +132,19 @@ class _Octal(click.ParamType[int]):
     show_default="one a mountpoint, below ~/.local/state/wbfs",
     help="Where the daemon in the background logs.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(min=0, max=65535),
+    metavar="PORT",
+    help="Tell metrics to Prometheus at this port, or at a free one for 0: the log says which.",
+)
+@click.option(
+    "--metrics-address",
+    default=METRICS_ADDRESS,
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where --metrics-port listens; others than this machine can ask at 0.0.0.0.",
+)
 @click.option("--debug", is_flag=True, help="Log more.")
 def mount(
     source_and_mountpoint: tuple[str, ...],
@@ -154,6 +167,8 @@ def mount(
     allow_private_references: bool,
     allow_file_references: bool,
     log_file: Path | None,
+    metrics_port: int | None,
+    metrics_address: str,
     debug: bool,
 ) -> None:
     """Mount artifacts on MOUNTPOINT, an empty directory, and return once they can be read.
@@ -206,6 +221,8 @@ def mount(
         gid=gid,
         umask=umask,
         allow_other=allow_other,
+        metrics_port=metrics_port,
+        metrics_address=metrics_address,
     )
     if settings.log_file is not None:
         refuse_inside(settings.log_file, path, "--log-file")

@@ -1,15 +1,23 @@
-"""`.wbfs/metrics`: the mount's counters in the Prometheus text format."""
+"""The mount's counters in the Prometheus text format, in `.wbfs/metrics` and at a port."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Offload
+from wbfs.model.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+SILENCE_S = 10.0
+"""Seconds in which who connects has to ask."""
 
 
 class Metrics(Collector):
@@ -27,10 +35,33 @@ class Metrics(Collector):
         """Return all metrics as text."""
         return generate_latest(self._registry)
 
+    @contextmanager
+    def served(self, address: str, port: int) -> Iterator[None]:
+        """Tell all metrics to whoever asks at an address and a port.
+
+        Raises UsageError where nobody can listen there.
+        """
+        try:
+            server, thread = start_http_server(port, address, self._registry)
+        except OSError as error:
+            raise UsageError(
+                f"can't listen at {address}, port {port}, for --metrics-port: {error}; name a port"
+                " that is free, and with --metrics-address an address of this machine"
+            ) from error
+        # Who connects and says nothing is not waited for.
+        setattr(server.RequestHandlerClass, "timeout", SILENCE_S)  # noqa: B010
+        log.info("metrics are at http://%s:%d/metrics", *server.server_address[:2])
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric, as the registry wants it."""
+        """Yield every metric, as the registry wants it, in any thread."""
         requests = CounterMetricFamily("wbfs_requests", "Kernel requests", labels=["operation"])
-        for operation, count in sorted(self._requests.items()):
+        for operation, count in sorted(dict(self._requests).items()):
             requests.add_metric([operation], count)
         yield requests
         counters = self._fetcher.counters
@@ -47,6 +78,9 @@ class Metrics(Collector):
             ("wbfs_used_prefetched_bytes", "Bytes of those that were opened", counters.used_bytes),
             ("wbfs_wasted_bytes", "Bytes of those that were evicted first", counters.wasted_bytes),
             ("wbfs_served_bytes", "File bytes given to the kernel", counters.served_bytes),
+            ("wbfs_reads", "Reads answered", counters.reads),
+            ("wbfs_waited_reads", "Reads that were not answered at once", counters.waited_reads),
+            ("wbfs_waited_seconds", "Seconds that those took", counters.waited_s),
         ):
             yield CounterMetricFamily(name, text, value=value)
         yield GaugeMetricFamily(

@@ -8,6 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -90,14 +91,23 @@ async def _mount(
     )
     # An alias or a folder that isn't there is said now, not by the first `ls`.
     await tree.root()
-    operations = _operations(settings, session, kernel, tree)
-    await _serve(background, settings, operations, session, kernel, ending, on_ready)
+    requests: Counter[str] = Counter()
+    metrics = Metrics(fetcher=session.fetcher, offload=session.offload, requests=requests)
+    operations = _operations(settings, session, kernel, tree, requests, metrics)
+    with ExitStack() as stack:
+        if settings.metrics_port is not None:
+            stack.enter_context(metrics.served(settings.metrics_address, settings.metrics_port))
+        await _serve(background, settings, operations, session, kernel, ending, on_ready)
 
 
 def _operations(
-    settings: MountSettings, session: Session, kernel: Kernel, tree: Tree
+    settings: MountSettings,
+    session: Session,
+    kernel: Kernel,
+    tree: Tree,
+    requests: Counter[str],
+    metrics: Metrics,
 ) -> Operations:
-    requests: Counter[str] = Counter()
     errors = ErrorLog()
     left_out = LeftOut()
     status = Status(
@@ -108,7 +118,6 @@ def _operations(
         requests=requests,
         left_out=left_out,
     )
-    metrics = Metrics(fetcher=session.fetcher, offload=session.offload, requests=requests)
     control = Control(
         {"status.json": status.render, "metrics": metrics.render, "errors.jsonl": errors.render}
     )

@@ -97,9 +97,9 @@ class Offload:
         )
 
     def busy(self) -> dict[str, int]:
-        """How many threads of each kind are at work."""
+        """How many threads of each kind are at work; in any thread."""
         busy = dict.fromkeys((kind.value for kind in Kind), 0)
-        for (kind, _), limiter in self._limiters.items():
+        for (kind, _), limiter in list(self._limiters.items()):
             busy[kind.value] += limiter.borrowed_tokens
         return busy
 

@@ -324,8 +324,11 @@ class Operations(pyfuse3.Operations):
         opened = self._files.get(HandleId(fh))
         if isinstance(opened, OpenControlFile):
             return opened.contents[off : off + size]
+        began = time.perf_counter()
+        data = await opened.read(off, size)
+        self._fetcher.counters.note_read(time.perf_counter() - began)
         # pyfuse3 takes any contiguous buffer, which saves a copy.
-        return await opened.read(off, size)  # type: ignore[return-value]
+        return data  # type: ignore[return-value]
 
     @_operation
     async def flush(self, fh: int) -> None:

@@ -20,6 +20,8 @@ MIN_FREE_BYTES = 1 << 30
 MANIFEST_LIMIT_BYTES = 4 << 30
 """Bytes that a version's manifest may have: as many files as wbfs shows of one, and more."""
 
+METRICS_ADDRESS = "127.0.0.1"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSettings:
@@ -51,12 +53,15 @@ class MountSettings(SessionSettings):
     """One mount: what is shown, where, and how.
 
     Of each version those entries are shown whose path starts with `path_prefix`. `umask` is taken
-    from 0444 and 0555. An alias that is one of `locks` is the version that it is locked to.
+    from 0444 and 0555. An alias that is one of `locks` is the version that it is locked to. Metrics
+    are told at `metrics_port`, if any.
     """
 
     source: str
     path_prefix: str = ""
     locks: tuple[Locked, ...] = ()
+    metrics_address: str = METRICS_ADDRESS
+    metrics_port: int | None = None
     mountpoint: Path
     log_file: Path | None
     uid: int
