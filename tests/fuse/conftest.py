@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from corpus import CorpusItem, accounts, log_corpus, write_reference_files
+from daemons import Daemon
 from mounts import Mount, check
 from stand_in import StandIn
 
@@ -105,3 +106,21 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield make
     for path in disks:
         check("umount", "-l", path)
+
+
+Starter = Callable[..., Daemon]
+
+
+@pytest.fixture
+def start(stand_in: StandIn, tmp_path: Path) -> Iterator[Starter]:
+    """Return what starts daemons in front: start(*options)."""
+    daemons: list[Daemon] = []
+
+    def start_one(*options: str | Path, path: Path = tmp_path / "mount") -> Daemon:
+        daemon = Daemon(path, stand_in, *options)
+        daemons.append(daemon)
+        return daemon
+
+    yield start_one
+    for daemon in daemons:
+        daemon.take_down()

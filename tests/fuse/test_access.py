@@ -175,7 +175,7 @@ def test_a_ca_bundle_that_is_not_there_is_named(team: Team, tmp_path: Path) -> N
     (tmp_path / "mountpoint").mkdir()
     env = team.server.env(tmp_path / "home") | {"REQUESTS_CA_BUNDLE": "no/such/bundle"}
     done = run(*WBFS, "mount", "--cache-dir", tmp_path / "cache", tmp_path / "mountpoint", env=env)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "there is no CA bundle" in done.stderr
     assert "no/such/bundle" in done.stderr
     assert "Traceback" not in done.stderr

@@ -30,33 +30,33 @@ def refused(
     env: Mapping[str, str],
     *options: str | Path,
     words: str,
+    code: int = 2,
     timeout_s: float = 30,
 ) -> None:
     """Check that mounting fails with one line that has `words`, and leaves nothing behind."""
     cache = path.parent / "cache-of-refused"
     command = [*WBFS, "mount", "--cache-dir", cache, "--log-file", path.parent / "log"]
     done = run(*command, *options, path, env=env, timeout_s=timeout_s)
-    assert done.returncode not in (0, None)
+    assert done.returncode == code
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("wbfs: ")
     assert words in lines[0]
-    assert str(path) not in [
-        line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()
-    ]
+    ours = [line for line in Path("/proc/mounts").read_text().splitlines() if " fuse.wbfs " in line]
+    assert str(path) not in [line.split()[1] for line in ours]
     left = subprocess.run(["pgrep", "-f", str(cache)], capture_output=True, text=True, check=False)
     assert left.stdout == ""
 
 
 def test_wrong_key(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
     env = stand_in.env(tmp_path, "f" * 40)
-    refused(place, env, words="wandb login")
+    refused(place, env, words="wandb login", code=77)
     assert "f" * 40 not in (tmp_path / "log").read_text()
 
 
 def test_no_key(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
     env = {name: value for name, value in stand_in.env(tmp_path).items() if name != "WANDB_API_KEY"}
-    refused(place, env, words="wandb login")
+    refused(place, env, words="wandb login", code=77)
 
 
 def test_unreachable_server(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
@@ -64,13 +64,14 @@ def test_unreachable_server(stand_in: StandIn, place: Path, tmp_path: Path) -> N
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         env = stand_in.env(tmp_path) | {"WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
-        refused(place, env, words=f"127.0.0.1:{port}", timeout_s=40)
+        refused(place, env, words=f"127.0.0.1:{port}", code=1, timeout_s=40)
 
 
 def test_missing_fusermount(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
     empty = tmp_path / "bin"
     empty.mkdir()
-    refused(place, stand_in.env(tmp_path) | {"PATH": str(empty)}, words="apt install fuse3")
+    env = stand_in.env(tmp_path) | {"PATH": str(empty)}
+    refused(place, env, words="apt install fuse3", code=78)
 
 
 def test_missing_mountpoint(stand_in: StandIn, tmp_path: Path) -> None:
@@ -134,17 +135,32 @@ def test_a_log_is_named_after_any_path(stand_in: StandIn, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "code", "words"),
     [
-        ("no-such-entity", "there is no 'no-such-entity'"),
-        ("a/b/c/d", "has 4 parts"),
-        ("artifact:", "an alias behind"),
+        ("no-such-entity", 77, "there is no 'no-such-entity'"),
+        ("a/b/c/d", 2, "has 4 parts"),
+        ("artifact:", 2, "an alias behind"),
     ],
 )
 def test_sources_that_are_not_there(
-    stand_in: StandIn, place: Path, tmp_path: Path, source: str, words: str
+    stand_in: StandIn, place: Path, tmp_path: Path, source: str, code: int, words: str
 ) -> None:
-    refused(place, stand_in.env(tmp_path), source, words=words)
+    refused(place, stand_in.env(tmp_path), source, words=words, code=code)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a volume")
+def test_a_volume_of_its_own_is_mounted_on(place: Path, mounter: Mounter) -> None:
+    check("mount", "-t", "tmpfs", "none", place)
+    try:
+        mount = mounter(path=place)
+        assert os.listdir(place)
+        mount.umount()
+        assert os.listdir(place) == []
+        # As long as nothing is in it.
+        (place / "precious").write_text("x")
+        refused(place, mount.env, words="is not empty")
+    finally:
+        check("umount", place)
 
 
 def test_already_mounted(mounter: Mounter, stand_in: StandIn, tmp_path: Path) -> None:
@@ -176,7 +192,7 @@ def test_umount_waits_for_the_daemon(mounter: Mounter) -> None:
     assert not mount.is_alive()
     assert not os.path.ismount(mount.path)
     done = run(*WBFS, "umount", mount.path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(f"wbfs: wbfs is not mounted at {mount.path}")
 
 

@@ -263,7 +263,7 @@ def test_a_page_of_the_app_as_a_source(
         (f"https://wandb.ai/{entity}/{PROJECT}", "set WANDB_BASE_URL"),
     ):
         done = run(*WBFS, "get", url, env=mount.env)
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert words in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
@@ -276,23 +276,23 @@ def test_a_slow_login(artifact: str, stand_in: StandIn, mounter: Mounter) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "code", "words"),
     [
-        ({"WANDB_BASE_URL": "http://[::1"}, "WANDB_BASE_URL"),
-        ({"WANDB_API_KEY": "\udcff"}, "the W&B API key"),
-        ({"WBFS_CACHE_DIR": "/proc/nothing"}, "/proc/nothing"),
-        ({"XDG_STATE_HOME": "/proc/nothing"}, "can't log to /proc/nothing"),
-        ({"http_proxy": "http://127.0.0.1:9", "no_proxy": "-"}, "through the proxy 127.0.0.1:9"),
-        ({"all_proxy": "ftp://127.0.0.1:9", "no_proxy": "-"}, "is no proxy's address"),
+        ({"WANDB_BASE_URL": "http://[::1"}, 2, "WANDB_BASE_URL"),
+        ({"WANDB_API_KEY": "\udcff"}, 77, "the W&B API key"),
+        ({"WBFS_CACHE_DIR": "/proc/nothing"}, 1, "/proc/nothing"),
+        ({"XDG_STATE_HOME": "/proc/nothing"}, 2, "can't log to /proc/nothing"),
+        ({"http_proxy": "http://127.0.0.1:9", "no_proxy": "-"}, 1, "through the proxy 127.0.0.1:9"),
+        ({"all_proxy": "ftp://127.0.0.1:9", "no_proxy": "-"}, 2, "is no proxy's address"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_mount_says_what_is_wrong_around_it(
-    bare: Mapping[str, str], tmp_path: Path, changes: Mapping[str, str], words: str
+    bare: Mapping[str, str], tmp_path: Path, changes: Mapping[str, str], code: int, words: str
 ) -> None:
     (tmp_path / "mount").mkdir()
     done = run(*WBFS, "mount", "--timeout", "1", tmp_path / "mount", env={**bare, **changes})
-    assert done.returncode == 1
+    assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("wbfs: ")
     assert words in done.stderr

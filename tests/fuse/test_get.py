@@ -416,10 +416,10 @@ def children(pid: int) -> list[int]:
 
 def test_what_is_not_there(get: Get, tmp_path: Path) -> None:
     done = get(name="getting/files:v7")
-    assert done.returncode == 1
+    assert done.returncode == 77
     assert done.stderr.startswith("wbfs: ")
     done = get(name="getting/files:v0/images")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--path-prefix images/" in done.stderr
 
 

@@ -126,7 +126,7 @@ def test_what_can_not_do_without_is_refused_at_the_start(
     place.mkdir()
     env = stand_in.env(tmp_path / "home")
     done = run(*WBFS, "mount", "--cache-dir", top / "cache", artifact, place, env=env)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == (
         f"wbfs: the cache can't be in {top}/cache: its filesystem has no files that are renamed"
         " (Operation not permitted); use --cache-dir, on a local disk for instance\n"

@@ -289,7 +289,7 @@ def test_no_wait(
     assert gets(stand_in) == []
     # What can't be begun is said at once.
     done = prefetch("--no-wait", f"{artifact}:v0/nothing")
-    assert done.returncode == 1
+    assert done.returncode == 77
     assert "has no file or folder 'nothing'" in done.stderr
 
 
@@ -318,7 +318,7 @@ def test_what_does_not_fit(
     version = mount.path / artifact / "v0"
     stand_in.clear_requests()
     done = prefetch(version)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "of a cache of 2.0 MB it may take 1.9 MB: raise --cache-size" in done.stderr
     done = prefetch(f"{artifact}:v0", "--cache-dir", small_disk("4m") / "cache", "--min-free", "0")
     assert done.returncode == 1
@@ -493,13 +493,13 @@ def refused(*paths: Path, words: str) -> None:
 
 def test_errors_are_one_line(mounter: Mounter, artifact: str, prefetch: Prefetch) -> None:
     version = mounter().path / artifact / "v0"
-    for command, words in (
-        ((f"{artifact}:v7",), "there is no version or alias 'v7'"),
-        ((f"{artifact}:v0/tr",), "has no file or folder 'tr'"),
-        ((version, "--cache-size", "1TB"), "--cache-size is the mount's to say"),
+    for command, code, words in (
+        ((f"{artifact}:v7",), 77, "there is no version or alias 'v7'"),
+        ((f"{artifact}:v0/tr",), 77, "has no file or folder 'tr'"),
+        ((version, "--cache-size", "1TB"), 2, "--cache-size is the mount's to say"),
     ):
         done = prefetch(*command)
-        assert done.returncode == 1
+        assert done.returncode == code
         [line] = done.stderr.splitlines()
         assert line.startswith("wbfs: ")
         assert words in line

@@ -33,6 +33,8 @@ CACHE_SIZE = "50MB"
 DISK_SIZE = "120m"
 TIMEOUT_S = 4.0
 ALIAS_TTL_S = 1.0
+EXIT_CODES = (0, 1, 2, 77)
+"""All but those of a mount: done, may go better, wrong use, not there or not allowed."""
 COMMAND_S = 120.0
 HANGS_AFTER_S = 150.0
 LATELY = 10_000
@@ -424,7 +426,7 @@ class World:
             raise self.judge.broken(f"wbfs {shown}: {error}") from error
         self.judge.figures[f"wbfs {words[0]}: {done.returncode}"] += 1
         is_explained = may_fail or self.judge.is_disturbed(began, time.monotonic())
-        if done.returncode not in (0, 1) or (done.returncode == 1 and not is_explained):
+        if done.returncode not in EXIT_CODES or (done.returncode and not is_explained):
             raise self.judge.broken(f"wbfs {shown}: exit {done.returncode}: {done.stderr[-1500:]}")
         return done
 

@@ -17,6 +17,7 @@ from wbfs.cli.lock import lock
 from wbfs.cli.mount import mount
 from wbfs.cli.places import settle_paths
 from wbfs.cli.prefetch import prefetch
+from wbfs.cli.status import status
 from wbfs.cli.umount import umount
 from wbfs.daemon.exit_codes import exit_code_of
 from wbfs.model.errors import WbfsError
@@ -40,6 +41,7 @@ def commands() -> None:
 
 commands.add_command(mount)
 commands.add_command(umount)
+commands.add_command(status)
 commands.add_command(get)
 commands.add_command(prefetch)
 commands.add_command(lock)

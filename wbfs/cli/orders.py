@@ -19,7 +19,7 @@ from wbfs.fetch.bulk.pipeline import Pipeline, Selection
 from wbfs.fetch.bulk.target import Target
 from wbfs.fetch.offload import Kind
 from wbfs.model.entries import Version
-from wbfs.model.errors import NotFound, UsageError
+from wbfs.model.errors import NotFound, NotNow, UsageError
 from wbfs.model.locks import Locked
 from wbfs.model.names import is_safe_component, is_version_name
 from wbfs.remote.credentials import load_credentials
@@ -221,7 +221,7 @@ class Prefetch:
         needed, allowed = show_size(shortage.needed), show_size(shortage.allowed)
         bounds = session.room.bounds
         if shortage.is_of_disk:
-            return UsageError(
+            return NotNow(
                 f"it takes {needed} more, and the disk of {self._cache_dir} has room for {allowed},"
                 f" with {show_size(bounds.min_free or 0)} left free: free space, use a cache on"
                 " another disk, or name a folder"

@@ -1,13 +1,26 @@
 """Exit codes, which tell systemd, a kubelet and a script whether to start a mount again.
 
-0 is for a mount that was told to end. Wrong use of the command line, 2, is click's.
+0 is for a mount that was told to end.
 """
 
 from __future__ import annotations
 
-from wbfs.model.errors import MountLost, NoFuse, WbfsError
+from wbfs.model.errors import (
+    AccessDenied,
+    MountLost,
+    NameInvalid,
+    NoFuse,
+    NotFound,
+    NotNow,
+    UsageError,
+    WbfsError,
+)
 
 MAY_GO_BETTER = 1
+WRONG_USE = 2
+"""As click has it."""
+NO_ACCESS = 77
+"""Not logged in, no permission, or no such artifact: only somebody who mends that changes it."""
 NO_FUSE = 78
 MOUNT_LOST = 79
 
@@ -29,5 +42,11 @@ def exit_code_of(error: WbfsError) -> int:
             return NO_FUSE
         case MountLost():
             return MOUNT_LOST
+        case AccessDenied() | NotFound():
+            return NO_ACCESS
+        case NotNow():
+            return MAY_GO_BETTER
+        case UsageError() | NameInvalid():
+            return WRONG_USE
         case _:
             return MAY_GO_BETTER

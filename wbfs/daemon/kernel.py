@@ -32,18 +32,21 @@ _SETTINGS = {"max_background": MAX_BACKGROUND, "congestion_threshold": MAX_BACKG
 class Kernel:
     """The kernel's side of one mount, from the trio thread; what may wait is done in threads.
 
-    `read_ahead_kb` and `max_background` are the settings in force, None where they can't be told.
+    `device` is the mount's number ("0:45"), and `read_ahead_kb` and `max_background` are the
+    settings in force, None where they can't be told.
     """
 
     def __init__(self, background: Background) -> None:
         self._background = background
         self._notices = trio.CapacityLimiter(NOTICES_AT_ONCE)
         self._takes_notices = True
+        self.device: str | None = None
         self.read_ahead_kb: int | None = None
         self.max_background: int | None = None
 
     async def set_up(self, device: str) -> None:
         """Set what may be set for the mount on `device` ("0:45"), which must answer already."""
+        self.device = device
         self.read_ahead_kb, self.max_background = await trio.to_thread.run_sync(_set_up, device)
 
     def drop_pages(self, inodes: frozenset[int]) -> None:

@@ -34,6 +34,7 @@ class Status:
             "version": __version__,
             "pid": os.getpid(),
             "mountpoint": str(settings.mountpoint),
+            "device": self.kernel.device,
             "source": settings.source,
             "path_prefix": settings.path_prefix,
             "server": session.credentials.base_url,

@@ -28,6 +28,10 @@ class UsageError(WbfsError):
     """What the user asked for can't be done: bad arguments, settings or mountpoint."""
 
 
+class NotNow(UsageError):
+    """It can't be done while something else is as it is, which may change by itself."""
+
+
 class NoFuse(UsageError):
     """Nothing can be mounted on this machine as it is."""
 

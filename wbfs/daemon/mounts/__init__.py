@@ -3,6 +3,8 @@
 table       what is mounted where, as the kernel says
 records     what daemons wrote down about themselves
 health      whether a mount answers, asked from a process that can be left behind
+asking      the program that asks it
+survey      all mounts, and how each is: `wbfs status`
 connection  the kernel's end of a mount: its settings, and its abortion
 mountpoint  what may be mounted on, and unmounting
 own         the daemon's own mount

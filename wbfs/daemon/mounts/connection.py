@@ -46,6 +46,15 @@ def set_connection(device: str, settings: Mapping[str, int]) -> None:
     )
 
 
+def waiting_requests(device: str) -> int | None:
+    """Return how many requests wait for an answer; None where that can't be told."""
+    try:
+        return int((CONTROL / device.partition(":")[2] / "waiting").read_text())
+    except (OSError, ValueError):
+        # Not mounted, or another user's.
+        return None
+
+
 def abort(device: str) -> None:
     """End the connection: whoever waits for the mount gets an error. See `set_connection`."""
     set_connection(device, {"abort": 1})

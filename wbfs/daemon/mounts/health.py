@@ -1,58 +1,101 @@
-"""Whether a mount answers, asked from a process that can be left behind: it may wait for ever."""
+"""How a mount is, asked from a process that can be left behind: it may wait for ever."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import signal
 import sys
-from enum import Enum
+import time
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 LOOK_TIMEOUT_S = 5.0
 """Seconds after which a mount that doesn't answer is said to hang."""
 REAP_TIMEOUT_S = 1.0
+ANSWER_BYTES = 16 << 20
+"""What is taken of an answer."""
 
-# Not stat, which the kernel answers from memory.
-_LOOK = """
-import os, sys
-try:
-    os.statvfs(sys.argv[1])
-except OSError as error:
-    sys.exit(error.errno)
-"""
+_ASKING = Path(__file__).with_name("asking.py")
 
 
-class Health(Enum):
+class Health(StrEnum):
     """How a mount is; DEAD where no daemon is behind it any more."""
 
-    SERVES = "serves"
+    SERVES = "serving"
+    NOT_MOUNTED = "not mounted"
     DEAD = "dead"
-    HANGS = "hangs"
+    HANGS = "hung"
 
 
 def health_of(mountpoint: Path) -> Health:
     """Return how the mount at `mountpoint` is, within LOOK_TIMEOUT_S and a little."""
-    failure = _statvfs_apart(mountpoint)
-    if failure is None:
-        return Health.HANGS
-    return Health.DEAD if failure in (errno.ENOTCONN, errno.ECONNABORTED) else Health.SERVES
+    question = Question(mountpoint)
+    try:
+        question.wait(time.monotonic() + LOOK_TIMEOUT_S)
+        return question.health
+    finally:
+        question.close()
 
 
-def _statvfs_apart(path: Path) -> int | None:
-    """Return the errno of statvfs, 0 for none, or None where it doesn't answer in time."""
-    # Nothing of ours is open there, so that nobody waits for what is left behind.
-    streams = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
-    program = [sys.executable, "-I", "-S", "-c", _LOOK, os.fspath(path)]
-    child = os.posix_spawn(sys.executable, program, os.environ, file_actions=streams, setpgroup=0)
-    if ends(child, LOOK_TIMEOUT_S):
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    os.kill(child, signal.SIGKILL)
-    # What the daemon took and did not answer can't be killed: it goes when the mount does.
-    if ends(child, REAP_TIMEOUT_S):
-        os.waitpid(child, 0)
-    return None
+class Question:
+    """What a mount was asked, and whether it `is_over`: answered, or never will be.
+
+    `close` leaves the process that waits for the answer behind.
+    """
+
+    def __init__(self, path: Path, what: str = "", *, owner: tuple[int, int] | None = None) -> None:
+        """Ask the mount at `path`: "status" for what its status.json says.
+
+        `owner` is the user and the group who alone may ask it, whom root may be.
+        """
+        self._answer = os.memfd_create("answer")
+        self.is_over = False
+        # Nothing of ours is open there, so that nobody waits for what is left behind.
+        streams = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 2)]
+        program = [sys.executable, "-I", "-S", os.fspath(_ASKING), os.fspath(path), what]
+        program.append("" if owner is None else f"{owner[0]}:{owner[1]}")
+        self._child = os.posix_spawn(
+            sys.executable,
+            program,
+            os.environ,
+            file_actions=[*streams, (os.POSIX_SPAWN_DUP2, self._answer, 1)],
+            setpgroup=0,
+        )
+
+    def wait(self, until_s: float) -> None:
+        """Wait for the answer until that moment of the monotonic clock, or only look."""
+        if not self.is_over and ends(self._child, max(0.0, until_s - time.monotonic())):
+            os.waitpid(self._child, 0)
+            self.is_over = True
+
+    @property
+    def health(self) -> Health:
+        """How the mount is, as far as it is known by now."""
+        if not self.is_over:
+            return Health.HANGS
+        is_dead = self.answer.get("errno") in (errno.ENOTCONN, errno.ECONNABORTED)
+        return Health.DEAD if is_dead else Health.SERVES
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """What was answered; empty where nothing was."""
+        try:
+            found = json.loads(os.pread(self._answer, ANSWER_BYTES, 0)) if self.is_over else {}
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def close(self) -> None:
+        """Let go of it, whether or not there is an answer."""
+        os.close(self._answer)
+        if not self.is_over:
+            os.kill(self._child, signal.SIGKILL)
+            # What the daemon took and did not answer can't be killed: it goes when the mount does.
+            self.wait(time.monotonic() + REAP_TIMEOUT_S)
 
 
 def ends(pid: int, timeout_s: float) -> bool:

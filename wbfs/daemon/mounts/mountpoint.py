@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wbfs.daemon.mounts.health import Health, health_of
 from wbfs.daemon.mounts.table import mount_at, resolve
-from wbfs.model.errors import NoFuse, UsageError
+from wbfs.model.errors import NoFuse, NotNow, UsageError
 
 COMMAND_TIMEOUT_S = 10.0
 
@@ -30,18 +30,16 @@ def prepare_mountpoint(path: Path) -> None:
     if mount is not None and mount.is_ours:
         health = health_of(path)
         if health is Health.HANGS:
-            raise UsageError(
+            raise NotNow(
                 f"{path} is a mount of wbfs already, whose daemon does not answer: end it with"
                 f" wbfs umount --force {path}"
             )
-        if health is Health.DEAD:
-            unmount(path, lazy=True)
-            mount = mount_at(path)
-    if mount is not None:
-        raise UsageError(
-            f"{path} is already a mountpoint ({mount.filesystem_type}): choose another directory,"
-            f" or unmount it first (wbfs umount {path})"
-        )
+        if health is not Health.DEAD:
+            raise NotNow(
+                f"{path} is a mount of wbfs already: choose another directory, or unmount it first"
+                f" (wbfs umount {path})"
+            )
+        unmount(path, lazy=True)
     try:
         entries = os.listdir(path)
     except FileNotFoundError:
@@ -64,7 +62,7 @@ def refuse_inside(path: Path, mountpoint: Path, option: str) -> None:
         )
 
 
-class InUse(UsageError):
+class InUse(NotNow):
     """The mount can't be taken down: some program is in it."""
 
 
@@ -84,9 +82,9 @@ def unmount(path: Path, *, lazy: bool) -> None:
             "fusermount3 is missing: install it (Debian, Ubuntu: apt install fuse3)"
         ) from None
     except OSError as error:
-        raise UsageError(f"can't run fusermount3 to unmount {path}: {error.strerror}") from error
+        raise NotNow(f"can't run fusermount3 to unmount {path}: {error.strerror}") from error
     except subprocess.TimeoutExpired:
-        raise UsageError(
+        raise NotNow(
             f"unmounting {path} takes longer than {COMMAND_TIMEOUT_S:.0f} s: try"
             f" wbfs umount --force {path}"
         ) from None
@@ -99,4 +97,4 @@ def unmount(path: Path, *, lazy: bool) -> None:
             f"{path} is in use: leave it and close its files (fuser -vm {path} shows who), or"
             f" detach it with wbfs umount --lazy {path}"
         )
-    raise UsageError(f"can't unmount {path}: {said}")
+    raise NotNow(f"can't unmount {path}: {said}")

@@ -19,7 +19,7 @@ from wbfs.daemon.mounts.records import Record, Records
 from wbfs.daemon.mounts.table import Mount, mount_of, resolve
 from wbfs.fs.control import CONTROL_NAME
 from wbfs.fs.nodes import XATTR_PREFIX
-from wbfs.model.errors import UsageError
+from wbfs.model.errors import NotNow, UsageError
 from wbfs.model.names import parse_source
 
 
@@ -121,11 +121,11 @@ def _record_of(mount: Mount) -> Record:
         )
     match health_of(mount.mountpoint):
         case Health.DEAD:
-            raise UsageError(
+            raise NotNow(
                 f"can't look at {mount.mountpoint}: the mount's daemon is gone: mount it again"
             )
         case Health.HANGS:
-            raise UsageError(
+            raise NotNow(
                 f"can't look at {mount.mountpoint}: the mount's daemon does not answer: end it with"
                 f" wbfs umount --force {mount.mountpoint}, and mount it again"
             )
@@ -166,7 +166,7 @@ def _top(path: Path, mount: Mount, version: dict[str, str]) -> Path:
         if above is None:
             break
         if above != version["id"]:
-            raise UsageError(
+            raise NotNow(
                 f"{top.parent} has become another version at this moment: run the command again"
             )
         top = top.parent
@@ -180,6 +180,6 @@ def _missing_levels(path: Path, mount: Mount) -> list[str]:
     return [*missing, "latest"]
 
 
-def _unreadable(path: Path, mount: Mount, error: OSError) -> UsageError:
+def _unreadable(path: Path, mount: Mount, error: OSError) -> NotNow:
     hint = f"{mount.mountpoint / CONTROL_NAME / 'errors.jsonl'} says why"
-    return UsageError(f"can't look at {path}: {error.strerror}; {hint}")
+    return NotNow(f"can't look at {path}: {error.strerror}; {hint}")

@@ -39,9 +39,17 @@ class Mount:
     @property
     def user_id(self) -> int | None:
         """The number of the user who mounted it, where it is a FUSE filesystem."""
+        return self._number("user_id")
+
+    @property
+    def group_id(self) -> int | None:
+        """The number of that user's group."""
+        return self._number("group_id")
+
+    def _number(self, wanted: str) -> int | None:
         for option in self.options.split(","):
             name, _, value = option.partition("=")
-            if name == "user_id":
+            if name == wanted:
                 return int(value)
         return None
 

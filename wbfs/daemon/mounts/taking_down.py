@@ -19,7 +19,7 @@ from wbfs.daemon.mounts.health import Health, has_ended, health_of
 from wbfs.daemon.mounts.mountpoint import InUse, unmount
 from wbfs.daemon.mounts.records import Record, Records
 from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at, who_sees
-from wbfs.model.errors import UsageError
+from wbfs.model.errors import NotNow, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def _unmount(mount: Mount, record: Record | None, *, lazy: bool) -> None:
         # It may be in use by programs that wait for what will never come.
         if lazy or health_of(mount.mountpoint) is not Health.HANGS:
             raise
-        raise UsageError(
+        raise NotNow(
             f"{mount.mountpoint} is in use, and {_daemon(record)} does not answer: end it, and what"
             f" programs wait for, with wbfs umount --force {mount.mountpoint}"
         ) from None
@@ -119,7 +119,7 @@ def _wait(mount: Mount, record: Record, process: int) -> None:
     if has_ended(process, MOMENT_S):
         return
     if holder is not None and who_sees(mount.device) == holder:
-        raise UsageError(
+        raise NotNow(
             f"{mount.mountpoint} is unmounted, but not where process {holder} is, in a container"
             f" for instance: {_daemon(record)} serves that until it is gone there, too; kill"
             f" {record.pid} ends it at once"
@@ -127,7 +127,7 @@ def _wait(mount: Mount, record: Record, process: int) -> None:
     if has_ended(process, END_TIMEOUT_S - SOON_S - MOMENT_S):
         return
     log_file = f"its log, {record.log_file}, may say why" if record.log_file else "it logs nowhere"
-    raise UsageError(
+    raise NotNow(
         f"{mount.mountpoint} is unmounted, but {_daemon(record)} has not ended within"
         f" {END_TIMEOUT_S:.0f} s: {log_file}, and kill -KILL {record.pid} ends it"
     )

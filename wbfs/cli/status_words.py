@@ -1,0 +1,130 @@
+"""How a mount is, in words.
+
+What a mount says of itself may be of another version of wbfs, so that whatever is missing is left
+out.
+"""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from wbfs.cli.sizes import show_size
+from wbfs.daemon.mounts.health import Health
+from wbfs.daemon.mounts.survey import Seen
+
+Status = dict[str, Any]
+
+
+def lines(seen: Seen) -> list[str]:
+    """Return what is to be said of a mount, a line each."""
+    return [f"{seen.path}: {_state(seen)}", *(f"  {what:<10} {text}" for what, text in _rows(seen))]
+
+
+def _state(seen: Seen) -> str:
+    match seen.health:
+        case Health.NOT_MOUNTED:
+            return "not mounted"
+        case Health.DEAD:
+            return "dead: its daemon has ended; mount it again, or take it down with wbfs umount"
+        case Health.HANGS:
+            daemon = f" (process {seen.record.pid})" if seen.record else ""
+            return f"hung: its daemon{daemon} does not answer; wbfs umount --force ends it"
+    lost_since = seen.status.get("server_lost_since")
+    return f"serving, without its server since {lost_since}" if lost_since else "serving"
+
+
+def _rows(seen: Seen) -> Iterator[tuple[str, str]]:
+    """Yield what is told, and the text."""
+    record, status = seen.record, seen.status
+    if record is not None:
+        yield "source", f"{record.source or 'everything'}, of {record.server}{_user(status)}"
+    elif status:
+        source = status.get("source") or "everything"
+        yield "source", f"{source}, of {status.get('server')}{_user(status)}"
+    if seen.mount is not None and seen.mount.is_another_users:
+        yield "owner", _owner(seen.mount.user_id)
+    yield from _daemon(seen)
+    if not status:
+        return
+    yield from _cache(status)
+    yield from _reads(status)
+    yield from _prefetches(status)
+    if seen.waiting:
+        yield "kernel", f"{seen.waiting} requests wait for an answer"
+
+
+def _user(status: Status) -> str:
+    user = status.get("user")
+    return f", as {user}" if user else ""
+
+
+def _owner(uid: int | None) -> str:
+    try:
+        return f"{pwd.getpwuid(uid or 0).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _daemon(seen: Seen) -> Iterator[tuple[str, str]]:
+    record, status = seen.record, seen.status
+    pid = record.pid if record else status.get("pid")
+    if pid is None:
+        return
+    text = f"process {pid}"
+    if (age_s := _age_s(status.get("started_at"))) is not None:
+        text += f", for {show_duration(age_s)}"
+    log_file = record.log_file if record else status.get("log_file")
+    yield "daemon", f"{text}; it logs to {log_file}" if log_file else text
+
+
+def _age_s(since: object) -> float | None:
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(str(since))).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def _cache(status: Status) -> Iterator[tuple[str, str]]:
+    cache = status.get("cache", {})
+    used, limit = cache.get("used_bytes"), cache.get("limit_bytes")
+    text = f"{cache.get('dir')}: {show_size(used or 0)}"
+    if limit is not None:
+        text += f" of {show_size(limit)}"
+    yield "cache", text
+    if cache.get("trouble"):
+        yield "", f"{cache.get('state')}: {cache['trouble']}"
+
+
+def _reads(status: Status) -> Iterator[tuple[str, str]]:
+    fetched = status.get("fetched", {})
+    text = f"{show_size(fetched.get('served_bytes', 0))} read"
+    text += f", {show_size(fetched.get('fetched_bytes', 0))} fetched"
+    if fetched.get("failed_fetches"):
+        text += f"; {fetched['failed_fetches']} fetches failed"
+    yield "bytes", text
+
+
+def _prefetches(status: Status) -> Iterator[tuple[str, str]]:
+    for loader in status.get("prefetch", ()):
+        yield (
+            "prefetch",
+            f"{loader.get('version')}/{loader.get('folder')}: "
+            f"{show_size(loader.get('on_their_way_bytes', 0))} on their way,"
+            f" {show_size(loader.get('unread_bytes', 0))} here and unread: {loader.get('why')}",
+        )
+
+
+def show_duration(seconds: float) -> str:
+    """Return a time for people to read: its largest two units."""
+    whole = int(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes:
+        return f"{minutes} min {whole % 60} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

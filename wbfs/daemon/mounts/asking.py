@@ -1,0 +1,43 @@
+"""Asks a mount how it is, and may wait for it for ever: run as a program, never imported.
+
+It prints JSON: `errno`, 0 where the mount answers, its `device` number, "0:45", and its `status`,
+the text of status.json, where that is asked for and may be read. It needs nothing but the standard
+library, so that it starts at once.
+"""
+
+import json
+import os
+import sys
+
+
+def main(path: str, what: str, owner: str) -> None:
+    """Print what the mount says; `owner` is "uid:gid" of who alone may ask it, or empty."""
+    if owner:
+        uid, gid = map(int, owner.split(":"))
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    answer: dict[str, object] = {"errno": 0}
+    try:
+        # Not stat, which the kernel answers from memory.
+        os.statvfs(path)
+        found = os.stat(path)
+        answer["device"] = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+        if what == "status":
+            answer["status"] = _text(os.path.join(path, ".wbfs", "status.json"))
+    except OSError as error:
+        answer["errno"] = error.errno
+    json.dump(answer, sys.stdout)
+
+
+def _text(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (FileNotFoundError, PermissionError):
+        # It is its owner's only, and what merely looks like wbfs has none.
+        return None
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
