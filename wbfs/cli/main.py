@@ -19,6 +19,7 @@ from wbfs.cli.places import settle_paths
 from wbfs.cli.prefetch import prefetch
 from wbfs.cli.status import status
 from wbfs.cli.umount import umount
+from wbfs.cli.use import use
 from wbfs.daemon.exit_codes import exit_code_of
 from wbfs.model.errors import WbfsError
 
@@ -45,6 +46,7 @@ commands.add_command(status)
 commands.add_command(get)
 commands.add_command(prefetch)
 commands.add_command(lock)
+commands.add_command(use)
 commands.add_command(cache)
 commands.add_command(devserver)
 commands.add_command(help_)

@@ -152,6 +152,33 @@ def look_at_all(paths: Sequence[str]) -> Places:
     return Places(tuple(places), cache)
 
 
+async def find_selections(session: Session, places: Sequence[MountedPath | str]) -> list[Selection]:
+    """Look up what paths below mounts, and names, are. Raises WbfsError."""
+    versions: dict[tuple[str, str, str, str], Version] = {}
+
+    async def look_up(entity: str, project: str, collection: str, alias: str) -> Version:
+        place = (entity, project, collection, alias)
+        if place not in versions:
+            versions[place] = await session.version(*place)
+        return versions[place]
+
+    selections = []
+    for place in places:
+        if isinstance(place, str):
+            source = await session.source(place)
+            version = await look_up(source.entity, source.project, source.collection, source.alias)
+            selections.append(Selection(version, source.folder))
+            continue
+        version = await look_up(place.entity, place.project, place.collection, place.name)
+        if version.id != place.artifact_id:
+            raise UsageError(
+                f"the server has another {version.path} than the mount: the artifact was"
+                " deleted and logged again; mount it again"
+            )
+        selections.append(Selection(version, place.path, place.path_prefix))
+    return selections
+
+
 class Prefetch:
     """Files, folders and versions that are to be in the cache, all of them at once."""
 
@@ -175,36 +202,9 @@ class Prefetch:
         return Pipeline(
             fetcher=session.fetcher,
             resources=session.resources,
-            selections=await self._find(session),
+            selections=await find_selections(session, self._places),
             delivery=self._delivery,
         )
-
-    async def _find(self, session: Session) -> list[Selection]:
-        versions: dict[tuple[str, str, str, str], Version] = {}
-
-        async def look_up(entity: str, project: str, collection: str, alias: str) -> Version:
-            place = (entity, project, collection, alias)
-            if place not in versions:
-                versions[place] = await session.version(*place)
-            return versions[place]
-
-        selections = []
-        for place in self._places:
-            if isinstance(place, str):
-                source = await session.source(place)
-                version = await look_up(
-                    source.entity, source.project, source.collection, source.alias
-                )
-                selections.append(Selection(version, source.folder))
-                continue
-            version = await look_up(place.entity, place.project, place.collection, place.name)
-            if version.id != place.artifact_id:
-                raise UsageError(
-                    f"the server has another {version.path} than the mount: the artifact was"
-                    " deleted and logged again; mount it again"
-                )
-            selections.append(Selection(version, place.path, place.path_prefix))
-        return selections
 
     async def begin(self, session: Session, pipeline: Pipeline) -> None:
         """Look at everything, and make room for what is missing; raise where there can't be."""

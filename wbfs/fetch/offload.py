@@ -27,6 +27,8 @@ class Kind(StrEnum):
     DISK = "disk"  # the local cache
     SYNC = "sync"  # the local cache, until it is safely on its disk
     CHECK = "check"  # digests of whole large files
+    READERS = "readers"  # whose run it is that reads
+    LINEAGE = "lineage"  # telling the server what runs read
 
 
 THREADS = {
@@ -38,6 +40,8 @@ THREADS = {
     Kind.DISK: 8,
     Kind.SYNC: 2,
     Kind.CHECK: 2,
+    Kind.READERS: 1,
+    Kind.LINEAGE: 1,
 }
 """Threads of each kind, those for file bytes for each server: that many requests are on the wire,
 or reads on the disk, at most."""

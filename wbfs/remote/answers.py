@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from wbfs.model.entries import Collection, Project, Version, Viewer
 from wbfs.model.errors import NotFound, RemoteProtocolError
 from wbfs.model.names import is_version_name
+from wbfs.model.runs import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,6 +63,16 @@ def parse_features(info: Mapping[str, Any]) -> frozenset[str]:
     """Return the features that a `serverInfo` has on."""
     features = info.get("features") or ()
     return frozenset(one["name"] for one in features if one and one.get("isEnabled"))
+
+
+@_parses
+def parse_creator(artifact: Mapping[str, Any]) -> Run | None:
+    """Return the run that logged an artifact, None where none did or it isn't seen."""
+    creator = artifact.get("createdBy") or {}
+    project = creator.get("project") or {}
+    if creator.get("__typename") != "Run" or not project:
+        return None
+    return Run(entity=project["entity"]["name"], project=project["name"], name=creator["name"])
 
 
 @_parses

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
@@ -29,7 +28,6 @@ from wbfs.remote.answers import (
     membership_at,
     parse_collection,
     parse_direct_url,
-    parse_features,
     parse_file_url,
     parse_listed_version,
     parse_member,
@@ -41,7 +39,9 @@ from wbfs.remote.answers import (
 )
 from wbfs.remote.bytes import SLOWEST_BYTES_PER_S, Location, open_stream
 from wbfs.remote.credentials import Credentials
+from wbfs.remote.features import Features
 from wbfs.remote.graphql import GraphQL, Page, PageRequest, QueryRefused, follow
+from wbfs.remote.runs import RunsApi
 from wbfs.remote.transport import Deadline, Transport
 
 MOST_PLACES = 10
@@ -56,8 +56,8 @@ class WandbApi:
     def __init__(self, *, transport: Transport, credentials: Credentials) -> None:
         self._transport = transport
         self._graphql = GraphQL(transport=transport, credentials=credentials)
-        self._lock = threading.Lock()
-        self._features: frozenset[str] | None = None
+        self._features = Features(self._graphql)
+        self.runs = RunsApi(self._graphql, self._features)
         # Versions whose names have become others, by id.
         self._renamed: dict[str, Version] = {}
 
@@ -381,18 +381,7 @@ class WandbApi:
 
     def _has_algorithms(self, deadline: Deadline) -> bool:
         """Whether the server knows of digest algorithms; a server that can't say does not."""
-        with deadline.hold(self._lock, "asking the server what it knows"):
-            if self._features is None:
-                self._features = self._ask_features(deadline)
-            return "ARTIFACT_DIGEST_ALGORITHM" in self._features
-
-    def _ask_features(self, deadline: Deadline) -> frozenset[str]:
-        try:
-            data = self._graphql.execute(queries.FEATURES, {}, deadline=deadline)
-        except QueryRefused:
-            # An older server, which knows no such question.
-            return frozenset()
-        return parse_features(data.get("serverInfo") or {})
+        return self._features.has("ARTIFACT_DIGEST_ALGORITHM", deadline)
 
 
 def _member_of(

@@ -162,3 +162,31 @@ query ArtifactMembershipFiles(
   }
 }
 """
+
+CREATOR = """
+query ArtifactCreatedBy($id: ID!) {
+  artifact(id: $id) {
+    createdBy { __typename ... on Run { name project { name entity { name } } } }
+  }
+}
+"""
+
+USE_WITH_NAMES = "USE_ARTIFACT_WITH_ENTITY_AND_PROJECT_INFORMATION"
+"""The feature of a server which takes the entity and the project of the name that was used."""
+
+
+def use_artifact(*, with_names: bool) -> str:
+    """Return the mutation that makes an artifact an input of a run."""
+    names = ["artifactEntityName", "artifactProjectName"] if with_names else []
+    declared = "".join(f", ${name}: String" for name in names)
+    given = "".join(f", {name}: ${name}" for name in names)
+    return f"""
+    mutation UseArtifact(
+      $entityName: String!, $projectName: String!, $runName: String!, $artifactID: ID!{declared}
+    ) {{
+      useArtifact(input: {{
+        entityName: $entityName, projectName: $projectName, runName: $runName,
+        artifactID: $artifactID{given}
+      }}) {{ artifact {{ id }} }}
+    }}
+    """

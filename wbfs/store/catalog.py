@@ -127,7 +127,7 @@ class Catalog:
         self._database = _database(cache_dir)
         self._server = server
         self._viewer = viewer
-        self._owner = hashlib.sha256(f"{server}\0{viewer.id}".encode()).digest()
+        self._owner = owner_of(server, viewer)
         self._read_login = read_login
         self._login = self._current_login()
         self._is_tidied = False
@@ -294,6 +294,11 @@ class Catalog:
                 for name, thing in things
             ),
         )
+
+
+def owner_of(server: str, viewer: Viewer) -> bytes:
+    """Return what tells one user of one server from others, in all files of a cache."""
+    return hashlib.sha256(f"{server}\0{viewer.id}".encode()).digest()
 
 
 def catalog_path(cache_dir: Path) -> Path:

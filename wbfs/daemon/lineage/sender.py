@@ -1,0 +1,266 @@
+"""Tells the server which versions are inputs of which runs, until it knows.
+
+Blocking code, for one worker thread at a time. A row is on disk before the server is told; where
+the cache can't be written, the server is told all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from wbfs.daemon.lineage.transaction_log import read_run
+from wbfs.daemon.session import Session
+from wbfs.model.errors import (
+    AccessDenied,
+    NotFound,
+    RemoteError,
+    StoreError,
+    UsageError,
+    WbfsError,
+)
+from wbfs.model.runs import Run, Use
+from wbfs.remote.graphql import QueryRefused
+from wbfs.remote.runs import RunsApi
+from wbfs.remote.transport import Deadline
+from wbfs.store.uses import KEPT_S, Uses
+
+log = logging.getLogger(__name__)
+
+SEND_TIMEOUT_S = 10.0
+RETRIED_S = 2.0
+"""Seconds in which a question is asked again at once; later the waits between are longer."""
+CLAIM_S = 15.0
+"""Seconds that other mounts of the cache leave a use to the one that tells the server."""
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 60.0
+"""Seconds before the server is told again, the first time and at most."""
+LOG_WAIT_S = 3.0
+LOG_EXPECTED_S = 60.0
+"""Seconds before a run's log is read again, in the first minute: some 15 s after its start the SDK
+writes down what it is."""
+TIDIED_S = 3600.0
+SERVER = ""
+"""What stands for all runs, where waits are kept by run."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    """Why a run is left alone, and until which moment of the monotonic clock."""
+
+    error: WbfsError
+    since: float
+    until: float = 0.0
+    seconds: float = 0.0
+
+    def lengthen(self, longest_s: float = LONGEST_WAIT_S) -> None:
+        self.seconds = min(self.seconds * 2 or FIRST_WAIT_S, longest_s)
+        self.until = time.monotonic() + self.seconds
+
+
+class Sender:
+    """What one user's runs used; `recorded`, `failed` and `pending` count what became of it."""
+
+    def __init__(self, uses: Uses, runs: RunsApi, *, default_entity: str) -> None:
+        """`default_entity` is that of runs which were told none."""
+        self._uses = uses
+        self._runs = runs
+        self._default_entity = default_entity
+        self._waits: dict[Run | str, _Wait] = {}
+        # By run and artifact: what the server knows, None, or was told in vain for good.
+        self._settled: dict[tuple[Run | str, str], WbfsError | None] = {}
+        self._unsaved: dict[tuple[Run | str, str], Use] = {}
+        self._denied: dict[Run, AccessDenied] = {}
+        self._found: dict[Run | str, Run] = {}
+        self._loggers: dict[str, Run | None] = {}
+        self._tidied_at = -TIDIED_S
+        self.recorded = self.failed = self.pending = 0
+
+    @classmethod
+    def of_session(cls, session: Session, cache_dir: Path) -> Self:
+        """Return that of a session's user."""
+        viewer = session.viewer
+        uses = Uses(cache_dir, server=session.credentials.base_url, viewer=viewer)
+        return cls(uses, session.api.runs, default_entity=viewer.entity)
+
+    def add(self, uses: Sequence[Use]) -> None:
+        """Note uses, on disk if there is a way."""
+        try:
+            self._uses.add(uses)
+        except StoreError as error:
+            log.warning("what runs use is not kept over a restart: %s", error)
+            self._unsaved |= {_key(use): use for use in uses if _key(use) not in self._settled}
+
+    def resolved(self, use: Use) -> Use:
+        """Return a use with the run that its transaction log is of, if that is known by now."""
+        return replace(use, run=self._found.get(use.run, use.run))
+
+    def why_not(self, use: Use) -> WbfsError | None:
+        """Return why the server does not know of a use after the last `send`; None if it does."""
+        if _key(use) in self._settled:
+            return self._settled[_key(use)]
+        if use not in self.read():
+            return None
+        waits = (self._waits.get(use.run), self._waits.get(SERVER))
+        errors = [wait.error for wait in waits if wait is not None]
+        return errors[0] if errors else RemoteError("another process tells the server")
+
+    def send(self, *, only: Collection[Use] | None = None) -> float | None:
+        """Tell the server what is due; return the seconds until more is, None for never."""
+        by_run: dict[Run | str, list[Use]] = defaultdict(list)
+        for use in self.read():
+            if only is None or use in only:
+                by_run[use.run].append(use)
+        for run, uses in by_run.items():
+            if self._is_waiting(SERVER):
+                break
+            if not self._is_waiting(run):
+                self._send_those_of(run, uses)
+        left = self.read()
+        self.pending = len(left)
+        return self._due_in(left) if left else None
+
+    def _due_in(self, uses: Sequence[Use]) -> float:
+        """Return the seconds until the first of them is due."""
+        now = time.monotonic()
+        due = [
+            max((self._waits[of].until for of in (SERVER, run) if of in self._waits), default=0.0)
+            for run in {use.run for use in uses}
+        ]
+        # What isn't left alone is another process's at this moment.
+        return max(min(due) - now, FIRST_WAIT_S)
+
+    def _send_those_of(self, run: Run | str, uses: Sequence[Use]) -> None:
+        found = self._find(run) if isinstance(run, str) else run
+        if found is None:
+            return
+        try:
+            for use in uses:
+                self._send(replace(use, run=found))
+        except QueryRefused as error:
+            # It may not be there yet: a run that is offline comes with `wandb sync`.
+            for of in {run, found}:
+                self._wait(of, error).lengthen()
+        except RemoteError as error:
+            self._wait(SERVER, error).lengthen()
+            return
+        else:
+            self._waits.pop(run, None)
+        self._waits.pop(SERVER, None)
+
+    def _find(self, transaction_log: str) -> Run | None:
+        """Return whose log it is, and have its rows say so; None where that isn't known yet."""
+        run = read_run(transaction_log, default_entity=self._default_entity)
+        if run is None:
+            error = RemoteError(f"{transaction_log} does not say yet which run it is of")
+            wait = self._wait(transaction_log, error)
+            is_early = time.monotonic() < wait.since + LOG_EXPECTED_S
+            wait.lengthen(LOG_WAIT_S if is_early else LONGEST_WAIT_S)
+            return None
+        self._found[transaction_log] = run
+        try:
+            self._uses.found(transaction_log, run)
+        except StoreError as error:
+            log.info("%s: %s", transaction_log, error)
+        for key, use in list(self._unsaved.items()):
+            if use.run == transaction_log:
+                del self._unsaved[key]
+                self._unsaved[run, use.artifact_id] = replace(use, run=run)
+        return run
+
+    def _send(self, use: Use) -> None:
+        """Tell the server of one use. Raises RemoteError where it is to be told again."""
+        run = use.run
+        assert isinstance(run, Run)
+        if _key(use) in self._settled or not self._claim(use):
+            return
+        try:
+            if run in self._denied:
+                raise self._denied[run]
+            deadline = Deadline.after(SEND_TIMEOUT_S, retried_s=RETRIED_S)
+            if self._logger_of(use.artifact_id, deadline) == run:
+                raise UsageError(
+                    f"{use.version} was logged by {run.path}: it is no input of that run"
+                )
+            self._runs.use(run, use, deadline=deadline)
+        except RemoteError:
+            self._on_disk(self._uses.release, use)
+            raise
+        except UsageError as error:
+            log.info("%s", error)
+            self._give_up(use, error)
+        except (AccessDenied, NotFound) as error:
+            self.failed += 1
+            if run not in self._denied:
+                log.warning(
+                    "%s is not recorded as an input of %s: %s", use.version, run.path, error
+                )
+            if isinstance(error, AccessDenied):
+                self._denied[run] = error
+            self._give_up(use, error)
+        else:
+            self.recorded += 1
+            log.info("recorded %s as an input of %s", use.version, run.path)
+            self._settled[_key(use)] = None
+            self._on_disk(self._uses.note_known, use)
+
+    def _give_up(self, use: Use, error: WbfsError) -> None:
+        self._settled[_key(use)] = error
+        self._on_disk(self._uses.remove, use)
+
+    def _logger_of(self, artifact_id: str, deadline: Deadline) -> Run | None:
+        if artifact_id not in self._loggers:
+            self._loggers[artifact_id] = self._runs.logged_by(artifact_id, deadline=deadline)
+        return self._loggers[artifact_id]
+
+    def _claim(self, use: Use) -> bool:
+        try:
+            return _key(use) in self._unsaved or self._uses.claim(use, CLAIM_S)
+        except StoreError as error:
+            log.info("nobody else is kept from telling the server the same: %s", error)
+            return True
+
+    def _on_disk(self, change: Callable[[Use], None], use: Use) -> None:
+        try:
+            change(use)
+        except StoreError as error:
+            log.info("what became of a use is not kept over a restart: %s", error)
+
+    def read(self) -> list[Use]:
+        """Return what is pending."""
+        uses = list(self._unsaved.values())
+        try:
+            if time.monotonic() > self._tidied_at + TIDIED_S:
+                self._tidied_at = time.monotonic()
+                for use in self._uses.forget_old():
+                    self.failed += 1
+                    _say_given_up(use, f"in vain for {KEPT_S / 86400:.0f} days")
+            uses += self._uses.pending()
+        except StoreError as error:
+            log.info("what is pending can't be read: %s", error)
+        return [use for use in uses if _key(use) not in self._settled]
+
+    def _is_waiting(self, of: Run | str) -> bool:
+        return of in self._waits and time.monotonic() < self._waits[of].until
+
+    def _wait(self, of: Run | str, error: RemoteError) -> _Wait:
+        """Return how a run, or the server, is left alone; why is logged the first time."""
+        if of not in self._waits:
+            log.info("not recorded yet as a run's input: %s", error)
+            self._waits[of] = _Wait(error, time.monotonic())
+        self._waits[of].error = error
+        return self._waits[of]
+
+
+def _say_given_up(use: Use, why: object) -> None:
+    run = use.run if isinstance(use.run, str) else use.run.path
+    log.warning("%s is not recorded as an input of %s: %s", use.version, run, why)
+
+
+def _key(use: Use) -> tuple[Run | str, str]:
+    return use.run, use.artifact_id
