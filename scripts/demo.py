@@ -204,6 +204,19 @@ class Demo:
         expect("user.wandb.version = v1" in told, "the extended attributes tell the version")
         self.say_downloaded([*pictures, "penguins/penguins.csv", "silero/model.onnx"])
 
+        title("Inside a run: what it reads are its inputs")
+        show(f"wbfs mount --run auto {PROJECT}/bike-dataset:best bikes")
+        train = shlex.quote(str(ROOT / "scripts" / "demo_train.py"))
+        run = show(f"python {train} bikes/images artifacts/{PROJECT}/penguins/latest").split()[-1]
+        show("wbfs umount bikes")
+        show(f"wbfs use {PROJECT}/speech-detector:production --run {run}")
+        used = show(
+            'python -c "import wandb; print(*sorted(one.name for one in'
+            f" wandb.Api().run('{run}').used_artifacts()))\""
+        )
+        expected = ["bike-dataset:v1", "penguins:v0", "speech-detector:v0"]
+        expect(used.split() == expected, f"the run has the inputs {expected}")
+
     def say_downloaded(self, expected: list[str]) -> None:
         """Say which files the server has sent so far and which not, by its own log; check it."""
         sizes = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,9 +37,16 @@ class FakeGraphQL:
         return self._data
 
 
+class NoFeatures:
+    """A server that has none."""
+
+    def has(self, name: str, deadline: Deadline) -> bool:
+        return False
+
+
 def api(data: Mapping[str, Any]) -> WandbApi:
     made = WandbApi.__new__(WandbApi)
-    made.__dict__.update(_graphql=FakeGraphQL(data), _features=frozenset(), _lock=threading.Lock())
+    made.__dict__.update(_graphql=FakeGraphQL(data), _features=NoFeatures())
     return made
 
 

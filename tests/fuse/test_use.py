@@ -129,17 +129,18 @@ def test_by_every_name_it_is_one_use_of_the_source(
     }
 
 
+@pytest.mark.promises("11.6")
 def test_what_can_not_be_recorded_has_a_reason_and_an_exit_code(use: Using, team: Team) -> None:
     run = ("--run", "use-team/training/third")
     team.server.clear_requests()
     for words, settings, code, reason in (
         ([], {}, 2, "give a NAME or a PATH"),
-        ([f"{DATA}:v0"], {}, 2, "say of which run"),
-        ([f"{DATA}:v0", "--run", "a/b/c/d"], {}, 1, "'a/b/c/d' is no run"),
+        ([f"{DATA}:v0"], {}, 2, "whose input is it?"),
+        ([f"{DATA}:v0", "--run", "a/b/c/d"], {}, 2, "'a/b/c/d' is no run"),
         ([f"{DATA}:v9", *run], {}, 77, "no version or alias 'v9'"),
         ([f"{DATA}:v0", *run], {"WANDB_API_KEY": "e" * 40}, 77, "API key"),
         ([f"{DATA}:v0", *run], {"WANDB_API_KEY": KEYS["viewer"]}, 77, "permission denied"),
-        ([f"{DATA}:v0", "--run", team.logger], {}, 1, "was logged by"),
+        ([f"{DATA}:v0", "--run", team.logger], {}, 2, "was logged by"),
     ):
         done = use(*words, **settings)
         assert (done.returncode, done.stdout) == (code, ""), done.stderr

@@ -64,6 +64,15 @@ class _Octal(click.ParamType[int]):
     metavar="SECONDS",
     help="How long an alias, or a listing of names, is believed before the server is asked again.",
 )
+@click.option(
+    "--run",
+    envvar="WBFS_RUN",
+    default="",
+    metavar="auto|[[ENTITY/]PROJECT/]RUN",
+    show_default="WBFS_RUN, or none",
+    help="Record what is opened as an input of each reader's own W&B run (auto), or of this one;"
+    " see wbfs help runs.",
+)
 @click.option("--pin", is_flag=True, help="Resolve each alias once: it never moves in this mount.")
 @lock_option
 @click.option(
@@ -153,6 +162,7 @@ def mount(
     cache_size: int | None,
     min_free: int,
     alias_ttl: float,
+    run: str,
     pin: bool,
     locks: tuple[Locked, ...],
     offline: bool,
@@ -185,6 +195,7 @@ def mount(
       wbfs mount my-team/my-project/bike-dataset:v3 /data/bikes
       wbfs mount bike-dataset:latest/images /data/images
       wbfs mount --pin --alias-ttl 10 my-team /mnt/team
+      wbfs mount --run auto ~/artifacts
     """
     # Imported late: `wbfs --help` needs none of it.
     from wbfs.cli.sources import source_of
@@ -223,6 +234,7 @@ def mount(
         allow_other=allow_other,
         metrics_port=metrics_port,
         metrics_address=metrics_address,
+        run=run,
     )
     if settings.log_file is not None:
         refuse_inside(settings.log_file, path, "--log-file")
@@ -233,7 +245,7 @@ def mount(
         assert settings.log_file is not None
         end_warnings = show_warnings()
 
-        def run(on_ready: Callable[[], None]) -> None:
+        def serve(on_ready: Callable[[], None]) -> None:
             def detach() -> None:
                 end_warnings()
                 on_ready()
@@ -241,7 +253,7 @@ def mount(
             run_mount(settings, detach)
 
         run_in_background(
-            run,
+            serve,
             what="the mount",
             log_file=settings.log_file,
             timeout_s=START_QUESTIONS * timeout + START_MARGIN_S,

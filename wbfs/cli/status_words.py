@@ -16,6 +16,7 @@ from wbfs.daemon.mounts.health import Health
 from wbfs.daemon.mounts.survey import Seen
 
 Status = dict[str, Any]
+_LINEAGE_COUNTS = ("recorded", "pending", "failed", "dropped")
 
 
 def lines(seen: Seen) -> list[str]:
@@ -52,6 +53,7 @@ def _rows(seen: Seen) -> Iterator[tuple[str, str]]:
     yield from _cache(status)
     yield from _reads(status)
     yield from _prefetches(status)
+    yield from _lineage(status)
     if seen.waiting:
         yield "kernel", f"{seen.waiting} requests wait for an answer"
 
@@ -114,6 +116,16 @@ def _prefetches(status: Status) -> Iterator[tuple[str, str]]:
             f"{loader.get('version')}/{loader.get('folder')}: "
             f"{show_size(loader.get('on_their_way_bytes', 0))} on their way,"
             f" {show_size(loader.get('unread_bytes', 0))} here and unread: {loader.get('why')}",
+        )
+
+
+def _lineage(status: Status) -> Iterator[tuple[str, str]]:
+    lineage = status.get("lineage", {})
+    counts = [f"{lineage[name]} {name}" for name in _LINEAGE_COUNTS if lineage.get(name)]
+    if lineage.get("run") or counts:
+        yield (
+            "inputs",
+            f"of runs ({lineage.get('run') or 'none'}): {', '.join(counts) or 'none yet'}",
         )
 
 

@@ -12,7 +12,7 @@ from wbfs.cli.echo import echo
 from wbfs.cli.interruption import quiet_interruption
 from wbfs.cli.options import cache_dir_option, timeout_option
 from wbfs.cli.places import sdk_cache_dir
-from wbfs.model.settings import SessionSettings
+from wbfs.model.settings import AUTO_RUN, SessionSettings
 
 
 @click.command(short_help="Record versions as inputs of a run.")
@@ -20,7 +20,9 @@ from wbfs.model.settings import SessionSettings
 @click.option(
     "--run",
     envvar="WBFS_RUN",
-    metavar="[[ENTITY/]PROJECT/]RUN",
+    default=AUTO_RUN,
+    metavar="auto|[[ENTITY/]PROJECT/]RUN",
+    show_default="WBFS_RUN, or auto: the run that this command is started by",
     help="The run, by its id. Parts left out come from your W&B settings.",
 )
 @click.option(
@@ -28,9 +30,7 @@ from wbfs.model.settings import SessionSettings
 )
 @cache_dir_option("Where what waits is kept. For a path, it is the mount's.")
 @timeout_option
-def use(
-    names: tuple[str, ...], run: str | None, pending: bool, cache_dir: Path, timeout: float
-) -> None:
+def use(names: tuple[str, ...], run: str, pending: bool, cache_dir: Path, timeout: float) -> None:
     """Record versions as inputs of a run, as run.use_artifact does, and print which.
 
     PATH is anything in a version below a mount of yours; NAME is entity/project/artifact:alias,
@@ -44,13 +44,11 @@ def use(
     \b
     Examples:
       wbfs use my-team/my-project/bike-dataset:v3 --run my-team/my-project/1a2b3c4d
-      wbfs use ~/artifacts/my-team/my-project/bike-dataset/latest --run 1a2b3c4d
+      wbfs use ~/artifacts/my-team/my-project/bike-dataset/latest
       wbfs use --pending
     """
     if not names and not pending:
         raise click.UsageError("give a NAME or a PATH, or --pending")
-    if names and not run:
-        raise click.UsageError("say of which run, with --run or WBFS_RUN")
     with quiet_interruption():
         # Imported late: `wbfs --help` needs none of it.
         from wbfs.cli.inputs import record
@@ -64,7 +62,7 @@ def use(
             sdk_cache_dir=sdk_cache_dir(),
             timeout_s=timeout,
         )
-        done = record(settings, places.places, run or "", send_all=pending)
+        done = record(settings, places.places, run, send_all=pending)
         for one in done:
             if one.error is None:
                 echo(f"{one.use.version} is an input of {one.run}")

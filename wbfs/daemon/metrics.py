@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from wbfs.daemon.lineage.recorder import Recorder
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.offload import Offload
 from wbfs.model.errors import UsageError
@@ -23,10 +24,18 @@ SILENCE_S = 10.0
 class Metrics(Collector):
     """Reads the counters where they are kept, when it is asked."""
 
-    def __init__(self, *, fetcher: Fetcher, offload: Offload, requests: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        *,
+        fetcher: Fetcher,
+        offload: Offload,
+        requests: Mapping[str, int],
+        recorder: Recorder,
+    ) -> None:
         """Take what counts; `requests` are the kernel's, by operation."""
         self._fetcher = fetcher
         self._offload = offload
+        self._recorder = recorder
         self._requests = requests
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -83,6 +92,18 @@ class Metrics(Collector):
             ("wbfs_waited_seconds", "Seconds that those took", counters.waited_s),
         ):
             yield CounterMetricFamily(name, text, value=value)
+        lineage = self._recorder.report()
+        for name, text in (
+            ("recorded", "Versions recorded as inputs of runs"),
+            ("failed", "Versions that could not be, for good"),
+            ("dropped", "Opened files and readers that were too many to look at"),
+        ):
+            yield CounterMetricFamily(f"wbfs_lineage_{name}", text, value=lineage[name])
+        yield GaugeMetricFamily(
+            "wbfs_lineage_pending",
+            "Versions that the server is yet to be told of",
+            lineage["pending"],
+        )
         yield GaugeMetricFamily(
             "wbfs_fetching_files", "Files being fetched", self._fetcher.fetching
         )

@@ -18,6 +18,7 @@ import trio
 
 from wbfs.daemon.ending import Ending, signals_noted
 from wbfs.daemon.kernel import Kernel
+from wbfs.daemon.lineage.recorder import Recorder, recording
 from wbfs.daemon.locks import pin_locked
 from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mounts.mountpoint import prepare_mountpoint, refuse_inside
@@ -92,12 +93,15 @@ async def _mount(
     # An alias or a folder that isn't there is said now, not by the first `ls`.
     await tree.root()
     requests: Counter[str] = Counter()
-    metrics = Metrics(fetcher=session.fetcher, offload=session.offload, requests=requests)
-    operations = _operations(settings, session, kernel, tree, requests, metrics)
-    with ExitStack() as stack:
-        if settings.metrics_port is not None:
-            stack.enter_context(metrics.served(settings.metrics_address, settings.metrics_port))
-        await _serve(background, settings, operations, session, kernel, ending, on_ready)
+    async with recording(settings, session) as recorder:
+        metrics = Metrics(
+            fetcher=session.fetcher, offload=session.offload, requests=requests, recorder=recorder
+        )
+        operations = _operations(settings, session, kernel, tree, requests, metrics, recorder)
+        with ExitStack() as stack:
+            if settings.metrics_port is not None:
+                stack.enter_context(metrics.served(settings.metrics_address, settings.metrics_port))
+            await _serve(background, settings, operations, session, kernel, ending, on_ready)
 
 
 def _operations(
@@ -107,6 +111,7 @@ def _operations(
     tree: Tree,
     requests: Counter[str],
     metrics: Metrics,
+    recorder: Recorder,
 ) -> Operations:
     errors = ErrorLog()
     left_out = LeftOut()
@@ -114,6 +119,7 @@ def _operations(
         settings=settings,
         session=session,
         kernel=kernel,
+        recorder=recorder,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         requests=requests,
         left_out=left_out,
@@ -131,6 +137,7 @@ def _operations(
         background=session.resources.background,
         ownership=Ownership(uid=settings.uid, gid=settings.gid, umask=settings.umask),
         cache_dir=settings.cache_dir,
+        on_open=recorder.opened,
     )
 
 

@@ -31,6 +31,7 @@ from wbfs.fs.nodes import (
 from wbfs.model.entries import Collection, Project, Version, Viewer
 from wbfs.model.errors import AccessDenied, NotFound, RemoteError, StoreError, WbfsError
 from wbfs.model.names import REGISTRY_PREFIX, Source, parse_source
+from wbfs.model.runs import Run, parse_run
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.credentials import Credentials, NoKey, load_credentials
@@ -83,6 +84,14 @@ class Session:
         named = "" if source.entity in self.viewer.entities else source.entity
         entity = await self.names.organization_entity(named, member=self.viewer.entity)
         return replace(source, entity=entity)
+
+    def run(self, text: str) -> Run:
+        """Read a RUN; the user's settings fill in what it leaves out. Raises NameInvalid."""
+        return parse_run(
+            text,
+            default_entity=self.credentials.entity or self.viewer.entity,
+            default_project=self.credentials.project,
+        )
 
     async def version(self, entity: str, project: str, collection: str, alias: str) -> Version:
         """Return a version as the server has it now. Raises WbfsError.

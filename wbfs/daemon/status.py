@@ -10,6 +10,7 @@ from typing import Any
 
 from wbfs import __version__
 from wbfs.daemon.kernel import Kernel
+from wbfs.daemon.lineage.recorder import Recorder
 from wbfs.daemon.session import Session
 from wbfs.fs.control import CONTROL_NAME, WHY_LEFT_OUT, LeftOut
 from wbfs.model.settings import MountSettings
@@ -22,6 +23,7 @@ class Status:
     settings: MountSettings
     session: Session
     kernel: Kernel
+    recorder: Recorder
     started_at: str
     requests: Mapping[str, int]
     left_out: LeftOut
@@ -62,6 +64,7 @@ class Status:
             "requests": dict(self.requests),
             "defects": session.resources.background.defects,
             "fetched": asdict(session.fetcher.counters) | {"in_progress": session.fetcher.fetching},
+            "lineage": self.recorder.report(),
             "prefetch": session.fetcher.loaders.report(),
             "busy_threads": session.offload.busy(),
             "left_out": self._left_out(),

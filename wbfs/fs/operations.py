@@ -40,6 +40,7 @@ from wbfs.fs.nodes import (
     xattrs_of,
 )
 from wbfs.fs.tree import DirectoryListing, Tree
+from wbfs.model.entries import Version
 from wbfs.model.errors import InodeTaken, IsADirectory, WbfsError
 from wbfs.model.names import NAME_MAX
 from wbfs.store.folder import disk_of
@@ -137,7 +138,9 @@ class Operations(pyfuse3.Operations):
         background: Background,
         ownership: Ownership,
         cache_dir: Path,
+        on_open: Callable[[int, int, Version], None],
     ) -> None:
+        """`on_open` is told whenever a version's file was opened: by which thread and user."""
         super().__init__()
         self._tree = tree
         self._fetcher = fetcher
@@ -148,6 +151,7 @@ class Operations(pyfuse3.Operations):
         self._idle = trio.Event()
         self._ownership = ownership
         self._cache_dir = cache_dir
+        self._on_open = on_open
         self._began_ns = time.time_ns()
         self._files: Handles[Reader | OpenControlFile] = Handles()
         self._directories: Handles[OpenDirectory | None] = Handles()
@@ -315,6 +319,7 @@ class Operations(pyfuse3.Operations):
         # A file of unknown size looks empty: only past the page cache can it be read.
         unsized = node.file.entry.size is None
         keep_cache = reader.keeps_pages and not unsized
+        self._on_open(ctx.pid, ctx.uid, node.version)
         return pyfuse3.FileInfo(
             fh=self._files.add(reader), direct_io=unsized, keep_cache=keep_cache
         )

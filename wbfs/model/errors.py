@@ -72,6 +72,10 @@ class AccessDenied(WbfsError):
     """Not logged in, or logged in without permission."""
 
 
+class LoginRefused(AccessDenied):
+    """The server knows nobody by this login, or there is none: with another one it goes better."""
+
+
 class RemoteError(WbfsError):
     """The server could not be reached or failed, also after the retries."""
 

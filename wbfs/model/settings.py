@@ -16,6 +16,8 @@ TIMEOUT_S = 60.0
 MIN_FREE_BYTES = 1 << 30
 """Bytes that the cache leaves free on its disk."""
 
+AUTO_RUN = "auto"
+"""What stands for each reader's own run, where a run is named."""
 
 MANIFEST_LIMIT_BYTES = 4 << 30
 """Bytes that a version's manifest may have: as many files as wbfs shows of one, and more."""
@@ -54,7 +56,8 @@ class MountSettings(SessionSettings):
 
     Of each version those entries are shown whose path starts with `path_prefix`. `umask` is taken
     from 0444 and 0555. An alias that is one of `locks` is the version that it is locked to. Metrics
-    are told at `metrics_port`, if any.
+    are told at `metrics_port`, if any. `run` is the run that has what is read as its input,
+    `AUTO_RUN` for each reader's own, or empty for none.
     """
 
     source: str
@@ -68,3 +71,4 @@ class MountSettings(SessionSettings):
     gid: int
     umask: int = 0
     allow_other: bool = False
+    run: str = ""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from wbfs.model.errors import AccessDenied, UsageError
+from wbfs.model.errors import AccessDenied, LoginRefused, UsageError
 from wbfs.remote.user_files import UserFiles
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Credentials:
         return Secret(json.dumps([*what, self.username, self.email]))
 
 
-class NoKey(AccessDenied):
+class NoKey(LoginRefused):
     """There is no API key anywhere."""
 
 
@@ -153,6 +153,15 @@ def _normalize(base_url: str, named_by: str) -> str:
     if is_public and ("api." not in host or parts.scheme == "http"):
         raise UsageError(f"{url} is not W&B's API: it is https://api.wandb.ai")
     return url
+
+
+def is_same_server(named: str, base_url: str) -> bool:
+    """Whether a program that was told `named` as W&B's URL asks the server at `base_url`."""
+    try:
+        hosts = {urlsplit(url).netloc for url in (_normalize(named, "WANDB_BASE_URL"), base_url)}
+    except UsageError:
+        return False
+    return len(hosts) == 1 or hosts <= _SAME_DEPLOYMENT
 
 
 def _split(url: str, named_by: str) -> SplitResult:

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from wbfs.model.errors import (
     AccessDenied,
+    LoginRefused,
     NotFound,
     RemoteError,
     RemoteProtocolError,
@@ -120,7 +121,7 @@ class GraphQL:
         errors = _messages(answer)
         if status == 401:
             said = f" ({errors})" if errors else ""
-            raise AccessDenied(
+            raise LoginRefused(
                 f"{self._host} does not accept the API key{said}: run `wandb login`, or check"
                 " WANDB_API_KEY and WANDB_BASE_URL"
             )

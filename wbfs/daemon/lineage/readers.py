@@ -10,94 +10,180 @@ process which a page fault on this very mount may hold, and a run's folder may b
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from wbfs.model.errors import NameInvalid, UsageError
+from wbfs.daemon.mounts.records import start_of
+from wbfs.model.errors import NameInvalid
 from wbfs.model.runs import Run, parse_run
-from wbfs.remote.credentials import normal_url
+from wbfs.remote.credentials import is_same_server
 
 MAX_PARENTS = 32
 """Processes that are looked at for one reader, itself and upwards."""
 MAX_BYTES = 1 << 20
 """What is read of an environment."""
-# What is deleted meanwhile has a word behind.
-_DEBUG_LOG = re.compile(r"(/.*/(?:offline-)?run-[\d_]+-([^/]+))/logs/debug\.log(?: \(deleted\))?")
+STATUS_BYTES = 4096
+_STATUS = re.compile(rb"\nTgid:\t(\d+)\n.*?\nPPid:\t(\d+)\n.*?\nUid:\t(\d+)\t", re.DOTALL)
+_DEBUG_LOG = re.compile(r"(/.*/(?:offline-)?run-[\d_]+-([^/]+))/logs/debug\.log")
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process; `started` is in clock ticks since the boot, since numbers are given out again."""
+class Process(NamedTuple):
+    """A process, the number of its parent, and whose it is."""
 
     pid: int
-    started: int
+    parent: int
+    uid: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Status:
-    """What is known of a thread's process without waiting for anything."""
+class _Look:
+    """What a process is like: when it began, in clock ticks since the boot, if it hasn't ended."""
 
-    process: Process
-    parent: int
+    started: int | None
+    environ: Mapping[str, str]
+    logs: frozenset[Run | str]
 
 
 class Readers:
-    """What is found of processes of this user, for one server."""
+    """What processes of this user are at one moment, for one server: each is looked at once."""
 
     def __init__(self, *, server: str, default_entity: str) -> None:
         """`server` is its URL; `default_entity` that of runs which were told none."""
         self._server = server
         self._default_entity = default_entity
-        self._uid = os.getuid()
+        self._processes: dict[int, Process | None] = {}
+        self._looks: dict[int, _Look] = {}
 
-    def process_of(self, thread: int) -> Process | None:
-        """Return the process of a thread; None where it has ended."""
-        status = _status_of(thread)
-        return status and status.process
-
-    def runs_of(self, process: Process) -> frozenset[Run | str] | None:
+    def runs_of(self, kin: Sequence[Process]) -> frozenset[Run | str]:
         """Return the runs that a process belongs to; those of transaction logs by their paths.
 
-        None is returned where there may be some later: not for one that has ended, nor where the
-        environment says that it is of no run, or of another server's.
+        `kin` are the process and those that it comes from, as far as they are known already.
+        There may be others later, unless its environment says that it is of no run.
         """
-        named: str | None = None
-        environ: Mapping[str, str] = {}
-        of_name: Mapping[str, str] = {}
-        for current in self._upwards(process):
-            environ = self._environ(current.pid)
-            if not self._is_ours(environ):
+        named: tuple[str, Mapping[str, str]] | None = None
+        for look in self._upwards(kin):
+            if not self._may_have_runs(look.environ):
                 return frozenset()
-            own = environ.get("WANDB_RUN_ID")
-            if logs := self._logs_of(current.pid):
-                # A name that was given to it is inherited, and the run that it has is another.
-                if named is None or named == own:
-                    return logs
+            own = look.environ.get("WANDB_RUN_ID", "")
+            # A name that a process was given itself goes before the run that its parent has.
+            if look.logs and (named is None or named[0] == own):
+                return look.logs
+            if look.logs:
                 break
             if named is None and own:
-                named, of_name = own, environ
-        if named is not None and (run := self._named(named, of_name)) is not None:
-            return frozenset({run})
-        return None if _status_of(process.pid) is not None else frozenset()
+                named = (own, look.environ)
+        return self._run_of(*named) if named else frozenset()
 
-    def _upwards(self, process: Process) -> Iterator[Process]:
+    def _upwards(self, kin: Sequence[Process]) -> Iterator[_Look]:
         """Yield a process and those that it comes from, as far as they are this user's."""
-        pid = process.pid
-        for _ in range(MAX_PARENTS):
-            status = _status_of(pid)
-            if status is None or pid in (0, 1) or _owner_of(pid) != self._uid:
+        known = list(kin)
+        child_started: float = math.inf
+        for number in range(MAX_PARENTS):
+            if number == len(known):
+                parent = self._process(known[-1].parent)
+                if parent is None:
+                    return
+                known.append(parent)
+            one = known[number]
+            if one.pid <= 1 or one.uid != os.getuid():
                 return
-            yield status.process
-            pid = status.parent
+            look = self._look_at(one.pid)
+            # The number of one that has ended may be another's by now.
+            if (look.started or 0) > child_started:
+                return
+            yield look
+            child_started = child_started if look.started is None else look.started
 
-    def _is_ours(self, environ: Mapping[str, str]) -> bool:
-        """Whether it may have runs, and those at this server."""
-        if environ.get("WANDB_MODE") in ("disabled", "dryrun-disabled"):
+    def _process(self, pid: int) -> Process | None:
+        if pid not in self._processes:
+            self._processes[pid] = _process_of(pid)
+        return self._processes[pid]
+
+    def _look_at(self, pid: int) -> _Look:
+        if pid not in self._looks:
+            self._looks[pid] = _Look(start_of(pid), _environ(pid), _logs_of(pid))
+        return self._looks[pid]
+
+    def _may_have_runs(self, environ: Mapping[str, str]) -> bool:
+        """Whether it is one that may have runs, and those at this server."""
+        if environ.get("WANDB_MODE") == "disabled":
             return False
         url = environ.get("WANDB_BASE_URL")
+        return not url or is_same_server(url, self._server)
+
+    def _run_of(self, name: str, environ: Mapping[str, str]) -> frozenset[Run | str]:
+        """Return the run that an environment names; none where it doesn't say the project."""
+        entity = environ.get("WANDB_ENTITY") or self._default_entity
         try:
-            return not url or normal_url(url) == self._server
-        except UsageError:
-            return False
+            return frozenset({parse_run(f"{entity}/{environ.get('WANDB_PROJECT', '')}/{name}")})
+        except NameInvalid:
+            return frozenset()
+
+
+def kin_of(thread: int) -> tuple[Process, ...]:
+    """Return the process of a thread and its parent; none where it has ended or can't be seen.
+
+    This takes 30 us, and waits for nothing: so it may be asked before a program's file is open, and
+    a short-lived one is still there.
+    """
+    reader = _process_of(thread)
+    parent = _process_of(reader.parent) if reader is not None else None
+    return tuple(one for one in (reader, parent) if one is not None)
+
+
+def _process_of(thread: int) -> Process | None:
+    try:
+        descriptor = os.open(f"/proc/{thread}/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        found = _STATUS.search(os.read(descriptor, STATUS_BYTES))
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return Process(*map(int, found.groups())) if found else None
+
+
+def _environ(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with; empty where it can't be seen."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            rows = file.read(MAX_BYTES).split(b"\0")
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(row).partition("=") for row in rows if row.startswith(b"WANDB_"))
+    return {name: value for name, _, value in pairs}
+
+
+def _logs_of(pid: int) -> frozenset[Run | str]:
+    """Return the paths of the transaction logs of the runs that a process has open."""
+    folder = f"/proc/{pid}/fd"
+    logs: set[Run | str] = set()
+    with contextlib.suppress(OSError):
+        for descriptor in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                found = _DEBUG_LOG.fullmatch(os.readlink(f"{folder}/{descriptor}"))
+                # Who only looks at it has no part in the run.
+                if found and os.lstat(f"{folder}/{descriptor}").st_mode & stat.S_IWUSR:
+                    logs.add(f"{_seen_from_here(pid, found[1])}/run-{found[2]}.wandb")
+    return frozenset(logs)
+
+
+def _seen_from_here(pid: int, folder: str) -> str:
+    """Return a process's path as one by which this process finds the same folder. Raises OSError.
+
+    What is in another mount namespace can be seen as long as the process is there.
+    """
+    theirs = f"/proc/{pid}/root{folder}"
+    status = os.stat(theirs)
+    with contextlib.suppress(OSError):
+        if os.path.samestat(status, os.stat(folder)):
+            return folder
+    return theirs

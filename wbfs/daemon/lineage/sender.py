@@ -11,13 +11,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Self
 
 from wbfs.daemon.lineage.transaction_log import read_run
-from wbfs.daemon.session import Session
 from wbfs.model.errors import (
     AccessDenied,
+    LoginRefused,
     NotFound,
     RemoteError,
     StoreError,
@@ -81,15 +79,9 @@ class Sender:
         self._tidied_at = -TIDIED_S
         self.recorded = self.failed = self.pending = 0
 
-    @classmethod
-    def of_session(cls, session: Session, cache_dir: Path) -> Self:
-        """Return that of a session's user."""
-        viewer = session.viewer
-        uses = Uses(cache_dir, server=session.credentials.base_url, viewer=viewer)
-        return cls(uses, session.api.runs, default_entity=viewer.entity)
-
     def add(self, uses: Sequence[Use]) -> None:
-        """Note uses, on disk if there is a way."""
+        """Note uses, on disk if there is a way. Another thread may be sending meanwhile."""
+        self.pending += len(uses)
         try:
             self._uses.add(uses)
         except StoreError as error:
@@ -110,8 +102,14 @@ class Sender:
         errors = [wait.error for wait in waits if wait is not None]
         return errors[0] if errors else RemoteError("another process tells the server")
 
-    def send(self, *, only: Collection[Use] | None = None) -> float | None:
-        """Tell the server what is due; return the seconds until more is, None for never."""
+    def send(self, *, only: Collection[Use] | None = None, at_once: bool = False) -> float | None:
+        """Tell the server what is due; return the seconds until more is, None for never.
+
+        Only some may be meant; `at_once` everything is due.
+        """
+        if at_once:
+            for wait in self._waits.values():
+                wait.until = 0.0
         by_run: dict[Run | str, list[Use]] = defaultdict(list)
         for use in self.read():
             if only is None or use in only:
@@ -146,7 +144,8 @@ class Sender:
             # It may not be there yet: a run that is offline comes with `wandb sync`.
             for of in {run, found}:
                 self._wait(of, error).lengthen()
-        except RemoteError as error:
+        except (RemoteError, LoginRefused) as error:
+            # A key may be renewed.
             self._wait(SERVER, error).lengthen()
             return
         else:
@@ -174,7 +173,7 @@ class Sender:
         return run
 
     def _send(self, use: Use) -> None:
-        """Tell the server of one use. Raises RemoteError where it is to be told again."""
+        """Tell the server of one use; RemoteError, LoginRefused: it is to be told again."""
         run = use.run
         assert isinstance(run, Run)
         if _key(use) in self._settled or not self._claim(use):
@@ -188,7 +187,7 @@ class Sender:
                     f"{use.version} was logged by {run.path}: it is no input of that run"
                 )
             self._runs.use(run, use, deadline=deadline)
-        except RemoteError:
+        except (RemoteError, LoginRefused):
             self._on_disk(self._uses.release, use)
             raise
         except UsageError as error:
@@ -197,9 +196,7 @@ class Sender:
         except (AccessDenied, NotFound) as error:
             self.failed += 1
             if run not in self._denied:
-                log.warning(
-                    "%s is not recorded as an input of %s: %s", use.version, run.path, error
-                )
+                _say_given_up(use, error)
             if isinstance(error, AccessDenied):
                 self._denied[run] = error
             self._give_up(use, error)
@@ -248,7 +245,7 @@ class Sender:
     def _is_waiting(self, of: Run | str) -> bool:
         return of in self._waits and time.monotonic() < self._waits[of].until
 
-    def _wait(self, of: Run | str, error: RemoteError) -> _Wait:
+    def _wait(self, of: Run | str, error: WbfsError) -> _Wait:
         """Return how a run, or the server, is left alone; why is logged the first time."""
         if of not in self._waits:
             log.info("not recorded yet as a run's input: %s", error)

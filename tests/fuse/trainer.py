@@ -1,0 +1,84 @@
+"""A trainer with runs, which reads through a mount in every way. Argument: the artifacts' folder.
+
+It prints what it is asked to tell as JSON: its runs' ids by what they did.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import reading
+
+EPOCHS = 3
+WORKERS = 8
+
+
+def load(method: str, folder: str, workers: int = 2) -> None:
+    """Read with workers, as a DataLoader has them."""
+    context = multiprocessing.get_context(method)
+    processes = [
+        context.Process(target=reading.read, args=(folder, EPOCHS)) for _ in range(workers)
+    ]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join()
+        assert one.exitcode == 0
+
+
+def read_in_every_way(data: Path) -> None:
+    thread = threading.Thread(target=reading.read, args=(str(data / "thread/latest"),))
+    thread.start()
+    thread.join()
+    reading.fork(str(data / "fork/v0"))
+    reading.map_pages(str(data / "mapped/latest"))
+    load("fork", str(data / "fork-workers/latest"), WORKERS)
+    load("spawn", str(data / "spawn-workers/latest"))
+    load("forkserver", str(data / "forkserver-workers/latest"))
+    folder = str(data / "subprocess/latest")
+    subprocess.run([sys.executable, "-c", f"open({folder!r} + '/0.txt').read()"], check=True)
+    # By a link, which is the same artifact as that of another name.
+    subprocess.run(["cat", data.parent / "links/linked/latest/0.txt"], stdout=-3, check=True)
+    subprocess.run(
+        ["sh", "-c", f"tar cf - {data}/piped/latest 2>&1 | wc -c"], stdout=-3, check=True
+    )
+    for line in ("ls -lR", "find -size +1c", "stat -t"):
+        command = [*line.split()[:1], data / "listed/latest", *line.split()[1:]]
+        subprocess.run(command, stdout=-3, check=True)
+
+
+def main() -> None:
+    import wandb
+
+    data = Path(sys.argv[1])
+    runs = {}
+    reading.read(str(data / "before/latest"))
+    with wandb.init(project="training") as run:
+        runs["every way"] = run.id
+        read_in_every_way(data)
+        own = wandb.Artifact("own", type="dataset")
+        with own.new_file("0.txt") as file:
+            file.write("its own")
+        run.log_artifact(own).wait()
+        reading.read(str(data.parent / "training/own/v0"))
+    with wandb.init(project="training") as run:
+        runs["second"] = run.id
+        reading.read(str(data / "thread/v0"))
+    with (
+        wandb.init(project="training", reinit="create_new") as run,
+        wandb.init(project="training", reinit="create_new") as other,
+    ):
+        runs["beside"], runs["each other"] = run.id, other.id
+        reading.read(str(data / "fork/latest"))
+    wandb.init(project="training", mode="disabled")
+    reading.read(str(data / "listed/latest"))
+    print(json.dumps(runs))
+
+
+if __name__ == "__main__":
+    main()
