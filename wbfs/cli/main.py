@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from typing import NoReturn
 
 import click
 
@@ -15,6 +16,7 @@ from wbfs.cli.get import get
 from wbfs.cli.help import help_
 from wbfs.cli.lock import lock
 from wbfs.cli.mount import mount
+from wbfs.cli.mount_helper import run_helper
 from wbfs.cli.places import settle_paths
 from wbfs.cli.prefetch import prefetch
 from wbfs.cli.status import status
@@ -53,7 +55,13 @@ commands.add_command(help_)
 
 
 def main() -> None:
-    """Run the command line; errors are one line, without a traceback."""
+    """Run the command line; errors are one line, without a traceback.
+
+    mount.fuse3 has a form of its own: `wbfs SOURCE MOUNTPOINT -o OPTIONS`.
+    """
+    match sys.argv[1:]:
+        case [source, _, "-o", _] if source not in commands.commands:
+            main_of_helper()
     try:
         settle_paths()
         _allow_descriptors()
@@ -61,6 +69,12 @@ def main() -> None:
     except WbfsError as error:
         echo(f"wbfs: {error}", err=True)
         sys.exit(exit_code_of(error))
+
+
+def main_of_helper() -> NoReturn:
+    """Run `mount.wbfs`."""
+    _allow_descriptors()
+    sys.exit(run_helper(sys.argv[1:]))
 
 
 def _allow_descriptors() -> None:

@@ -1,0 +1,159 @@
+"""mount(8), /etc/fstab: real ones, in a mount namespace where mount.wbfs is where they look."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mounts import COMMAND_TIMEOUT_S, WBFS, run, wait_until
+from stand_in import StandIn
+
+LOG = """
+import wandb
+with wandb.init(project="hosts") as run:
+    artifact = wandb.Artifact("data", type="dataset")
+    with artifact.new_file("a.txt") as file:
+        file.write("in it")
+    run.log_artifact(artifact).wait()
+    print(run.entity)
+"""
+
+
+class Host:
+    """A mount namespace in which mount(8) finds mount.wbfs and wbfs; what is mounted stays there.
+
+    `options` are what the artifact needs there, in a line of fstab.
+    """
+
+    def __init__(self, folder: Path, stand_in: StandIn) -> None:
+        self.source = stand_in.run_sdk(LOG, folder / "home").strip() + "/hosts/data:v0"
+        self.mountpoint = folder / "a mount"
+        self.mountpoint.mkdir()
+        netrc = folder / "netrc"
+        address = stand_in.base_url.partition("//")[2]
+        netrc.write_text(f"machine {address} login user password {stand_in.api_key}\n")
+        self.options = (
+            f"ro,allow_other,_netdev,nofail,noatime,cache_dir={folder}/cache,"
+            f"log_file={folder}/log,env=NETRC={netrc},env=WANDB_BASE_URL={stand_in.base_url},"
+            f"env=XDG_STATE_HOME={folder}/state"
+        )
+        programs = folder / "sbin"
+        programs.mkdir()
+        for name in ("wbfs", "mount.wbfs"):
+            (programs / name).symlink_to(Path(WBFS[0]).with_name(name))
+        self._process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", "echo && exec sleep 600"], stdout=subprocess.PIPE
+        )
+        assert self._process.stdout
+        self._process.stdout.read(1)
+        self.check("mount", "-t", "overlay", "-o", f"lowerdir={programs}:/usr/sbin", "o", "/sbin")
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a program there, with no environment at all."""
+        inside = ["nsenter", f"--mount=/proc/{self._process.pid}/ns/mnt", "env", "-i"]
+        return run(*inside, *command, env=os.environ)
+
+    def check(self, *command: str | Path) -> str:
+        """Run a program there that must succeed."""
+        done = self.run(*command)
+        assert done.returncode == 0, f"{command} exited with {done.returncode}: {done.stderr}"
+        return done.stdout
+
+    def read(self) -> str:
+        """Return what is in the mounted file."""
+        return self.check("/bin/cat", self.mountpoint / "a.txt")
+
+    def daemons(self) -> list[str]:
+        """Return the mounts' processes."""
+        return run("pgrep", "-f", f"^[^ ]+ [^ ]*wbfs .*{self.mountpoint}").stdout.split()
+
+    def umount(self) -> None:
+        """Unmount as any filesystem, and wait for the daemon to end."""
+        self.check("/bin/umount", self.mountpoint)
+        wait_until(lambda: not self.daemons(), what="the daemon has ended")
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        while self.run("/bin/umount", "-l", self.mountpoint).returncode == 0:
+            pass
+        wait_until(lambda: not self.daemons(), what="the daemons have ended")
+        self._process.kill()
+        self._process.wait(COMMAND_TIMEOUT_S)
+        assert self._process.stdout
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory, stand_in: StandIn) -> Iterator[Host]:
+    if os.getuid() != 0:
+        pytest.skip("only root may make a mount namespace")
+    host = Host(tmp_path_factory.mktemp("host"), stand_in)
+    yield host
+    host.close()
+
+
+def fstab(host: Host, source: str, filesystem_type: str) -> Path:
+    """Write a table with one line; return its path."""
+    path = host.mountpoint.parent / "fstab"
+    mountpoint = str(host.mountpoint).replace(" ", "\\040")
+    path.write_text(f"{source} {mountpoint} {filesystem_type} {host.options},x-a.b=c 0 0\n")
+    return path
+
+
+def test_mount_and_again(host: Host) -> None:
+    for _ in range(2):
+        host.check("/bin/mount", "-t", "wbfs", host.source, host.mountpoint, "-o", host.options)
+        assert host.read() == "in it"
+    assert host.check("/bin/grep", "-c", "fuse.wbfs", "/proc/self/mounts") == "1\n"
+    another = ["/bin/mount", "-t", "wbfs", host.source[:-3], host.mountpoint, "-o", host.options]
+    done = host.run(*another)
+    assert done.returncode == 32
+    assert "is a mount of wbfs already" in done.stderr
+    host.umount()
+
+
+@pytest.mark.parametrize("filesystem_type", ["wbfs", "fuse.wbfs"])
+def test_the_table_is_mounted_and_again(host: Host, filesystem_type: str) -> None:
+    if filesystem_type == "fuse.wbfs" and shutil.which("mount.fuse3") is None:
+        pytest.skip("mount.fuse3 is not installed")
+    table = fstab(host, host.source, filesystem_type)
+    host.check("/bin/mount", "-T", table, "-a")
+    host.check("/bin/mount", "-T", table, "-a")
+    assert host.read() == "in it"
+    host.umount()
+    host.check("/bin/mount", "-T", table, host.mountpoint)
+    assert host.read() == "in it"
+    for pid in host.daemons():
+        host.check("/bin/kill", "-KILL", pid)
+    wait_until(lambda: not host.daemons(), what="the daemon is killed")
+    # What is dead is no obstacle.
+    host.check("/bin/mount", "-T", table, host.mountpoint)
+    assert host.read() == "in it"
+    # Two were mounted, one above the other, if it were.
+    host.umount()
+
+
+def test_failures_have_the_exit_codes_of_mount(host: Host) -> None:
+    def mount(source: str, options: str) -> subprocess.CompletedProcess[str]:
+        return host.run("/bin/mount", "-t", "wbfs", source, host.mountpoint, "-o", options)
+
+    wrong = mount(host.source, f"{host.options},alow_other")
+    assert wrong.returncode == 1
+    assert "no option 'alow_other'" in wrong.stderr
+    missing = mount(host.source.replace("data", "no"), host.options)
+    assert missing.returncode == 32
+    assert "no 'no' in" in missing.stderr
+    host.check("/bin/mount", "-f", "-t", "wbfs", host.source, host.mountpoint, "-o", host.options)
+    assert not host.daemons()
+
+
+def test_everything(host: Host) -> None:
+    host.check("/bin/mount", "-t", "wbfs", "none", host.mountpoint, "-o", host.options)
+    listed = host.check("/bin/ls", host.mountpoint / host.source.partition("/")[0]).split()
+    assert "hosts" in listed
+    host.check("/bin/mount", "-t", "wbfs", "wbfs", host.mountpoint, "-o", host.options)
+    host.umount()

@@ -1,0 +1,169 @@
+"""`mount.wbfs`, which mount(8) runs for the type wbfs, and so for a line of /etc/fstab.
+
+mount.fuse3 runs `wbfs SOURCE MOUNTPOINT -o OPTIONS` for the type fuse.wbfs, which means the same.
+The environment may be empty. Exit codes are those of mount(8), which passes them on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+import click
+
+from wbfs.cli.echo import echo
+from wbfs.cli.mount import mount
+from wbfs.cli.options import AnyPath
+from wbfs.cli.places import settle_paths
+from wbfs.daemon.exit_codes import WRONG_USE, exit_code_of
+from wbfs.model.errors import UsageError, WbfsError
+
+WRONG_INVOCATION = 1
+INTERRUPTED = 8
+MOUNT_FAILED = 32
+"""Exit codes that mount(8) documents."""
+
+EVERYTHING = ("", "none", "wbfs")
+"""Sources in the table that stand for no SOURCE: its first column can't be left out."""
+
+# What mount(8) and mount.fuse3 deal with, or what holds for every mount of wbfs, or doesn't matter
+# where nothing is written and nothing is a program or a device.
+# fmt: off
+_GENERIC = frozenset((
+    "async", "atime", "auto", "default_permissions", "defaults", "dev", "diratime", "dirsync",
+    "exec", "fsname", "group", "iversion", "lazytime", "loud", "mand", "noatime", "noauto",
+    "nodev", "nodiratime", "noexec", "nofail", "noiversion", "nolazytime", "nomand", "norelatime",
+    "nostrictatime", "nosuid", "nouser", "owner", "relatime", "ro", "rw", "silent", "strictatime",
+    "subtype", "suid", "sync", "user", "users", "_netdev", "comment",
+))
+# fmt: on
+_IN_FRONT = "foreground"
+"""The one option that mount(8) can't have: it waits for its helper to end."""
+_SECRET = re.compile(r"(KEY|PASSWORD|SECRET|TOKEN)$", re.IGNORECASE)
+
+
+@click.command(
+    name="mount.wbfs",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.argument("source")
+@click.argument("mountpoint")
+@click.option("-o", "texts", multiple=True, metavar="OPTIONS", help="With commas between them.")
+@click.option("-f", "fake", is_flag=True, help="Check the options, and mount nothing.")
+@click.option("-s", "sloppy", is_flag=True, help="Leave out options that there aren't.")
+@click.option("-n", is_flag=True, expose_value=False, help="Of no effect: there is no /etc/mtab.")
+@click.option("-v", is_flag=True, expose_value=False, help="Of no effect: its log says all.")
+@click.option("-t", metavar="TYPE", expose_value=False, help="Of no effect.")
+def mount_helper(
+    source: str, mountpoint: str, texts: tuple[str, ...], fake: bool, sloppy: bool
+) -> None:
+    """Mount artifacts for mount(8), which runs this where it is /sbin/mount.wbfs.
+
+    A SOURCE of none or wbfs is everything that you may see. Options are those of wbfs mount with _
+    for -, and env=NAME=VALUE, which sets a variable for it; those of all filesystems are taken.
+
+    \b
+    Example, a line of /etc/fstab:
+      my-team/my-project /mnt/wandb wbfs ro,allow_other,cache_dir=/var/cache/wbfs,_netdev,nofail 0 0
+    """
+    environment: dict[str, str] = {}
+    words: list[str] = []
+    for name, value in _options(texts):
+        if name == "env":
+            variable, setting = _variable(value or "")
+            environment[variable] = setting
+        elif not _is_generic(name):
+            words += _words(name, value, sloppy=sloppy)
+    os.environ.update(environment)
+    settle_paths()
+    sources = [] if source in EVERYTHING else [source]
+    with mount.make_context("mount.wbfs", [*words, "--", *sources, mountpoint]) as context:
+        if not fake and not _is_mounted("".join(sources), mountpoint):
+            mount.invoke(context)
+
+
+def run_helper(arguments: Sequence[str]) -> int:
+    """Run it; return its exit code. Errors are one line, without a traceback."""
+    try:
+        mount_helper.main([*arguments], standalone_mode=False)
+        return 0
+    except click.ClickException as error:
+        echo(f"mount.wbfs: {error.format_message()}", err=True)
+        return WRONG_INVOCATION
+    except WbfsError as error:
+        echo(f"mount.wbfs: {error}", err=True)
+        return WRONG_INVOCATION if exit_code_of(error) == WRONG_USE else MOUNT_FAILED
+    except click.Abort:
+        return INTERRUPTED
+
+
+def _options(texts: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield names and values; a value may be in double quotes, and have commas then."""
+    for text in texts:
+        for option in re.findall(r'(?:"[^"]*"|[^,])+', text):
+            name, is_set, value = option.partition("=")
+            yield name, value.replace('"', "") if is_set else None
+
+
+def _is_generic(name: str) -> bool:
+    return name in _GENERIC or name.startswith(("x-", "X-"))
+
+
+def _variable(text: str) -> tuple[str, str]:
+    """Return a variable's name and value. Raises UsageError, without the value."""
+    name, is_set, value = text.partition("=")
+    if not is_set or not name:
+        raise UsageError("the option env sets a variable, as in env=WANDB_BASE_URL=https://...")
+    if _SECRET.search(name):
+        raise UsageError(
+            f"env={name} would show a secret to everybody on this machine: put the key in a file of"
+            " netrc's form that only root may read, and name that with env=NETRC=FILE"
+        )
+    return name, value
+
+
+def _words(name: str, value: str | None, *, sloppy: bool) -> list[str]:
+    """Return an option as `wbfs mount` has it. Raises UsageError."""
+    if name == "remount":
+        raise UsageError(
+            "the options of a mount of wbfs can't be changed: unmount it, and mount it again"
+        )
+    word = f"--{name.replace('_', '-')}"
+    known = {
+        spelling: option
+        for option in mount.params
+        if isinstance(option, click.Option) and option.name != _IN_FRONT
+        for spelling in option.opts
+    }
+    if word not in known:
+        if sloppy:
+            return []
+        names = (one[2:].replace("-", "_") for one in known if one.startswith("--"))
+        raise UsageError(f"there is no option {name!r}: there are {', '.join(names)}, and env")
+    is_flag = known[word].is_flag
+    if is_flag == (value is not None):
+        how = "takes no value" if is_flag else f"needs a value, as in {name}=..."
+        raise UsageError(f"the option {name} {how}")
+    return [word] if value is None else [f"{word}={value}"]
+
+
+def _is_mounted(source: str, mountpoint: str) -> bool:
+    """Return whether the same is mounted there and serves.
+
+    `mount -a` asks for it again: the kernel's table has no SOURCE by which mount(8) would know it.
+    """
+    from wbfs.cli.sources import source_of
+    from wbfs.daemon.mounts.health import LOOK_TIMEOUT_S, Health
+    from wbfs.daemon.mounts.survey import Survey
+    from wbfs.daemon.mounts.table import resolve
+
+    survey = Survey([resolve(AnyPath().convert(mountpoint, None, None))])
+    try:
+        (seen,) = survey.look(LOOK_TIMEOUT_S)
+    finally:
+        survey.close()
+    if seen.health is not Health.SERVES:
+        return False
+    shown = seen.record.source if seen.record else seen.status.get("source")
+    return shown == source_of(source)
