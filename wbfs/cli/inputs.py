@@ -109,5 +109,6 @@ def _send(sender: Sender, uses: list[Use], deadline: Deadline, *, send_all: bool
         checkpoint()
         time.sleep(LOG_POLL_S)
         sender.send(only=uses)
+    sender.close()
     known = [sender.resolved(use) for use in done]
     return [Recorded(use=use, error=sender.why_not(use)) for use in known]

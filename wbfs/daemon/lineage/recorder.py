@@ -126,6 +126,7 @@ class Recorder:
             self._wake.set()
             if self._sending is not None:
                 await self._sending.ended.wait()
+                self._sender.close()
 
     def report(self) -> dict[str, Any]:
         """Return what became of what was used, for status.json."""

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 from wbfs.daemon.lineage.transaction_log import read_run
 from wbfs.model.errors import (
@@ -75,6 +76,8 @@ class Sender:
         self._unsaved: dict[tuple[Run | str, str], Use] = {}
         self._denied: dict[Run, AccessDenied] = {}
         self._found: dict[Run | str, Run] = {}
+        # Runs' logs that don't say yet whose they are, open: a run's folder may go with the run.
+        self._logs: dict[str, BinaryIO] = {}
         self._loggers: dict[str, Run | None] = {}
         self._tidied_at = -TIDIED_S
         self.recorded = self.failed = self.pending = 0
@@ -87,6 +90,11 @@ class Sender:
         except StoreError as error:
             log.warning("what runs use is not kept over a restart: %s", error)
             self._unsaved |= {_key(use): use for use in uses if _key(use) not in self._settled}
+
+    def close(self) -> None:
+        """Close what is open, once no thread sends."""
+        for transaction_log in list(self._logs):
+            self._close(transaction_log)
 
     def resolved(self, use: Use) -> Use:
         """Return a use with the run that its transaction log is of, if that is known by now."""
@@ -154,13 +162,16 @@ class Sender:
 
     def _find(self, transaction_log: str) -> Run | None:
         """Return whose log it is, and have its rows say so; None where that isn't known yet."""
-        run = read_run(transaction_log, default_entity=self._default_entity)
+        run = self._read(transaction_log)
         if run is None:
             error = RemoteError(f"{transaction_log} does not say yet which run it is of")
             wait = self._wait(transaction_log, error)
             is_early = time.monotonic() < wait.since + LOG_EXPECTED_S
             wait.lengthen(LOG_WAIT_S if is_early else LONGEST_WAIT_S)
+            if not is_early:
+                self._close(transaction_log)
             return None
+        self._close(transaction_log)
         self._found[transaction_log] = run
         try:
             self._uses.found(transaction_log, run)
@@ -171,6 +182,20 @@ class Sender:
                 del self._unsaved[key]
                 self._unsaved[run, use.artifact_id] = replace(use, run=run)
         return run
+
+    def _read(self, transaction_log: str) -> Run | None:
+        log = self._logs.get(transaction_log)
+        if log is None:
+            try:
+                log = open(transaction_log, "rb")  # noqa: SIM115 - it stays open
+            except OSError:
+                return None
+            self._logs[transaction_log] = log
+        return read_run(log, default_entity=self._default_entity)
+
+    def _close(self, transaction_log: str) -> None:
+        if (log := self._logs.pop(transaction_log, None)) is not None:
+            log.close()
 
     def _send(self, use: Use) -> None:
         """Tell the server of one use; RemoteError, LoginRefused: it is to be told again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from wbfs.model.errors import NameInvalid
 from wbfs.model.runs import Run, parse_run
@@ -28,14 +29,14 @@ class _Malformed(Exception):
     """It is not as the SDK writes it, or not to its end yet."""
 
 
-def read_run(path: str, *, default_entity: str) -> Run | None:
-    """Return whose log is at `path`; None where that can't be told, maybe not yet.
+def read_run(log: BinaryIO, *, default_entity: str) -> Run | None:
+    """Return whose log it is; None where that can't be told, maybe not yet.
 
     The entity is empty in a log whose program named none: it is the user's default then.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES)
+        log.seek(0)
+        data = log.read(MAX_BYTES)
     except OSError:
         return None
     try:
