@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import logging
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from wbfs.fetch.background import Background, in_background
-from wbfs.model.errors import Defect, NotFound, RemoteError
+from wbfs.model.errors import Defect, NoDescriptor, NotFound, RemoteError
 
 WBFS = Path(__file__).parent.parent / "wbfs"
 THE_ONE_WAY = WBFS / "fetch" / "background.py"
@@ -43,6 +44,17 @@ async def test_what_work_returns_is_for_all_who_wait() -> None:
         work = background.spawn(answer, name="answer")
         assert await work.result() == 42
         assert await work.result() == 42
+
+
+async def test_that_no_descriptor_is_left_is_no_defect() -> None:
+    async with in_background() as background:
+
+        async def fail() -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with pytest.raises(NoDescriptor, match="ulimit -Hn"):
+            await background.spawn(fail, name="look").result()
+        assert background.defects == 0
 
 
 async def test_an_error_reaches_who_waits(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,8 @@ def test_user_and_password_in_the_servers_address_go_nowhere(
         "http://user:verysecret@[",
         "nowhere://user:verysecret@host",
         "https://host:99999",
+        "https://some host",
+        "https://%zz",
         "https://host:port",
         "https://host/?token=verysecret",
         "https://host/#verysecret",
@@ -288,6 +291,27 @@ def test_a_settings_file_that_is_none_is_left_out(
     assert len(caplog.messages) == 1
     assert f"the W&B settings file {local} is left out: it is malformed" in caplog.text
     assert "verysecret" not in caplog.text
+
+
+def test_nothing_waits_for_a_pipe(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    local = home / "wandb/settings"
+    write(local, "")
+    local.unlink()
+    for path in (local, home / "pipe"):
+        os.mkfifo(path)
+    with pytest.raises(AccessDenied):
+        load(home, NETRC=str(home / "pipe"))
+    for path in (local, home / "pipe"):
+        assert f"{path} is left out: it is no regular file" in caplog.text
+    found = load(home, WANDB_IDENTITY_TOKEN_FILE=str(home / "pipe"))
+    with pytest.raises(AccessDenied, match="it is no regular file"):
+        found.read_login()
+    caplog.clear()
+    # What says that there is none.
+    local.unlink()
+    with pytest.raises(AccessDenied):
+        load(home, NETRC="/dev/null")
+    assert not caplog.messages
 
 
 def test_settings_that_are_no_file(home: Path, caplog: pytest.LogCaptureFixture) -> None:

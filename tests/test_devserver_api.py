@@ -225,6 +225,33 @@ def test_unknown_and_forbidden_projects_answer_alike(owner: Client) -> None:
     assert Client(owner.server, VIEWER).query(query, e=ENTITY)["project"] is not None
 
 
+def test_roles_in_a_project(owner: Client) -> None:
+    publish = """mutation($access: String) { upsertModel(input: {entityName: "api-team",
+      name: "members", access: $access}) { project { id } } }"""
+    project = owner.query(publish, access="RESTRICTED")["upsertModel"]["project"]["id"]
+    look = """{ project(entityName: "api-team", name: "members") { name readOnly
+      members { username role { name } } } }"""
+    stranger = Client(owner.server, STRANGER)
+    assert stranger.query(look) == {"project": None}
+    user = stranger.query("{ viewer { id } }")["viewer"]["id"]
+    add = """mutation($p: ID!, $u: ID!) {
+      createProjectMembers(input: {projectId: $p, userIds: [$u]}) { success } }"""
+    change = """mutation($p: ID!, $u: ID!) { updateProjectMember(input: {projectId: $p, userId: $u,
+      userProjectRole: "member"}) { success } }"""
+    assert "project not found" in stranger.refusal(add, p=project, u=user)
+    assert owner.query(add, p=project, u=user) == {"createProjectMembers": {"success": True}}
+    assert "permission denied" in stranger.refusal(change, p=project, u=user)
+    for role, read_only in (("restricted_viewer", True), ("member", False)):
+        member = {"username": "api-stranger", "role": {"name": role}}
+        shown = {"name": "members", "readOnly": read_only, "members": [member]}
+        assert stranger.query(look) == {"project": shown}
+        owner.query(change, p=project, u=user)
+    stranger.log("theirs", {"a": b"a"}, projectName="members")
+    remove = add.replace("createProjectMembers", "deleteProjectMembers")
+    owner.query(remove, p=project, u=user)
+    assert stranger.query(look) == {"project": None}
+
+
 def test_a_public_project_is_read_by_everybody(owner: Client) -> None:
     publish = """mutation { upsertModel(input: {entityName: "api-team", name: "public",
       access: "USER_READ"}) { inserted project { access } } }"""

@@ -85,5 +85,7 @@ def test_a_working_directory_that_is_gone(work: Path) -> None:
 def test_an_option_s_path(work: Path) -> None:
     assert AnyPath().convert("~/cache", None, None) == Path("/home/ada/cache")
     assert AnyPath().convert("cache", None, None) == work / "cache"
+    with pytest.raises(UsageError, match="no such home"):
+        AnyPath().convert("~nobody-here/cache", None, None)
     with pytest.raises(click.BadParameter, match="no path"):
         AnyPath().convert("", None, None)

@@ -74,6 +74,7 @@ def broken(folder: Path) -> dict[str, str]:
     (folder / "doubled").write_text("[default]\nentity = a\nentity = b\n")
     # Even root can't read it.
     (folder / "loop").symlink_to(folder / "loop")
+    os.mkfifo(folder / "pipe")
     (folder / "wandb").mkdir()
     (folder / "wandb/settings").mkdir()
     names = (
@@ -85,8 +86,13 @@ def broken(folder: Path) -> dict[str, str]:
         "file",
         "file/below",
         "loop/below",
+        "pipe",
     )
-    return {name: str(folder / name) for name in names} | {"relative": "some/where", "~": "~/there"}
+    return {name: str(folder / name) for name in names} | {
+        "relative": "some/where",
+        "~": "~/there",
+        "~~": "~nobody/there",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +148,10 @@ Settings = st.dictionaries(
                     "file",
                     "file/below",
                     "loop/below",
+                    "pipe",
                     "relative",
                     "~",
+                    "~~",
                 )
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -136,6 +137,8 @@ def test_what_is_wrong_with_a_certificate_is_said_at_once(
         ("key only", "is no CA bundle"),
         ("unreadable", "can't read the CA bundle"),
         ("empty folder", "is no CA bundle"),
+        ("pipe", "it is no regular file"),
+        ("folder of a pipe", "is no CA bundle"),
     ],
 )
 def test_a_bundle_that_is_of_no_use_is_named(
@@ -156,8 +159,12 @@ def test_a_bundle_that_is_of_no_use_is_named(
     }
     if what in contents:
         path.write_bytes(contents[what])
-    elif what == "empty folder":
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif "folder" in what:
         path.mkdir()
+        if "pipe" in what:
+            os.mkfifo(path / "pipe")
     elif what == "unreadable":
         # Whoever runs the tests, even root, gets an error of it.
         path = Path("/proc/self/mem")

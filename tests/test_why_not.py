@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from wbfs.daemon import mount
-from wbfs.model.errors import NoFuse, RemoteTimeout, UsageError, while_doing
+from wbfs.model.errors import NoDescriptor, NoFuse, RemoteTimeout, UsageError, while_doing
 from wbfs.model.settings import MountSettings
 
 FAILURE = RuntimeError("fuse_session_mount failed")
@@ -39,6 +40,17 @@ def test_a_device_that_is_forbidden(monkeypatch: pytest.MonkeyPatch, allow_other
     assert isinstance(why, NoFuse)
     assert "/dev/fuse can't be opened (Operation not permitted)" in str(why)
     assert "user_allow_other" not in str(why)
+
+
+def test_no_descriptor_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", refuse)
+    why = mount._why_not(settings(allow_other=False), FAILURE)
+    assert isinstance(why, NoDescriptor)
+    assert "can't mount on /here" in str(why)
+    assert "ulimit -Hn" in str(why)
 
 
 @pytest.mark.parametrize(

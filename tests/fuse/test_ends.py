@@ -17,6 +17,8 @@ from daemons import END_TIMEOUT_S, SIGNALS, Daemon, devices_at, is_mounted
 from mounts import WBFS, check, run, wait_until
 from stand_in import StandIn
 
+OTHER_SIGNALS = (signal.SIGQUIT, signal.SIGUSR2, signal.SIGXCPU, signal.SIGPWR)
+"""What a terminal, a batch system or a limit ends programs with, too."""
 LOG = """
 import wandb
 with wandb.init(project="ends") as run:
@@ -92,7 +94,7 @@ def test_ends_in_any_order(start: Starter, seed: int) -> None:
 
 
 @pytest.mark.promises("9.2")
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [*SIGNALS, *OTHER_SIGNALS])
 def test_every_signal_unmounts(start: Starter, number: signal.Signals) -> None:
     daemon = start()
     daemon.wait_until_mounted()

@@ -261,6 +261,8 @@ def test_a_page_of_the_app_as_a_source(
     for url, words in (
         (f"{project}/runs/abc", f"in {entity}/{PROJECT}"),
         (f"https://wandb.ai/{entity}/{PROJECT}", "set WANDB_BASE_URL"),
+        ("s3://bucket/data", "a s3:// URL is no artifact"),
+        (f"{project}/runs/abc".partition("//")[2], f"in {entity}/{PROJECT}"),
     ):
         done = run(*WBFS, "get", url, env=mount.env)
         assert done.returncode == 2
@@ -284,6 +286,7 @@ def test_a_slow_login(artifact: str, stand_in: StandIn, mounter: Mounter) -> Non
         ({"XDG_STATE_HOME": "/proc/nothing"}, 2, "can't log to /proc/nothing"),
         ({"http_proxy": "http://127.0.0.1:9", "no_proxy": "-"}, 1, "through the proxy 127.0.0.1:9"),
         ({"all_proxy": "ftp://127.0.0.1:9", "no_proxy": "-"}, 2, "is no proxy's address"),
+        ({"http_proxy": "some where", "no_proxy": "-"}, 2, "is no proxy's address"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

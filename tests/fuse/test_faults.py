@@ -66,6 +66,8 @@ def md5(path: Path) -> str:
         {"delay_s": 1.0},
         {"wrong_bytes": True, "first": 1},
         {"expired_urls": True, "first": 1},
+        {"chunked": True},
+        {"redirects": 2},
     ],
     ids=lambda fault: next(iter(fault)),
 )
@@ -124,6 +126,11 @@ def test_errors_that_last_are_errors_in_time(
         began = time.monotonic()
         assert read_error(mount.path / version / "small/01.bin") == errno.EIO
         assert time.monotonic() - began < 12
+    with stand_in.faults(port="files", error_share=1.0, error_status=429, retry_after_s=600):
+        began = time.monotonic()
+        assert read_error(mount.path / version / "small/01.bin") == errno.EIO
+        assert time.monotonic() - began < 2
+        assert "asks for 600 s of peace" in mount.errors()[-1]["cause"]
     with stand_in.faults(stall=True):
         began = time.monotonic()
         assert read_error(mount.path / version / "small/02.bin") == errno.ETIMEDOUT

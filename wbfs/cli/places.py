@@ -64,6 +64,8 @@ def settle_paths() -> None:
 
 def user_path(text: str) -> Path:
     """Return the absolute path that a user means. Raises UsageError."""
+    if os.path.expanduser(text).startswith("~"):
+        raise UsageError(f"the path {text!r}: there is no such home here; write the path out")
     return _settled("the path", text)
 
 

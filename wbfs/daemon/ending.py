@@ -12,13 +12,29 @@ import trio
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+UNLESS_IGNORED = (
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGXCPU,
+    signal.SIGIO,
+    signal.SIGPWR,
+    signal.SIGSTKFLT,
+)
+"""What else ends programs, be it a terminal's, a batch system's, a limit's or a container's: it
+would leave a dead mount."""
 
 
 def heeded_signals() -> list[signal.Signals]:
     """Return the signals that end what runs: not SIGHUP under nohup, where it has been ignored."""
-    is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [number for number in SIGNALS if not (is_nohup and number == signal.SIGHUP)]
+    return [
+        *SIGNALS,
+        *(number for number in UNLESS_IGNORED if signal.getsignal(number) != signal.SIG_IGN),
+    ]
 
 
 @contextmanager

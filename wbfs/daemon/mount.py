@@ -32,7 +32,14 @@ from wbfs.fs.control import Control, ErrorLog, LeftOut
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
-from wbfs.model.errors import MountLost, NoFuse, UsageError
+from wbfs.model.errors import (
+    NO_DESCRIPTOR,
+    MountLost,
+    NoFuse,
+    UsageError,
+    WbfsError,
+    no_descriptor,
+)
 from wbfs.model.settings import MountSettings
 from wbfs.store.manifests import remove_abandoned_tables
 
@@ -44,9 +51,9 @@ FUSE_CONF = Path("/etc/fuse.conf")
 def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     """Mount, call `on_ready` when the mount answers, serve until it is taken down.
 
-    Ends on SIGTERM, SIGINT, SIGHUP and an unmount from outside. Raises MountLost where it was
-    aborted, and another WbfsError where there can be no mount; nothing is left behind in any case.
-    To be called once: signals are ignored afterwards.
+    Ends on the signals that end programs, and on an unmount from outside. Raises MountLost where
+    it was aborted, and another WbfsError where there can be no mount; nothing is left behind in
+    any case. To be called once: signals are ignored afterwards.
     """
     faulthandler.register(signal.SIGUSR1)
     with signals_noted() as noted:
@@ -185,12 +192,14 @@ async def _serve(
     log.info("%s is unmounted", mountpoint)
 
 
-def _why_not(settings: MountSettings, error: RuntimeError) -> UsageError:
+def _why_not(settings: MountSettings, error: RuntimeError) -> WbfsError:
     """Return what is to be said where libfuse could not mount."""
     text = f"can't mount on {settings.mountpoint}"
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as denied:
+        if denied.errno in NO_DESCRIPTOR:
+            return no_descriptor(f"mount on {settings.mountpoint}")
         return NoFuse(
             f"{text}: /dev/fuse can't be opened ({denied.strerror}); its mode should be 0666, and"
             " in a container it has to be allowed (--device /dev/fuse)"

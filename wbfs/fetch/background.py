@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from wbfs.model.errors import Defect, RemoteError, WbfsError
+from wbfs.model.errors import NO_DESCRIPTOR, Defect, RemoteError, WbfsError, no_descriptor
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,14 @@ class Background:
         finally:
             work.ended.set()
 
-    def defect(self, doing: str, error: Exception) -> Defect:
-        """Note an exception that no code of ours means to raise; return what is told of it."""
+    def defect(self, doing: str, error: Exception) -> WbfsError:
+        """Note an exception that no code of ours means to raise; return what is told of it.
+
+        That no descriptor is left may be found out anywhere, and is no defect.
+        """
+        if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
+            log.warning("%s: %s", doing, error)
+            return no_descriptor(f"do this: {doing}")
         self.defects += 1
         log.error("defect: %s", doing, exc_info=error)
         return Defect(

@@ -108,9 +108,9 @@ def _operation(
             self._report(name, number, error)
             raise pyfuse3.FUSEError(number) from error
         except Exception as error:
-            self._errors.add(operation=name, errno_name="EIO", error=error)
-            self._background.defect(f"{name}{args[:1]!r}", error)
-            raise pyfuse3.FUSEError(errno.EIO) from error
+            number = errno_for(self._background.defect(f"{name}{args[:1]!r}", error))
+            self._errors.add(operation=name, errno_name=errno.errorcode[number], error=error)
+            raise pyfuse3.FUSEError(number) from error
         finally:
             self._running -= 1
             if self._refuses and not self._running:

@@ -6,6 +6,8 @@ API key and no signed URL's query.
 
 from __future__ import annotations
 
+import errno
+
 
 class WbfsError(Exception):
     """The base of all errors that wbfs raises on purpose."""
@@ -130,6 +132,10 @@ class StoreError(WbfsError):
 
 class StoreFull(StoreError):
     """The local cache's disk is full."""
+
+
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+"""What the system says where this process, or the machine, has no descriptor left."""
 
 
 class NoDescriptor(StoreError):

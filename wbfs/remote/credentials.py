@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+import requests
+
 from wbfs.model.errors import AccessDenied, LoginRefused, UsageError
-from wbfs.remote.user_files import UserFiles
+from wbfs.remote.user_files import UserFiles, refuse_to_wait
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +171,8 @@ def _split(url: str, named_by: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        # What is none to those who will be given it.
+        requests.Request("GET", url).prepare()
     except ValueError:
         is_one = False
     if not is_one or parts.query or parts.fragment:
@@ -217,6 +221,7 @@ def app_hosts(base_url: str) -> list[str]:
 def read_identity_token(path: Path) -> str:
     """Return a federated identity's token as it is now. Raises AccessDenied."""
     try:
+        refuse_to_wait(path)
         return path.read_text().strip()
     except OSError as error:
         raise AccessDenied(f"can't read the identity token {path}: {error.strerror}") from error

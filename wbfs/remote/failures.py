@@ -5,21 +5,25 @@ Libraries' own texts have whole URLs in them, and a signed one is a secret.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from wbfs.model.errors import RemoteError, RemoteTimeout, WbfsError, no_descriptor
+from wbfs.model.errors import (
+    NO_DESCRIPTOR,
+    RemoteError,
+    RemoteTimeout,
+    WbfsError,
+    no_descriptor,
+)
 
 PROXY_VARIABLES = (
     "WANDB_HTTP_PROXY, WANDB_HTTPS_PROXY, WANDB__PROXIES, http_proxy in the W&B settings,"
     " HTTP_PROXY, HTTPS_PROXY or ALL_PROXY"
 )
 """What may name a proxy."""
-_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _USER = re.compile(r"://[^\s/?#]*@")
 _NAME_IT = "where a company's CA signs, name its bundle in REQUESTS_CA_BUNDLE"
 _OTHER_NAME = (
@@ -74,7 +78,7 @@ def timed_out(url: str, proxy: str = "") -> RemoteTimeout:
 
 def unreachable(url: str, error: Exception, proxy: str = "") -> WbfsError:
     """Return the error of a connection that failed or broke; `proxy` is what it goes through."""
-    if any(isinstance(one, OSError) and one.errno in _NO_DESCRIPTOR for one in _causes(error)):
+    if any(isinstance(one, OSError) and one.errno in NO_DESCRIPTOR for one in _causes(error)):
         return no_descriptor(f"connect to {host_of(url)}")
     if proxy:
         return RemoteError(

@@ -24,6 +24,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util.ssl_ import create_urllib3_context
 
 from wbfs.model.errors import UsageError
+from wbfs.remote.user_files import refuse_to_wait
 
 _INSTEAD = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -110,6 +111,7 @@ def _load(context: ssl.SSLContext, name: str, path: Path) -> None:
     """Believe a bundle, or all of a folder's. Raises UsageError."""
     try:
         if not path.is_dir():
+            refuse_to_wait(path)
             context.load_verify_locations(path)
             return
         # By whatever name: OpenSSL alone wants them to be the certificates' hashes.
@@ -130,9 +132,11 @@ def _load(context: ssl.SSLContext, name: str, path: Path) -> None:
 
 def _try_load(context: ssl.SSLContext, path: Path) -> bool:
     """Whether a folder's file is a bundle, which is believed then. Raises OSError."""
+    if not path.is_file():
+        return False
     try:
         context.load_verify_locations(path)
-    except (ssl.SSLError, IsADirectoryError, FileNotFoundError):
+    except (ssl.SSLError, FileNotFoundError):
         return False
     return True
 

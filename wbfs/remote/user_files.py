@@ -6,13 +6,23 @@ As by the SDK, what can't be read is left out, with a warning: the environment m
 from __future__ import annotations
 
 import configparser
+import errno
 import logging
 import netrc
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+
+def refuse_to_wait(path: Path | str) -> None:
+    """Raise OSError for what is there and is no file, like a pipe: opening it might never end."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or os.path.samefile(path, os.devnull):
+        return
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 class UserFiles:
@@ -39,6 +49,7 @@ class UserFiles:
         for path in (config / "settings", local / "settings"):
             parser = configparser.ConfigParser(interpolation=None, default_section="no defaults")
             try:
+                refuse_to_wait(path)
                 parser.read_string(path.read_text())
                 values.update(parser.items("default"))
             except (FileNotFoundError, NotADirectoryError, configparser.NoSectionError):
@@ -53,6 +64,7 @@ class UserFiles:
         candidates = [named] if named else [self._home / ".netrc", self._home / "_netrc"]
         path = next((path for path in candidates if os.path.exists(path)), candidates[0])
         try:
+            refuse_to_wait(path)
             known = netrc.netrc(path)
         except (FileNotFoundError, NotADirectoryError):
             return ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
 from requests.utils import get_environ_proxies, select_proxy
 
 from wbfs import __version__
@@ -100,6 +101,8 @@ def _checked(proxy: str, url: str) -> str:
         parts = urlsplit(named)
         is_one = parts.scheme in ("http", "https", *_SOCKS) and bool(parts.hostname)
         is_one = is_one and parts.port != 0
+        # What is none to those who will be given it.
+        requests.Request("GET", f"http://{parts.netloc.rpartition('@')[2]}").prepare()
     except ValueError:
         is_one = False
     if not is_one:

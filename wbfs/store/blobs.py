@@ -27,9 +27,8 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from wbfs.model.entries import Blob
-from wbfs.model.errors import StoreError
+from wbfs.model.errors import NO_DESCRIPTOR, StoreError
 from wbfs.store.folder import (
-    NO_DESCRIPTOR,
     disk_of,
     if_offered,
     is_at,

@@ -18,7 +18,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from wbfs.model.errors import StoreError, StoreFull, UsageError, no_descriptor
+from wbfs.model.errors import (
+    NO_DESCRIPTOR,
+    StoreError,
+    StoreFull,
+    UsageError,
+    no_descriptor,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +35,6 @@ NAME_BYTES = 6
 
 _NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV}
 """What `open` says of links, folders, pipes and sockets."""
-NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
-"""What `open` says where this process, or the machine, has no descriptor left."""
 NOT_OFFERED = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What filesystems say of operations that they don't have."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
