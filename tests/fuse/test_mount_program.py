@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from mounts import COMMAND_TIMEOUT_S, WBFS, run, wait_until
+from mounts import COMMAND_TIMEOUT_S, WBFS, check, run, wait_until
 from stand_in import StandIn
 
 LOG = """
@@ -33,6 +36,7 @@ class Host:
         self.source = stand_in.run_sdk(LOG, folder / "home").strip() + "/hosts/data:v0"
         self.mountpoint = folder / "a mount"
         self.mountpoint.mkdir()
+        self.server = stand_in.base_url
         netrc = folder / "netrc"
         address = stand_in.base_url.partition("//")[2]
         netrc.write_text(f"machine {address} login user password {stand_in.api_key}\n")
@@ -45,8 +49,10 @@ class Host:
         programs.mkdir()
         for name in ("wbfs", "mount.wbfs"):
             (programs / name).symlink_to(Path(WBFS[0]).with_name(name))
+        # Whoever else has a mount now could not end it while there is a copy of it.
+        start = "umount --all --lazy --no-canonicalize --types fuse,fuse.wbfs; echo; exec sleep 600"
         self._process = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", "echo && exec sleep 600"], stdout=subprocess.PIPE
+            ["unshare", "--mount", "sh", "-c", start], stdout=subprocess.PIPE
         )
         assert self._process.stdout
         self._process.stdout.read(1)
@@ -66,6 +72,12 @@ class Host:
     def read(self) -> str:
         """Return what is in the mounted file."""
         return self.check("/bin/cat", self.mountpoint / "a.txt")
+
+    def mounts(self) -> int:
+        """Return how many mounts are there, one above the other."""
+        place = str(self.mountpoint).replace(" ", "\\040")
+        table = Path(f"/proc/{self._process.pid}/mounts").read_text()
+        return table.count(f" {place} fuse.wbfs ")
 
     def daemons(self) -> list[str]:
         """Return the mounts' processes."""
@@ -108,7 +120,7 @@ def test_mount_and_again(host: Host) -> None:
     for _ in range(2):
         host.check("/bin/mount", "-t", "wbfs", host.source, host.mountpoint, "-o", host.options)
         assert host.read() == "in it"
-    assert host.check("/bin/grep", "-c", "fuse.wbfs", "/proc/self/mounts") == "1\n"
+    assert host.mounts() == 1
     another = ["/bin/mount", "-t", "wbfs", host.source[:-3], host.mountpoint, "-o", host.options]
     done = host.run(*another)
     assert done.returncode == 32
@@ -130,10 +142,10 @@ def test_the_table_is_mounted_and_again(host: Host, filesystem_type: str) -> Non
     for pid in host.daemons():
         host.check("/bin/kill", "-KILL", pid)
     wait_until(lambda: not host.daemons(), what="the daemon is killed")
-    # What is dead is no obstacle.
+    # The dead mount is no obstacle.
     host.check("/bin/mount", "-T", table, host.mountpoint)
     assert host.read() == "in it"
-    # Two were mounted, one above the other, if it were.
+    assert host.mounts() == 1
     host.umount()
 
 
@@ -157,3 +169,56 @@ def test_everything(host: Host) -> None:
     assert "hosts" in listed
     host.check("/bin/mount", "-t", "wbfs", "wbfs", host.mountpoint, "-o", host.options)
     host.umount()
+
+
+def test_slurm_mounts_for_the_first_job_and_mends_after_each(host: Host) -> None:
+    script = host.mountpoint.parent / "slurm.sh"
+    mountpoint = host.mountpoint.parent / "node"
+    made = {
+        "mountpoint": mountpoint,
+        "source": host.source,
+        "wbfs": Path(WBFS[0]).with_name("wbfs"),
+        "netrc": host.mountpoint.parent / "netrc",
+        "server": host.server,
+        "cache-dir": host.mountpoint.parent / "cache",
+    }
+    settings = [word for key, value in made.items() for word in ("--set", f"{key}={value}")]
+    script.write_text(check(*WBFS, "deploy", "slurm", *settings))
+
+    def in_slurm(context: str) -> None:
+        # The daemon's state is root's own there; here it is the test's.
+        home = f"HOME={host.mountpoint.parent}"
+        host.check("env", home, f"SLURM_SCRIPT_CONTEXT={context}", "/bin/bash", script)
+
+    def daemons() -> list[str]:
+        return run("pgrep", "-f", f"^[^ ]+ [^ ]*wbfs .*{mountpoint}").stdout.split()
+
+    try:
+        in_slurm("prolog_slurmd")
+        first = daemons()[0]
+        in_slurm("prolog_slurmd")
+        in_slurm("epilog_slurmd")
+        assert daemons()[0] == first
+        assert host.check("/bin/cat", mountpoint / "a.txt") == "in it"
+        host.check("/bin/kill", "-STOP", first)
+        in_slurm("epilog_slurmd")
+        assert not daemons()
+        in_slurm("prolog_slurmd")
+        assert host.check("/bin/cat", mountpoint / "a.txt") == "in it"
+    finally:
+        for pid in daemons():
+            host.run("/bin/kill", "-KILL", pid)
+        host.run("/bin/umount", "-l", mountpoint)
+        wait_until(lambda: not daemons(), what="the daemons have ended")
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(host: Host) -> None:
+    host.check("/bin/mount", "-t", "wbfs", host.source, host.mountpoint, "-o", host.options)
+    told = set(re.findall(r"wbfs_\w+", host.check("/bin/cat", host.mountpoint / ".wbfs/metrics")))
+    host.umount()
+    document: dict[str, Any] = json.loads(check(*WBFS, "deploy", "grafana"))
+    targets = [target for panel in document["panels"] for target in panel["targets"]]
+    asked = set(re.findall(r"wbfs_\w+", " ".join(target["expr"] for target in targets)))
+    assert len(asked) > 10
+    assert asked <= told
+    assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])

@@ -10,6 +10,7 @@ import click
 
 from wbfs import __version__
 from wbfs.cli.cache import cache
+from wbfs.cli.deploy import deploy
 from wbfs.cli.devserver import devserver
 from wbfs.cli.echo import echo
 from wbfs.cli.get import get
@@ -51,6 +52,7 @@ commands.add_command(lock)
 commands.add_command(use)
 commands.add_command(cache)
 commands.add_command(devserver)
+commands.add_command(deploy)
 commands.add_command(help_)
 
 

@@ -1,0 +1,95 @@
+"""`wbfs deploy`: samples for hosts and clusters, which are files in the package."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import click
+
+from wbfs.cli.echo import echo, echo_page
+from wbfs.model.errors import UsageError
+
+SAMPLES = {
+    "compose": ("compose.yaml", "Docker or podman compose: the daemon as a service"),
+    "fstab": ("fstab", "a line of /etc/fstab"),
+    "grafana": ("grafana.json", "a dashboard over the metrics of wbfs mount --metrics-port"),
+    "kubernetes": ("kubernetes.yaml", "a pod with the daemon as a native sidecar"),
+    "slurm": ("slurm.sh", "a prolog and epilog: one mount a node"),
+    "systemd": ("wbfs@.service", "a unit for each mountpoint"),
+}
+"""Each topic's file in the package, and what it is."""
+
+SETTINGS = {
+    "cache-dir": "/var/cache/wbfs",
+    "folder": "/srv/wbfs",
+    "image": "registry.example/wbfs:latest",
+    "metrics-port": "9170",
+    "mountpoint": "/srv/wbfs/data",
+    "netrc": "/etc/wbfs/netrc",
+    "server": "https://api.wandb.ai",
+    "source": "my-team/my-project/bike-dataset:v3",
+    "training-image": "python:3.12",
+    "wbfs": "/opt/wbfs/bin/wbfs",
+}
+"""What is put in for <<name>> in a sample, where the user names nothing else."""
+
+_VALUE = re.compile(r"[\w./:@+=-]+")
+_PLACE = re.compile(r"<<([a-z-]+)>>")
+
+
+@click.command(short_help="Print samples for hosts and clusters.")
+@click.argument("topic", required=False)
+@click.option(
+    "--set",
+    "texts",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Put VALUE in for a sample's KEY; may be given several times.",
+)
+def deploy(topic: str | None, texts: tuple[str, ...]) -> None:
+    """Print the sample for a TOPIC, or list the topics there are with their keys.
+
+    The samples fit this version of wbfs. wbfs help hosts says more.
+
+    \b
+    Examples:
+      wbfs deploy
+      wbfs deploy fstab --set source=my-team/my-project --set mountpoint=/data
+      wbfs deploy systemd | sudo tee /etc/systemd/system/wbfs@.service
+    """
+    if topic is None:
+        for name, (_, title) in SAMPLES.items():
+            echo(f"wbfs deploy {name:<{max(map(len, SAMPLES))}}  {title}")
+            if keys := _keys(_text(name)):
+                echo(f"    --set {', '.join(keys)}")
+        return
+    if topic not in SAMPLES:
+        raise UsageError(f"there is no sample {topic!r}: there are {', '.join(SAMPLES)}")
+    text = _text(topic)
+    keys = _keys(text)
+    settings = dict(SETTINGS)
+    for given in texts:
+        key, is_set, value = given.partition("=")
+        if key not in keys or not is_set:
+            raise UsageError(
+                f"--set {given!r} sets nothing in the sample for {topic}: give KEY=VALUE; its keys"
+                f" are {', '.join(keys) or 'none'}"
+            )
+        if not _VALUE.fullmatch(value):
+            raise UsageError(
+                f"--set {key}: {value!r} has characters that may mean something else in a sample:"
+                " letters, digits and . / : @ + = _ - don't; leave it out, and change what is"
+                " printed"
+            )
+        settings[key] = value
+    echo_page(_PLACE.sub(lambda place: settings[place[1]], text))
+
+
+def _text(topic: str) -> str:
+    return files("wbfs").joinpath("deploy", SAMPLES[topic][0]).read_text(encoding="utf-8")
+
+
+def _keys(text: str) -> list[str]:
+    """Return what can be set in a sample."""
+    return sorted(set(_PLACE.findall(text)))
