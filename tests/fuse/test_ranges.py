@@ -17,6 +17,7 @@ import pytest
 from conftest import Mounter
 from mounts import check, run, wait_until
 from stand_in import StandIn
+from tensors import header_of
 
 from wbfs.daemon.kernel import MAX_BACKGROUND
 
@@ -24,23 +25,30 @@ SIZE = 40 << 20
 MIB = 1 << 20
 LOG = f"""
 import random
+import sys
 import wandb
 with wandb.init(project="ranges") as run:
     artifact = wandb.Artifact("large", type="model")
     for name in ("model.bin", "other.bin"):
         with artifact.new_file(name, mode="wb") as file:
             file.write(random.Random(name).randbytes({SIZE}))
+    artifact.add_file(sys.argv[1], "model.safetensors")
     run.log_artifact(artifact).wait()
     print(run.entity)
 """
 CONTENT = random.Random("model.bin").randbytes(SIZE)
+TENSOR = 2_000_003
+HEADER, _ = header_of([TENSOR] * (SIZE // TENSOR) + [SIZE % TENSOR])
 OTHER = random.Random("other.bin").randbytes(SIZE)
 
 
 @pytest.fixture(scope="session")
 def version(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the path of a version with two large files."""
-    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("ranges"))
+    """Return the path of a version with three large files, one of them of tensors."""
+    folder = tmp_path_factory.mktemp("ranges")
+    tensors = folder / "tensors"
+    tensors.write_bytes(HEADER + CONTENT)
+    entity = stand_in.run_sdk(LOG, folder, tensors)
     return Path(entity, "ranges", "large", "v0")
 
 
@@ -167,6 +175,32 @@ print(len(done), flush=True)
 import os
 os._exit(0)
 """
+
+
+TENSORS = f"""
+import mmap, random, sys
+content = random.Random("model.bin").randbytes({SIZE})
+with open(sys.argv[1], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+header = 8 + int.from_bytes(mapped[:8], "little")
+print(mapped[8:header].count(b"data_offsets"))
+for number in (3, 15, 7, 11, 19):
+    at = number * {TENSOR}
+    assert mapped[header + at : header + at + {TENSOR}] == content[at : at + {TENSOR}]
+"""
+
+
+def test_tensors_that_are_skipped_are_not_fetched(
+    mounter: Mounter, version: Path, moved: Moved
+) -> None:
+    mount = mounter()
+    path = mount.path / version / "model.safetensors"
+    path.stat()
+    moved.clear()
+    assert int(check(sys.executable, "-c", TENSORS, path)) == SIZE // TENSOR + 1
+    assert moved.bytes <= 2 * 5 * TENSOR
+    # One tensor's requests come side by side.
+    assert moved.gets <= 8 * 5
 
 
 def test_mapped_pages_wait_for_themselves_only(

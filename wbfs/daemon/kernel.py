@@ -20,7 +20,7 @@ silent server reach, all readers would wait for those, be it for cached files. T
 congestion goes with it: beyond that the kernel reads in a way in which a waiting process can't be
 killed."""
 
-READ_AHEAD_KB = 4096
+READ_AHEAD_KB = 512
 """KiB that the kernel asks for ahead of a reader. Its default of 128 makes small requests, two at a
 time."""
 NOTICES_AT_ONCE = 2

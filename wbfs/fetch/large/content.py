@@ -21,6 +21,7 @@ import trio
 from wbfs.fetch.background import Work
 from wbfs.fetch.flights import Flights
 from wbfs.fetch.large.generation import PAST_STORE_S, Generation, Opening
+from wbfs.fetch.large.layout import HEADER_BEGINNING, header_stop, parts_of
 from wbfs.fetch.large.pages import PAST_STORE, UncheckedPages
 from wbfs.fetch.large.planner import Plan, ReadAhead
 from wbfs.fetch.offload import Kind
@@ -76,6 +77,7 @@ class LargeFile:
         # Of all handles: what one has read the kernel keeps for the others, so that the requests
         # for one program's bytes come through any of them.
         self.runs = ReadAhead(blob.size)
+        self._is_divided = False
         self._resources = resources
         self._pages = pages
         self._verify = verify
@@ -166,6 +168,30 @@ class LargeFile:
                 if self.state is not State.SEALED:
                     self._pages.add(opening.inode, generation.blob.generation)
                 return data
+
+    def look_at(self, opening: Opening, beginning: memoryview) -> None:
+        """Find out what parts the file has, given its first bytes, unless it was looked for."""
+        if self._is_divided:
+            return
+        self._is_divided = True
+        stop = header_stop(bytes(beginning[:HEADER_BEGINNING]))
+        if stop is not None and stop < self.size:
+            self._resources.background.spawn(
+                partial(self._divide, opening, stop),
+                name=f"read the index of {opening.wanted.path}",
+            )
+
+    async def _divide(self, opening: Opening, stop: int) -> None:
+        self.users += 1
+        try:
+            header = await self.read(opening, 0, stop, Plan(stop=stop))
+        except WbfsError as error:
+            log.debug("%s: its index isn't read: %s", opening.wanted.path, error)
+            return
+        finally:
+            self.users -= 1
+            self._on_change(self)
+        self.runs.divide(parts_of(bytes(header), self.size))
 
     def read_ahead(self, opening: Opening, start: int, stop: int) -> None:
         """Ask for what is missing of an extent and not on its way."""

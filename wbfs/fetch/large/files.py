@@ -174,6 +174,8 @@ class OpenLargeFile:
         finally:
             self._files.release(self._file)
         self._file.runs.delivered(offset, size)
+        if offset == 0:
+            self._file.look_at(self._opening, data)
         self._files.served(size)
         return data
 
