@@ -67,6 +67,8 @@ class LargeBlob:
         self._lock = threading.Lock()
         self._users = 0
         self._is_over = False
+        # The kernel writes for one at a time, too; who waits for it there takes processor time.
+        self._writing = threading.Lock()
         # One map at a time, and none once it is sealed or discarded.
         self._map_lock = threading.Lock()
         self._digest = (
@@ -155,9 +157,13 @@ class LargeBlob:
         with self._in_use() as fd:
             self._room.add(
                 len(piece),
-                lambda: write_fully(fd, piece, offset),
+                lambda: self._write(fd, piece, offset),
                 doing=f"write {self._path}",
             )
+
+    def _write(self, fd: int, piece: bytes | memoryview, offset: int) -> None:
+        with self._writing:
+            write_fully(fd, piece, offset)
 
     def read_in_memory(self, buffer: memoryview, offset: int) -> int:
         """Read what the kernel has in memory; see `blobs.read_in_memory`. Raises StoreError."""
