@@ -46,6 +46,8 @@ class State(Enum):
     WRONG = auto()
 
 
+HASHED_AT_ONCE = 4 << 20
+"""Bytes that are worth a thread's while."""
 _KEPT = (State.FILLING, State.CHECKING, State.UNSEALABLE)
 """States in which a later mount may go on with what is here."""
 
@@ -262,16 +264,20 @@ class LargeFile:
         # A flight that others join is under way until it has returned.
         self._resources.offload.post(partial(self._on_change, self))
 
-    def _hash_ahead(self, generation: Generation, wanted: Wanted, stop: int) -> None:
+    def _hash_ahead(self, generation: Generation, wanted: Wanted) -> None:
         """Take what is there into the digest while the rest comes: somebody waits for all of it."""
         if self._hashing is None and self.state is State.FILLING:
             self._hashing = self._resources.background.spawn(
-                partial(self._hash, generation, wanted, stop), name=f"hash {wanted.path}"
+                partial(self._hash, generation, wanted), name=f"hash {wanted.path}"
             )
 
-    async def _hash(self, generation: Generation, wanted: Wanted, stop: int) -> None:
+    async def _hash(self, generation: Generation, wanted: Wanted) -> None:
+        blob, done = generation.blob, 0
         try:
-            await self._resources.offload.run(Kind.CHECK, lambda: generation.blob.check_ahead(stop))
+            # More has come meanwhile, be it between two requests' ends, which come many at a time.
+            while (stop := generation.settled_stop) >= done + HASHED_AT_ONCE:
+                await self._resources.offload.run(Kind.CHECK, partial(blob.check_ahead, stop))
+                done = stop
         except StoreError as error:
             log.info("%s; it is tried again when all is there", error)
         finally:

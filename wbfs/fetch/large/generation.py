@@ -152,11 +152,10 @@ class Generation:
             if flight.ahead_for is opening and not flight.waiters:
                 flight.stop = max(flight.noted, flight.position)
 
-    async def fill(self, wanted: Wanted, on_progress: Callable[[int], None]) -> None:
+    async def fill(self, wanted: Wanted, on_progress: Callable[[], None]) -> None:
         """Have all that is missing fetched.
 
-        `on_progress` is told now and then up to where nothing is missing, nor being written. Raises
-        WbfsError.
+        `on_progress` is called now and then, when there is more of it. Raises WbfsError.
         """
         under_way: deque[_Flight] = deque()
         for start, stop in self.held.missing(0, self._size):
@@ -166,13 +165,16 @@ class Generation:
                 under_way.extend(self._ask(wanted, gaps, Plan(stop=segment[1], in_order=True)))
                 while len(under_way) >= AT_ONCE:
                     await _landed(under_way.popleft())
-                    on_progress(self._settled_stop())
+                    on_progress()
         # Also those whose bytes have all come.
         under_way.extend(flight for flight in self._flights if flight not in under_way)
         while under_way:
             await _landed(under_way.popleft())
+            on_progress()
 
-    def _settled_stop(self) -> int:
+    @property
+    def settled_stop(self) -> int:
+        """Up to where nothing is missing, nor being written."""
         # A request that was parted may still write up to a piece past its new end.
         gaps = self.held.missing(0, self._size)
         return min(
