@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmark.contenders import (
     ARIA2C,
+    ARIA2C_CHECKED,
     BARE,
     CURL,
     NATIVE,
@@ -112,6 +113,7 @@ REQUIREMENTS: tuple[AtLeastAsFast | AtMost, ...] = (
         for workload in ("get", "get-wan")
         for requirement in (
             AtLeastAsFast(workload=workload, case="large", peers=(ARIA2C,), factor=1),
+            AtLeastAsFast(workload=workload, case="large", peers=(ARIA2C_CHECKED,), factor=1),
             AtLeastAsFast(workload=workload, case="small", peers=(SDK,), factor=2),
         )
     ),

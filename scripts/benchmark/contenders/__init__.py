@@ -2,5 +2,6 @@
 
 WBFS = "wbfs"
 RCLONE_DEFAULTS, RCLONE_TUNED = "rclone, defaults", "rclone, tuned"
-SDK, CURL, ARIA2C = "SDK", "curl", "aria2c"
+SDK, CURL = "SDK", "curl"
+ARIA2C, ARIA2C_CHECKED = "aria2c", "aria2c --checksum"
 NATIVE, BARE = "native", "do-nothing daemon"

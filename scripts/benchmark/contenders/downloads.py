@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -13,7 +14,7 @@ from mounts import run
 from benchmark.programs import LIMIT_S, LONG_LIMIT_S
 from benchmark.samples import Failed, Sample
 from benchmark.site import Site
-from benchmark.site.data import files_below
+from benchmark.site.data import LARGE, files_below
 from benchmark.site.servers import Place
 
 CONNECTIONS = 16
@@ -40,17 +41,24 @@ def fetch_with_curl(site: Site, url: str, target: Path, *options: str) -> Sample
     return Sample(seconds=float(seconds), bytes=int(size))
 
 
-def fetch_with_aria2c(site: Site, url: str, target: Path) -> Sample:
+def fetch_with_aria2c(site: Site, url: str, target: Path, *options: str) -> Sample:
     """Download with aria2c: the whole command is timed. Raises Failed."""
     command = ["aria2c", "--no-conf", "--no-proxy=*", "--quiet", *site.trusting("--ca-certificate")]
     command += [f"-x{CONNECTIONS}", f"-s{CONNECTIONS}", "--file-allocation=none"]
-    command += ["-d", str(target.parent), "-o", target.name, url]
+    command += [*options, "-d", str(target.parent), "-o", target.name, url]
     began = time.perf_counter()
     done = run(*command, timeout_s=LIMIT_S)
     seconds = time.perf_counter() - began
     if done.returncode:
         raise Failed(f"aria2c: {done.stdout.strip()[-500:]}")
     return Sample(seconds=seconds, bytes=target.stat().st_size)
+
+
+def fetch_checked_with_aria2c(site: Site, url: str, target: Path) -> Sample:
+    """Download with aria2c, which checks the digest as wbfs does, once it has all of the file."""
+    with (site.plain / "large" / LARGE).open("rb") as file:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+    return fetch_with_aria2c(site, url, target, f"--checksum=md5={digest}")
 
 
 def get_with_wbfs(site: Site, place: Place, name: str, state: Path) -> Sample:

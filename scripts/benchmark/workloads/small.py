@@ -8,9 +8,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmark.contenders import ARIA2C, BARE, CURL, NATIVE, SDK, WBFS
+from benchmark.contenders import ARIA2C, ARIA2C_CHECKED, BARE, CURL, NATIVE, SDK, WBFS
 from benchmark.contenders.downloads import (
     CONNECTIONS,
+    fetch_checked_with_aria2c,
     fetch_with_aria2c,
     fetch_with_curl,
     get_with_sdk,
@@ -53,11 +54,12 @@ def small_workloads(site: Site) -> dict[str, Workload]:
         **{
             name: Workload(
                 title=f"an artifact downloaded: one file of {size}, or {files}{where}",
-                about=f"{ARIA2C}: {CONNECTIONS} connections; {CURL}: one",
+                about=f"{ARIA2C}: {CONNECTIONS} connections; {CURL}: one; neither checks a digest",
                 turns={
                     WBFS: partial(_get, site, place, get_with_wbfs),
                     SDK: partial(_get, site, place, get_with_sdk),
                     ARIA2C: partial(_fetch, site, place, fetch_with_aria2c),
+                    ARIA2C_CHECKED: partial(_fetch, site, place, fetch_checked_with_aria2c),
                     CURL: partial(_fetch, site, place, fetch_with_curl),
                 },
                 note=lambda more: (
