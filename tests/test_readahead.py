@@ -49,6 +49,19 @@ def test_a_sequential_reader_is_fetched_ahead_of_ever_further() -> None:
     assert asked.missing(FIRST, SIZE) == []
 
 
+def test_requests_are_whole_ones_once_the_window_is_large() -> None:
+    # Each costs milliseconds of the processor's time, and is not to be cut in two.
+    for reading in (range(0, SIZE, MIB), range(SIZE - MIB, -MIB, -MIB)):
+        read_ahead = ReadAhead(SIZE)
+        asked = []
+        for offset in reading:
+            asked += read_ahead.plan(offset, MIB).ahead
+            read_ahead.delivered(offset, MIB)
+        # All but those that it grows with, and that the file ends within.
+        assert sum(stop - start == SEGMENT for start, stop in asked) >= SIZE // SEGMENT - 4
+        assert len(asked) <= SIZE // SEGMENT + 12
+
+
 def test_a_backward_reader_too() -> None:
     read_ahead = ReadAhead(SIZE)
     asked = Extents()

@@ -177,7 +177,12 @@ class ReadAhead:
             if target < reach and target - run.ahead_stop < min(window // 2, SEGMENT):
                 ahead = []
             else:
-                ahead = segments(max(run.ahead_stop, run.stop), target)
+                start = max(run.ahead_stop, run.stop)
+                boundary = target - target % SEGMENT
+                if window > SEGMENT and start < boundary and target < self._size:
+                    # Beyond it two requests would be made of the next one.
+                    target = boundary
+                ahead = segments(start, target)
             run.ahead_stop = max(run.ahead_stop, run.stop, *(stop for _, stop in ahead))
             own_stop = min(max(stop, run.ahead_stop), _next_boundary(offset))
             return Plan(stop=max(stop, own_stop), ahead=tuple(ahead), in_order=True)
@@ -185,7 +190,11 @@ class ReadAhead:
         target = min(max(run.start - window, reach), run.start)
         if target > reach and run.ahead_start - target < min(window // 2, SEGMENT):
             return Plan(stop=stop, in_order=True)
-        ahead = segments(target, min(run.ahead_start, offset))
+        stop_ahead = min(run.ahead_start, offset)
+        boundary = _next_boundary(target - 1)
+        if window > SEGMENT and boundary < stop_ahead:
+            target = boundary
+        ahead = segments(target, stop_ahead)
         run.ahead_start = min(run.ahead_start, target)
         return Plan(stop=stop, ahead=tuple(reversed(ahead)), in_order=True)
 
