@@ -58,10 +58,13 @@ class Host:
         self._process.stdout.read(1)
         self.check("mount", "-t", "overlay", "-o", f"lowerdir={programs}:/usr/sbin", "o", "/sbin")
 
+    def inside(self, *command: str | Path) -> list[str | Path]:
+        """Return a command that runs a program there, with no environment at all."""
+        return ["nsenter", f"--mount=/proc/{self._process.pid}/ns/mnt", "env", "-i", *command]
+
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run a program there, with no environment at all."""
-        inside = ["nsenter", f"--mount=/proc/{self._process.pid}/ns/mnt", "env", "-i"]
-        return run(*inside, *command, env=os.environ)
+        """Run a program there."""
+        return run(*self.inside(*command), env=os.environ)
 
     def check(self, *command: str | Path) -> str:
         """Run a program there that must succeed."""
@@ -79,9 +82,10 @@ class Host:
         table = Path(f"/proc/{self._process.pid}/mounts").read_text()
         return table.count(f" {place} fuse.wbfs ")
 
-    def daemons(self) -> list[str]:
-        """Return the mounts' processes."""
-        return run("pgrep", "-f", f"^[^ ]+ [^ ]*wbfs .*{self.mountpoint}").stdout.split()
+    def daemons(self, mountpoint: Path | None = None) -> list[str]:
+        """Return the processes of the mounts there, or at and below another path."""
+        place = mountpoint or self.mountpoint
+        return run("pgrep", "-f", f"^[^ ]+ [^ ]*wbfs .*{place}").stdout.split()
 
     def umount(self) -> None:
         """Unmount as any filesystem, and wait for the daemon to end."""
@@ -171,6 +175,33 @@ def test_everything(host: Host) -> None:
     host.umount()
 
 
+def test_autofs_mounts_what_is_looked_for(host: Host) -> None:
+    automount = shutil.which("automount")
+    if automount is None:
+        pytest.skip("autofs is not installed")
+    folder = host.mountpoint.parent
+    top = folder / "auto"
+    top.mkdir()
+    # A colon that no slash follows is the end of a host's name to it.
+    options = host.options.replace(":", r"\:").replace(r"\://", "://")
+    (folder / "auto.map").write_text(f"* -fstype=wbfs,{options} :admin/hosts/&\n")
+    (folder / "auto.master").write_text(f"{top} {folder}/auto.map\n")
+    command = [automount, "-f", "-p", folder / "auto.pid", folder / "auto.master"]
+    # Whoever is in its process group is not served, but sees the bare directory.
+    daemon = subprocess.Popen(
+        host.inside(*command), stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        mounted = ["/bin/grep", "-q", f" {top} autofs ", "/proc/self/mounts"]
+        wait_until(lambda: host.run(*mounted).returncode == 0, what="autofs is at work")
+        assert host.check("/bin/cat", top / "data:v0/a.txt") == "in it"
+    finally:
+        # It takes down what it has mounted.
+        daemon.terminate()
+        daemon.wait(COMMAND_TIMEOUT_S)
+    wait_until(lambda: not host.daemons(top), what="the mount's daemon has ended")
+
+
 def test_slurm_mounts_for_the_first_job_and_mends_after_each(host: Host) -> None:
     script = host.mountpoint.parent / "slurm.sh"
     mountpoint = host.mountpoint.parent / "node"
@@ -190,26 +221,23 @@ def test_slurm_mounts_for_the_first_job_and_mends_after_each(host: Host) -> None
         home = f"HOME={host.mountpoint.parent}"
         host.check("env", home, f"SLURM_SCRIPT_CONTEXT={context}", "/bin/bash", script)
 
-    def daemons() -> list[str]:
-        return run("pgrep", "-f", f"^[^ ]+ [^ ]*wbfs .*{mountpoint}").stdout.split()
-
     try:
         in_slurm("prolog_slurmd")
-        first = daemons()[0]
+        first = host.daemons(mountpoint)[0]
         in_slurm("prolog_slurmd")
         in_slurm("epilog_slurmd")
-        assert daemons()[0] == first
+        assert host.daemons(mountpoint)[0] == first
         assert host.check("/bin/cat", mountpoint / "a.txt") == "in it"
         host.check("/bin/kill", "-STOP", first)
         in_slurm("epilog_slurmd")
-        assert not daemons()
+        assert not host.daemons(mountpoint)
         in_slurm("prolog_slurmd")
         assert host.check("/bin/cat", mountpoint / "a.txt") == "in it"
     finally:
-        for pid in daemons():
+        for pid in host.daemons(mountpoint):
             host.run("/bin/kill", "-KILL", pid)
         host.run("/bin/umount", "-l", mountpoint)
-        wait_until(lambda: not daemons(), what="the daemons have ended")
+        wait_until(lambda: not host.daemons(mountpoint), what="the daemons have ended")
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are(host: Host) -> None:
