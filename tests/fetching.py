@@ -17,6 +17,7 @@ from wbfs.store.manifests import File, Manifests
 from wbfs.store.partial import PartialBlobs
 from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
+from wbfs.store.sizes import KnownSizes
 
 
 def unbounded(cache_dir: Path, sdk_cache: SdkCache) -> Room:
@@ -45,6 +46,7 @@ def resources(
         blobs=blobs,
         partial=PartialBlobs(cache_dir, blobs),
         room=room,
+        known_sizes=KnownSizes(cache_dir),
         writeback=Writeback(background=background, offload=offload, blobs=blobs),
         timeout_s=timeout_s,
         setup=Setup(

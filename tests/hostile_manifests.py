@@ -216,7 +216,7 @@ def _look_at_listing(table: ManifestTable, top: VersionDirectory, folder: Folder
         for _, name, inode, size in chunk:
             assert is_safe_component(os.fsdecode(name))
             assert 0 < inode < 1 << 63
-            assert size is None or 0 <= size <= MAX_SIZE
+            assert size is None or ~MAX_SIZE <= size <= MAX_SIZE
         listed += len(chunk)
     assert listed == opened.count
     for (name,) in islice(table.folder_names(folder), 3):

@@ -49,6 +49,7 @@ def row_of(entry: Entry) -> Row:
         bytes.fromhex(digest.hex) if digest else None,
         entry.birth_artifact_id,
         entry.reference,
+        entry.size_is_hint,
     )
 
 
@@ -60,6 +61,7 @@ def entry_of(path: str, row: Row) -> Entry:
         digest=None if row.digest is None else Digest(row.algorithm, row.digest.hex()),
         reference=row.reference,
         birth_artifact_id=row.birth_artifact_id,
+        size_is_hint=row.size_is_hint,
     )
 
 

@@ -18,9 +18,11 @@ EXPECTED = {
     "NoDescriptor": errno.EMFILE,
     "StaleInode": errno.ESTALE,
     "AccessDenied": errno.EACCES,
+    "LoginRefused": errno.EACCES,
     "RemoteTimeout": errno.ETIMEDOUT,
     "ReferenceChanged": errno.ESTALE,
     "ReferenceMissing": errno.ESTALE,
+    "ReferenceIsFolder": errno.EISDIR,
     "ReferenceUnsupported": errno.EOPNOTSUPP,
 }
 

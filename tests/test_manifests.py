@@ -13,7 +13,7 @@ from tables import DIGEST, add_table, folders_of, row_of
 
 from wbfs.model.entries import Entry, LeftOut, Reference
 from wbfs.store.manifest_writer import fill_in_sizes, write_table
-from wbfs.store.manifests import ROOT_FOLDER, Folder, ManifestTable
+from wbfs.store.manifests import ROOT_FOLDER, Folder, ManifestTable, size_in_row
 
 
 def entry(path: str, size: int = 1) -> Entry:
@@ -28,12 +28,13 @@ def walk(table: ManifestTable, number: int = ROOT_FOLDER) -> dict[str, int | Non
     for file in table.files(folder):
         assert table.file(file.id) == file
         assert table.file_by_name(number, file.name) == file
-        assert table.find(number, file.name) == (file.id, file.entry.size, False)
+        size = size_in_row(file.entry.size, is_hint=file.entry.size_is_hint)
+        assert table.find(number, file.name) == (file.id, size, False)
         found[file.entry.path] = file.entry.size
     for child in folders_of(table, folder):
         assert child.parent == number
         assert table.folder_by_name(number, child.name) == child
-        assert table.find(number, child.name) == (child.id, None, True)
+        assert table.find(number, child.name) == (child.id, 0, True)
         found.update(walk(table, child.id))
     return found
 

@@ -20,6 +20,7 @@ from wbfs.model.errors import (
     AccessDenied,
     Offline,
     ReferenceChanged,
+    ReferenceIsFolder,
     ReferenceMissing,
     ReferenceUnsupported,
     RemoteError,
@@ -228,7 +229,7 @@ def test_an_offline_mount_asks_nobody(home: Path) -> None:
 )
 def test_names_that_can_not_be_asked_for(home: Path, path: str) -> None:
     transport = NoNetwork()
-    with pytest.raises(ReferenceUnsupported):
+    with pytest.raises((ReferenceUnsupported, ReferenceIsFolder)):
         read(References(transport), unchecked(f"https://one.blob.core.windows.net/{path}"))
     assert not transport.urls
 

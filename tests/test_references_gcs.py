@@ -28,6 +28,7 @@ from wbfs.model.errors import (
     AccessDenied,
     Offline,
     ReferenceChanged,
+    ReferenceIsFolder,
     ReferenceMissing,
     ReferenceUnsupported,
     RemoteError,
@@ -214,7 +215,7 @@ def test_an_offline_mount_asks_nobody(home: Path) -> None:
 )
 def test_names_that_can_not_be_asked_for(home: Path, uri: str) -> None:
     transport = NoNetwork()
-    with pytest.raises(ReferenceUnsupported):
+    with pytest.raises((ReferenceUnsupported, ReferenceIsFolder)):
         read(References(transport), unchecked(uri))
     assert not transport.urls
 

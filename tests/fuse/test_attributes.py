@@ -135,9 +135,10 @@ def test_other_xattrs(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
 
 def test_ls_asks_for_foreign_xattrs_once(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
     mount = mounter()
-    check("ls", "-lR", mount.path)
+    projects = sorted({mount.path / one.entity / one.project for one in corpus})
+    check("ls", "-lR", *projects)
     before = mount.status()["requests"]
-    check("ls", "-lR", mount.path)
+    check("ls", "-lR", *projects)
     after = mount.status()["requests"]
     assert before.get("getxattr", 0) <= 10
     # What the kernel knows it does not ask again: below the versions, and above for a while.

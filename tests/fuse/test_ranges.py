@@ -116,6 +116,23 @@ def test_from_end_to_end(mounter: Mounter, version: Path, moved: Moved) -> None:
     assert moved.gets == 0
 
 
+@pytest.mark.promises("4.10")
+@pytest.mark.parametrize("habit", ["ignores_ranges", "compresses"])
+def test_a_proxy_that_sends_all(
+    mounter: Mounter, version: Path, stand_in: StandIn, habit: str
+) -> None:
+    mount = mounter()
+    os.listdir(mount.path / version)
+    stand_in.clear_requests()
+    with stand_in.faults(port="files", **{habit: True}):
+        read_at(mount.path / version / "model.bin", (SIZE - 8, 8), (5 * MIB, MIB), (0, SIZE))
+        wait_until(lambda: mount.status()["fetched"]["fetched_files"] == 1, what="it is sealed")
+    assert {one.status for one in stand_in.requests(port="files", method="GET")} == {200}
+    # In one pass, of which all is taken.
+    assert mount.status()["fetched"]["fetched_bytes"] == SIZE
+    assert mount.errors() == []
+
+
 PATTERNS = {
     "backwards": [(offset, 65536) for offset in range(20 * MIB, 12 * MIB, -65536)],
     "interleaved": [

@@ -45,6 +45,7 @@ from wbfs.store.manifests import Manifests
 from wbfs.store.partial import PartialBlobs
 from wbfs.store.room import Room
 from wbfs.store.sdk_cache import SdkCache
+from wbfs.store.sizes import KnownSizes
 
 log = logging.getLogger(__name__)
 
@@ -247,6 +248,7 @@ async def open_session(
             blobs=blobs,
             partial=partial,
             room=room,
+            known_sizes=KnownSizes(settings.cache_dir),
             writeback=Writeback(background=background, offload=offload, blobs=blobs),
             timeout_s=settings.timeout_s,
             setup=Setup(
@@ -300,6 +302,7 @@ async def open_session(
             )
         finally:
             fetcher.close()
+            await fetcher.sizes.close()
             await names.close()
     finally:
         transport.close()

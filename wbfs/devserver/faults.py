@@ -11,6 +11,7 @@ from collections import deque
 from typing import Literal
 
 import msgspec
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,7 +45,8 @@ class FaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     often a request is sent on, to the same host, before it is answered. chunked: bodies come in
     chunks, and how long they are is not said.
     cut_after_bytes: the connection is closed after so many bytes of a body, -1 for never.
-    wrong_bytes: bodies of the right length and other bytes.
+    wrong_bytes: bodies of the right length and other bytes. ignores_ranges: all is sent where a
+    part was asked for, as by a proxy that knows none. compresses: and it is compressed on the way.
 
     expired_urls: every request is refused as one with an expired URL, however fresh. revoked_urls:
     so is every request with a URL that was signed before these settings came into force.
@@ -68,6 +70,8 @@ class FaultSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     chunked: bool = False
     cut_after_bytes: int = -1
     wrong_bytes: bool = False
+    ignores_ranges: bool = False
+    compresses: bool = False
     expired_urls: bool = False
     revoked_urls: bool = False
     url_lifetime_s: float | None = None
@@ -111,8 +115,12 @@ class Faults:
                 await refusal(scope, receive, send)
                 return
             tampering = _Tampering(settings, receive, send)
+            answering, asked = app, scope
+            if settings.ignores_ranges or settings.compresses:
+                asked = _with_headers(scope, gzip=settings.compresses)
+                answering = GZipMiddleware(app, compresslevel=1) if settings.compresses else app
             try:
-                await app(scope, receive, tampering.send)
+                await answering(asked, receive, tampering.send)
             except Exception:
                 # The app may have wrapped it.
                 if tampering.has_cut:
@@ -160,6 +168,12 @@ class Faults:
             return max(1, round(self._answered[0] + window_s - now))
         self._answered.append(now)
         return 0
+
+
+def _with_headers(scope: Scope, *, gzip: bool) -> Scope:
+    """Return a request that asks for no range, and that lets its answer be compressed, or not."""
+    left = [one for one in scope["headers"] if one[0] not in (b"range", b"accept-encoding")]
+    return {**scope, "headers": [*left, (b"accept-encoding", b"gzip" if gzip else b"identity")]}
 
 
 class _Tampering:

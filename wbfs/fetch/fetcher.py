@@ -20,11 +20,12 @@ from wbfs.fetch.flights import Flights
 from wbfs.fetch.large.files import LargeFiles, OpenLargeFile
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.small.whole import LARGEST_WHOLE, WholeFiles, is_large
+from wbfs.fetch.sizes import Sizes
+from wbfs.fetch.small.whole import LARGEST_WHOLE, WholeFiles, is_large, is_sized_by_reading
 from wbfs.fetch.transfer import stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import BadHandle, StaleInode, StoreError, WbfsError
+from wbfs.model.errors import BadHandle, ReferenceChanged, StaleInode, StoreError, WbfsError
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.manifests import File, ManifestTable
@@ -35,6 +36,8 @@ OPEN_MANIFESTS = 128
 """Manifest tables kept open; the rest are opened again from the store when they are asked for."""
 MANIFEST_TRIES = 3
 """Times that a table is opened for one request, should it be among the first to be closed."""
+OPEN_WAIT_S = 5.0
+"""Seconds that `open` waits for a file whose size is known once it is here."""
 FAILURE_MEMORY_S = 2.0
 """Seconds that a handle repeats its last error: after a read-ahead that failed, the kernel asks
 again for the very page that the program wants."""
@@ -54,9 +57,10 @@ class Fetcher:
         """With `verify_always` no byte of any file is served before its digest was checked.
 
         Nothing is prefetched but files whose path starts with `path_prefix`. `drop_pages` has the
-        kernel forget the pages of inodes whose bytes were wrong.
+        kernel forget the pages of inodes whose bytes were wrong, and what it was told of them.
         """
         self._resources = resources
+        self._drop_pages = drop_pages
         self._manifests: OrderedDict[str, ManifestTable] = OrderedDict()
         # Those of all tables that inode numbers were made of.
         self._fingerprints: dict[str, bytes] = {}
@@ -64,6 +68,7 @@ class Fetcher:
         self._checks: Flights[SealedBlob | None] = Flights(resources.background)
         self.prefetch = Prefetch(resources)
         self._whole = WholeFiles(resources, self.prefetch)
+        self.sizes = Sizes(resources, self._whole)
         self.loaders = Loaders(
             resources, self.prefetch, manifest=self.manifest, path_prefix=path_prefix
         )
@@ -126,15 +131,25 @@ class Fetcher:
         """The open tables by artifact id, least recently used first."""
         return dict(self._manifests)
 
-    def reader(self, version: Version, file: File, inode: int) -> Reader:
+    def refuse(self, entry: Entry) -> None:
+        """Raise AccessDenied for a reference that this mount doesn't read.
+
+        Be it in the cache for another one that does.
+        """
+        if entry.reference is not None:
+            self._resources.sources.refuse(entry.reference)
+
+    def reader(
+        self, version: Version, file: File, inode: int, *, is_learnt: bool = False
+    ) -> Reader:
         """Return what one open handle reads with; nothing is fetched yet.
 
-        `inode` is what the kernel keeps the file's pages by. Raises StoreError; AccessDenied for a
-        reference that this mount doesn't read, be it in the cache for another one that does.
+        `inode` is what the kernel keeps the file's pages by; `is_learnt` tells that the size is not
+        the manifest's. Raises StoreError; AccessDenied as `refuse` does.
         """
-        if file.entry.reference is not None:
-            self._resources.sources.refuse(file.entry.reference)
-        return Reader(self, version, file, inode, self._resources.blobs.open(file.entry.blob))
+        self.refuse(file.entry)
+        sealed = self._resources.blobs.open(file.entry.blob)
+        return Reader(self, version, file, inode, sealed, is_learnt=is_learnt)
 
     def close(self) -> None:
         """Close the manifest tables, and note what is there of large files."""
@@ -143,20 +158,37 @@ class Fetcher:
             table.close()
         self._manifests.clear()
 
+    def was_of_another_size(self, entry: Entry, inode: int) -> None:
+        """Take note that a size which an origin told is not that of its file, or not any more."""
+        self.sizes.forget(entry, inode)
+        self._drop_pages(frozenset({inode}))
+
     async def ensure(self, version: Version, entry: Entry) -> int:
         """Fetch the entry's blob unless the store has it, and check it.
 
         Return a descriptor for the caller. Raises WbfsError.
         """
         wanted = Wanted(version, entry)
+        if is_sized_by_reading(entry):
+            wanted = wanted.of_any_size
+        elif not entry.is_sized:
+            wanted = wanted.of_size(await self.sizes.ask(version, entry))
+        try:
+            return (await self._ensure(wanted)).reopen()
+        except ReferenceChanged:
+            if not entry.is_sized:
+                self.sizes.forget(entry)
+            raise
+
+    async def _ensure(self, wanted: Wanted) -> SealedBlob:
         sealed = await self.find(wanted)
-        if sealed is None and is_large(entry):
+        if sealed is None and is_large(wanted.entry):
             file = self.large.use(wanted)
             try:
                 sealed = await file.whole(wanted)
             finally:
                 self.large.release(file)
-        return (sealed or await self.fetch_small(wanted)).reopen()
+        return sealed or await self.fetch_small(wanted)
 
     async def check(self, wanted: Wanted) -> SealedBlob | None:
         """Return the blob if this machine has it in a place that is to be checked first.
@@ -200,7 +232,7 @@ class Fetcher:
 
 
 class Reader:
-    """One open file: reads its bytes, wherever they are.
+    """One open file of a version: reads its bytes, wherever they are.
 
     `keeps_pages` tells whether what the kernel has of the file may stay there.
     """
@@ -212,7 +244,10 @@ class Reader:
         file: File,
         inode: int,
         sealed: SealedBlob | None,
+        *,
+        is_learnt: bool,
     ) -> None:
+        self.version = version
         self._fetcher = fetcher
         self._file = file
         self._wanted = Wanted(version, file.entry)
@@ -221,6 +256,8 @@ class Reader:
         self.keeps_pages = fetcher.large.keeps_pages(
             self._wanted, inode, is_sealed=sealed is not None
         )
+        # Of a file whose size an origin told.
+        self._is_learnt = is_learnt
         # Of a small file: what was served, and where it was when its first byte was asked for.
         self._served = 0
         self._was = Was.HERE
@@ -244,12 +281,32 @@ class Reader:
             self._failure = _Failure(error, offset, size, trio.current_time())
             raise
 
+    async def begin(self) -> None:
+        """Fetch the file, for a moment, if that is how its size is found out. Raises WbfsError.
+
+        Whoever waits for `open` can't be killed, and for a read they can.
+        """
+        if self._wanted.entry.size is None:
+            with trio.move_on_after(OPEN_WAIT_S):
+                await self._find_out_size()
+
+    async def _find_out_size(self) -> None:
+        sealed = await self._fetcher.find(self._wanted)
+        if sealed is None:
+            self._was = Was.MISSING
+            sealed = await self._fetch_small()
+        if not sealed.in_memory and not self._closed:
+            self._sealed = sealed
+        self._wanted = self._wanted.of_size(os.fstat(sealed.fd).st_size)
+
     async def _read(self, offset: int, size: int) -> memoryview:
+        if self._wanted.entry.size is None:
+            await self._find_out_size()
         entry = self._wanted.entry
-        if entry.size is not None:
-            size = min(size, entry.size - offset)
-            if size <= 0:
-                return memoryview(b"")
+        assert entry.size is not None
+        size = min(size, entry.size - offset)
+        if size <= 0:
+            return memoryview(b"")
         if self._sealed is None and self._large is None:
             self._sealed = await self._fetcher.find(self._wanted)
             if self._closed:
@@ -263,12 +320,10 @@ class Reader:
         sealed = self._sealed
         if sealed is None:
             self._was = Was.MISSING
-            sealed = await self._fetcher.fetch_small(self._wanted)
+            sealed = await self._fetch_small()
         self._note_use(sealed)
         if not sealed.in_memory:
             self._sealed = sealed
-        if entry.size is None:
-            size = max(0, min(size, os.fstat(sealed.fd).st_size - offset))
         try:
             piece = await self._fetcher.pread(sealed.fd, offset, size)
         except StoreError as error:
@@ -279,6 +334,15 @@ class Reader:
             return await self._read(offset, size)
         self._note_read(size)
         return piece
+
+    async def _fetch_small(self) -> SealedBlob:
+        try:
+            return await self._fetcher.fetch_small(self._wanted)
+        except ReferenceChanged:
+            if self._is_learnt:
+                # It may have changed since; whoever asks next is told what it is then.
+                self._fetcher.was_of_another_size(self._wanted.entry, self._inode)
+            raise
 
     def _note_use(self, sealed: SealedBlob) -> None:
         if sealed.was_unread:

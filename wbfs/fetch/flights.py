@@ -30,6 +30,9 @@ class Flights(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._flights
+
     async def join(
         self, key: Hashable, fetch: Callable[[], Awaitable[T]], *, timeout_s: float, what: str
     ) -> T:

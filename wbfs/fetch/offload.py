@@ -21,6 +21,7 @@ class Kind(StrEnum):
 
     METADATA = "metadata"  # names, listings
     URLS = "urls"  # signed URLs of files
+    SIZES = "sizes"  # sizes that no manifest tells
     MANIFEST = "manifest"  # what files versions have: large ones take long
     DATA = "data"  # file bytes that a program waits for
     AHEAD = "ahead"  # bytes of an open file that it may want next
@@ -34,6 +35,7 @@ class Kind(StrEnum):
 THREADS = {
     Kind.METADATA: 16,
     Kind.URLS: 8,
+    Kind.SIZES: 16,
     Kind.MANIFEST: 8,
     Kind.DATA: 32,
     Kind.AHEAD: 16,
@@ -43,8 +45,8 @@ THREADS = {
     Kind.READERS: 1,
     Kind.LINEAGE: 1,
 }
-"""Threads of each kind, those for file bytes for each server: that many requests are on the wire,
-or reads on the disk, at most."""
+"""Threads of each kind, those for files' bytes and sizes for each server: that many requests are on
+the wire, or reads on the disk, at most."""
 
 
 class Offload:
@@ -91,6 +93,13 @@ class Offload:
         Once only, however often it is posted before that.
         """
         self._token.run_sync_soon(function, idempotent=True)
+
+    def ask(self, function: Callable[[], T]) -> T:
+        """Have `function` called in the trio thread, and return what it returns.
+
+        To be called from a worker thread that `run` has started.
+        """
+        return trio.from_thread.run_sync(function)
 
     def is_waited_for(self, kind: Kind) -> bool:
         """Whether work of that kind waits for a thread."""

@@ -4,11 +4,15 @@ After a question that failed, what has an older answer is given that at once, an
 now and then finds out whether the server is back. What has none is still asked for, with all
 retries, until the outage is as old as one operation may wait; from then on it fails within a
 second. Trio thread, but for `ask`.
+
+Of the servers that references name nothing else is known: one that has not answered for two files
+in a row is asked for no other for a while.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +34,12 @@ QUIET_S = 5.0
 """Seconds after a failure in which older answers are given without asking whether it is over."""
 PROBE_WAIT_S = 0.7
 """Seconds that what has no older answer waits for the server to be back."""
+LEFT_ALONE_S = 10.0
+"""Seconds in which a reference's server that has not answered is asked shortly, or not at all."""
+SHORT_S = 1.0
+"""Seconds that it has to answer shortly."""
+MOST_SERVERS = 1000
+"""Such servers that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +152,57 @@ class Reach:
             self.found()
         finally:
             self._probing = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Silence:
+    """What a server failed on, how often in a row, and until when that is remembered."""
+
+    error: RemoteError
+    count: int
+    until: float
+
+
+class SilentServers:
+    """Which of the servers that references name have not answered lately."""
+
+    def __init__(self) -> None:
+        self._silences: dict[str, _Silence] = {}
+        # When they answered last, by trio's clock.
+        self._answers: dict[str, float] = {}
+
+    def patience_s(self, origin: str, timeout_s: float) -> float:
+        """Return the seconds to wait for a server's answer, where `timeout_s` is the most.
+
+        One file may be at fault: the next is asked for, shortly. Raises RemoteError where that has
+        brought nothing either.
+        """
+        silence = self._silence_of(origin)
+        if silence is None:
+            return timeout_s
+        if silence.count > 1:
+            raise silence.error.with_traceback(None)
+        return min(SHORT_S, timeout_s)
+
+    def failed(self, origin: str, error: RemoteError, *, asked_at: float, timeout_s: float) -> None:
+        """Note that asking has failed, with `timeout_s` to wait; an error at once is an answer."""
+        now = trio.current_time()
+        before = self._silence_of(origin)
+        is_answer = before is None and now - asked_at < timeout_s / 3
+        if is_answer or self._answers.get(origin, -math.inf) > asked_at:
+            return
+        if len(self._silences) >= MOST_SERVERS:
+            self._silences.clear()
+        count = before.count + 1 if before else 1
+        self._silences[origin] = _Silence(error, count, now + LEFT_ALONE_S)
+
+    def _silence_of(self, origin: str) -> _Silence | None:
+        silence = self._silences.get(origin)
+        return silence if silence and trio.current_time() < silence.until else None
+
+    def answered(self, origin: str) -> None:
+        """Note that a server answered."""
+        self._silences.pop(origin, None)
+        if len(self._answers) >= MOST_SERVERS:
+            self._answers.clear()
+        self._answers[origin] = trio.current_time()

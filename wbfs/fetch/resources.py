@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from wbfs.fetch.apart.small_files import Setup
 from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
+from wbfs.fetch.large.ranges import RangeHabits
 from wbfs.fetch.offload import Kind, Offload
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.transfer import Opener
@@ -19,6 +20,7 @@ from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import Blobs, read_fully, read_in_memory
 from wbfs.store.partial import PartialBlobs
 from wbfs.store.room import Room
+from wbfs.store.sizes import KnownSizes
 
 T = TypeVar("T")
 
@@ -33,10 +35,12 @@ class Resources:
     blobs: Blobs
     partial: PartialBlobs
     room: Room
+    known_sizes: KnownSizes
     writeback: Writeback
     timeout_s: float
     setup: Setup
     counters: Counters
+    ranges: RangeHabits = field(default_factory=RangeHabits)
 
     async def fetch(
         self,

@@ -17,7 +17,7 @@ from wbfs.model.entries import ARTIFACT_SCHEME, Blob, Entry, Reference, Version,
 from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.bytes import ByteStream, Location, open_stream
-from wbfs.remote.failures import host_of
+from wbfs.remote.failures import host_of, without_login
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.manifests import Manifests, ManifestTable
@@ -66,15 +66,37 @@ class Sources:
         what the manifest recorded; ReferenceUnsupported.
         """
         wanted = entry
+        version, entry = self._behind(version, entry, deadline)
+        if entry.reference is None:
+            return self._open_wandb(version, entry, start, stop, deadline)
+        if entry.reference.is_local and wanted is not entry:
+            self._check_local(wanted, entry.reference, deadline)
+        handler = self._references.for_uri(entry.reference.uri)
+        return handler.open(entry.reference, start=start, stop=stop, deadline=deadline)
+
+    def size(self, version: Version, entry: Entry, *, deadline: Deadline) -> int | None:
+        """Ask for the size of an entry of which the manifest doesn't tell it, or not for sure.
+
+        None where the server doesn't tell either. Raises the errors of `open`.
+        """
+        wanted = entry
+        version, entry = self._behind(version, entry, deadline)
+        if wanted is not entry and entry.is_sized:
+            return entry.size
+        reference = entry.reference
+        if reference is not None and reference.is_web:
+            return self._references.web.size(reference, deadline=deadline)
+        with self.open(version, entry, start=0, stop=1, deadline=deadline) as stream:
+            return stream.size
+
+    def _behind(self, version: Version, entry: Entry, deadline: Deadline) -> tuple[Version, Entry]:
+        """Return whose bytes an entry's are: another artifact's, or its own."""
+        first = version, entry
         for _ in range(MAX_HOPS):
-            if entry.reference is None:
-                return self._open_wandb(version, entry, start, stop, deadline)
-            if not entry.reference.is_of_artifact:
-                if entry.reference.is_local and wanted is not entry:
-                    self._check_local(wanted, entry.reference, deadline)
-                handler = self._references.for_uri(entry.reference.uri)
-                return handler.open(entry.reference, start=start, stop=stop, deadline=deadline)
+            if entry.reference is None or not entry.reference.is_of_artifact:
+                return version, entry
             version, entry = self._follow(entry.reference.uri, deadline)
+        version, entry = first
         raise ReferenceChanged(
             f"the reference {entry.path!r} of {version.path} leads through more than {MAX_HOPS}"
             " artifacts: it may lead to itself"
@@ -162,8 +184,9 @@ class Sources:
             if hasher.hexdigest() == wanted.digest.hex:
                 return
         raise ReferenceChanged(
-            f"{wanted.path!r} leads through other artifacts to {reference.uri!r} on this machine,"
-            " which is not known to be what was logged; log the file itself"
+            f"{wanted.path!r} leads through other artifacts to"
+            f" {without_login(reference.uri)!r} on this machine, which is not known to be what was"
+            " logged; log the file itself"
         )
 
     def _follow(self, uri: str, deadline: Deadline) -> tuple[Version, Entry]:

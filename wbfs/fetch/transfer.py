@@ -17,6 +17,7 @@ from wbfs.model.errors import (
     Offline,
     ReferenceChanged,
     RemoteError,
+    RemoteTimeout,
     UrlExpired,
     WbfsError,
 )
@@ -30,6 +31,16 @@ from wbfs.store.partial import SmallBlob
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+
+SLOW = "the server or the network is slow; try again, or raise --timeout"
+LARGEST_BYTES = 1 << 40
+"""What a file of unknown size is taken to have at most."""
+
+
+class RangesIgnored(RemoteError):
+    """A server sends all of a file, which comes by another request already."""
+
 
 FUTILE_ATTEMPTS = 4
 """Attempts in a row that brought no byte before a fetch is given up."""
@@ -85,8 +96,12 @@ def twice_if_wrong(fetch: Callable[[], T], entry: Entry, *, path: str) -> T:
 
 
 def stretched(timeout_s: float, size: int | None) -> float:
-    """Return the seconds that a fetch of `size` bytes may take at most."""
-    return timeout_s + (size or 0) / SLOWEST_BYTES_PER_S
+    """Return the seconds that a fetch of `size` bytes may take at most.
+
+    One of unknown size may take as long as a very large one; `transfer` sees to it that enough of
+    its bytes come.
+    """
+    return timeout_s + (LARGEST_BYTES if size is None else size) / SLOWEST_BYTES_PER_S
 
 
 def deadline_of(timeout_s: float, size: int | None) -> Deadline:
@@ -102,18 +117,26 @@ def transfer(
     path: str,
     start: int = 0,
     stop: Callable[[], int | None] = lambda: None,
+    on_whole: Callable[[int], int] = lambda position: position,
     deadline: Deadline,
 ) -> bool:
     """Give `write` the entry's bytes from `start` on, in order, with the offset of each piece.
 
-    They end before what `stop` returns, which may come down meanwhile; None is the file's end. A
-    connection that is cut goes on where it stopped, with a fresh URL. Return whether something
-    tells that the end is the file's: the server, the manifest, or the digest later. Raises
-    IntegrityError where the file has another size than the manifest says, and what `opener` raises.
+    They end before what `stop` returns, which may change meanwhile; None is the file's end. A
+    connection that is cut goes on where it stopped, with a fresh URL. Where a server sends all
+    though some were asked for, `on_whole` is told from where they were, and returns from where
+    `write` gets them. Return whether something tells that the end is the file's: the server, the
+    manifest, or the digest later. Raises IntegrityError where the file has another size than the
+    manifest says, and what `opener` and `on_whole` raise.
     """
     has_known_end = entry.size is not None or entry.digest is not None
     position = start
-    futile, progressed_s = 0, time.monotonic()
+    began_s = progressed_s = time.monotonic()
+    futile = 0
+
+    def slowest_s(position: int) -> float:
+        return began_s + stretched(deadline.patience_s, position)
+
     while True:
         before = position
         try:
@@ -125,25 +148,37 @@ def transfer(
                     raise IntegrityError(
                         f"it has {stream.size} bytes where the manifest says {entry.size}"
                     )
+                if stream.is_whole:
+                    before = position = on_whole(position)
+                at = 0 if stream.is_whole else position
                 for piece in stream.pieces:
                     wanted_stop = stop()
+                    skipped = max(0, position - at)
+                    at += len(piece)
+                    piece = piece[skipped:]
                     if wanted_stop is not None:
                         piece = piece[: max(0, wanted_stop - position)]
-                    write(position, piece)
+                    if piece:
+                        write(position, piece)
                     position += len(piece)
                     if entry.size is not None and position > entry.size:
                         raise IntegrityError(
                             f"got more than the {entry.size} bytes of the manifest"
                         )
-                    if wanted_stop != asked_stop and position >= (wanted_stop or 0):
+                    if entry.size is None and time.monotonic() > slowest_s(position):
+                        raise RemoteTimeout(f"only {position} bytes came in time: {SLOW}")
+                    goes_on = stream.is_whole or wanted_stop != asked_stop
+                    if goes_on and wanted_stop is not None and position >= wanted_stop:
                         return True
+            asked_stop = stop()
             if asked_stop is not None and position < asked_stop:
                 raise RemoteError(f"the server's answer ended {asked_stop - position} bytes early")
             return stream.end_is_certain or has_known_end
-        except Offline:
+        except (Offline, RangesIgnored):
             raise
         except RemoteError as error:
-            if position == (entry.size if asked_stop is None else asked_stop):
+            wanted_stop = stop()
+            if position == (entry.size if wanted_stop is None else wanted_stop):
                 # Only the end's sign is missing; the digest tells whether it is the end.
                 return True
             if position > before:
@@ -152,7 +187,9 @@ def transfer(
                 futile += 1
             is_silent = time.monotonic() - progressed_s >= deadline.patience_s
             final = isinstance(error, UrlExpired) and futile > 1
-            if is_silent or final or futile >= FUTILE_ATTEMPTS or deadline.expired:
+            is_slow = entry.size is None and time.monotonic() > slowest_s(position)
+            is_over = is_silent or is_slow or deadline.expired
+            if is_over or final or futile >= FUTILE_ATTEMPTS:
                 raise
             if position and entry.reference and entry.reference.unchecked:
                 # Nothing would tell if the rest were another object's.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wbfs.model.entries import Entry, Version
 
@@ -13,6 +13,15 @@ class Wanted:
 
     version: Version
     entry: Entry
+
+    @property
+    def of_any_size(self) -> Wanted:
+        """The same, of whatever size it is."""
+        return self.of_size(None)
+
+    def of_size(self, size: int | None) -> Wanted:
+        """Return the same, of that size."""
+        return Wanted(self.version, replace(self.entry, size=size, size_is_hint=False))
 
     @property
     def path(self) -> str:

@@ -12,6 +12,7 @@ from wbfs.model.errors import (
     NotADirectory,
     NotFound,
     ReferenceChanged,
+    ReferenceIsFolder,
     ReferenceUnsupported,
     RemoteTimeout,
     StaleInode,
@@ -28,6 +29,7 @@ ERRNO: dict[type[WbfsError], int] = {
     AccessDenied: errno.EACCES,
     RemoteTimeout: errno.ETIMEDOUT,
     ReferenceChanged: errno.ESTALE,
+    ReferenceIsFolder: errno.EISDIR,
     ReferenceUnsupported: errno.EOPNOTSUPP,
 }
 

@@ -29,7 +29,10 @@ ROW_BYTES = 180
 """What a row takes beside the bytes of its name, and a chunk beside its rows."""
 
 Row = tuple[int, bytes, Inode, int | None]
-"""A position, the name there, its inode number, and its size; None for a subfolder."""
+"""A position, the name there, its inode number, and its size; None for a subfolder.
+
+The size is below 0 where it isn't sure; see `wbfs.store.manifests.size_in_row`.
+"""
 Shows = Callable[[str, bool], bool]
 """Whether a name is shown, given that it is a folder's or not."""
 _position = itemgetter(0)
@@ -74,7 +77,7 @@ class OpenFolder:
         inode = inode_of(self.file_key, folder.first_file + skip)
         for name, size in table.file_sizes(folder, skip):
             position += 1
-            yield position, name.encode(), inode, size or 0
+            yield position, name.encode(), inode, size
             inode = Inode(inode + 1)
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from wbfs.fs.inodes import ROOT_INODE, Inode, TreeKey, inode_of, tree_key
 from wbfs.model.entries import Collection, Entry, Project, Version
+from wbfs.remote.failures import without_login
 from wbfs.store.manifests import ROOT_FOLDER, File, Folder
 
 XATTR_PREFIX = "user.wandb."
@@ -94,13 +95,14 @@ Node = Directory | VersionFile
 class Attributes:
     """What `stat` shows; the mode is without the umask, times are nanoseconds since the epoch.
 
-    A time of 0 is not known: it is the mount's.
+    A time of 0 is not known: it is the mount's. A size that isn't sure is to be asked for again.
     """
 
     inode: Inode
     mode: int
     size: int
     mtime_ns: int
+    size_is_sure: bool = True
 
 
 def file_key(version: Version) -> TreeKey:
@@ -166,14 +168,20 @@ def attributes_of(node: Node) -> Attributes:
         case FolderDirectory():
             mtime_ns = node.top.version.created_at_ns
         case VersionFile():
-            return file_attributes(inode, node.version, node.file.entry.size)
+            entry = node.file.entry
+            return file_attributes(inode, node.version, entry.size or 0, is_sure=entry.is_sized)
     return Attributes(inode=inode, mode=stat.S_IFDIR | 0o555, size=0, mtime_ns=mtime_ns)
 
 
-def file_attributes(inode: Inode, version: Version, size: int | None) -> Attributes:
+def file_attributes(inode: Inode, version: Version, size: int, *, is_sure: bool) -> Attributes:
     """Return what `stat` shows of a file of a version."""
-    mode = stat.S_IFREG | 0o444
-    return Attributes(inode=inode, mode=mode, size=size or 0, mtime_ns=version.created_at_ns)
+    return Attributes(
+        inode=inode,
+        mode=stat.S_IFREG | 0o444,
+        size=size,
+        mtime_ns=version.created_at_ns,
+        size_is_sure=is_sure,
+    )
 
 
 def folder_attributes(inode: Inode, version: Version) -> Attributes:
@@ -247,8 +255,9 @@ def _file_xattrs(entry: Entry) -> dict[str, str]:
         "birth_artifact": entry.birth_artifact_id,
     }
     if entry.reference is not None:
-        values["digest"] = values["digest"] or entry.reference.token
-        values["uri"] = entry.reference.uri
+        # Passwords are for the server alone.
+        values["digest"] = values["digest"] or without_login(entry.reference.token)
+        values["uri"] = without_login(entry.reference.uri)
     return values
 
 

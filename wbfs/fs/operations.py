@@ -35,15 +35,15 @@ from wbfs.fs.nodes import (
     Attributes,
     Directory,
     Node,
-    VersionFile,
     listed_xattrs,
     xattrs_of,
 )
 from wbfs.fs.tree import DirectoryListing, Tree
 from wbfs.model.entries import Version
-from wbfs.model.errors import InodeTaken, IsADirectory, WbfsError
+from wbfs.model.errors import InodeTaken, WbfsError
 from wbfs.model.names import NAME_MAX
 from wbfs.store.folder import disk_of
+from wbfs.store.manifests import UNSIZED
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class Operations(pyfuse3.Operations):
             node, valid_until = await self._tree.root()
             attributes = self._tree.attributes(node, is_root=True)
             return self._entry(attributes, valid_until - trio.current_time())
-        return self._entry(self._tree.attributes(await self._tree.node(Inode(inode))), math.inf)
+        return self._entry(await self._tree.stat(Inode(inode)), math.inf)
 
     # Directories
 
@@ -286,11 +286,21 @@ class Operations(pyfuse3.Operations):
         """
         file = copy(folder)
         file.st_mode = pyfuse3.ModeT(stat.S_IFREG | 0o444 & ~self._ownership.umask)
+        unsure = copy(file)
+        # The kernel takes attributes with every name; these it is to ask for when they are wanted.
+        unsure.attr_timeout = 0.0
+        unsized = copy(unsure)
+        unsized.entry_timeout = 0.0
         for position, name, inode, size in rows:
             if size is None:
                 entry = folder
             else:
+                told = size if size >= 0 else self._tree.told_size(inode)
                 entry = file
+                if told is None:
+                    entry, size = (unsized if size == UNSIZED else unsure), ~size
+                else:
+                    size = told
                 entry.st_size = size
                 entry.st_blocks = -(-size // 512)
             entry.st_ino = inode
@@ -312,17 +322,9 @@ class Operations(pyfuse3.Operations):
         if (control := self._control.by_inode(Inode(inode))) is not None:
             handle = self._files.add(OpenControlFile(control.render()))
             return pyfuse3.FileInfo(fh=handle, direct_io=True, keep_cache=False)
-        node = await self._tree.node(Inode(inode))
-        if not isinstance(node, VersionFile):
-            raise IsADirectory(f"inode {inode} is a directory")
-        reader = self._fetcher.reader(node.version, node.file, inode)
-        # A file of unknown size looks empty: only past the page cache can it be read.
-        unsized = node.file.entry.size is None
-        keep_cache = reader.keeps_pages and not unsized
-        self._on_open(ctx.pid, ctx.uid, node.version)
-        return pyfuse3.FileInfo(
-            fh=self._files.add(reader), direct_io=unsized, keep_cache=keep_cache
-        )
+        reader = await self._tree.open(Inode(inode))
+        self._on_open(ctx.pid, ctx.uid, reader.version)
+        return pyfuse3.FileInfo(fh=self._files.add(reader), keep_cache=reader.keeps_pages)
 
     @_operation
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -404,6 +406,8 @@ class Operations(pyfuse3.Operations):
         entry.generation = 0
         entry.entry_timeout = timeout_s
         entry.attr_timeout = FOREVER_S if attributes.inode != ROOT_INODE else timeout_s
+        if not attributes.size_is_sure:
+            entry.attr_timeout = 0.0
         entry.st_mode = attributes.mode & ~self._ownership.umask
         entry.st_nlink = 1
         entry.st_uid = self._ownership.uid

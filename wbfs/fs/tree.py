@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from wbfs.fetch.fetcher import Fetcher
+from wbfs.fetch.fetcher import Fetcher, Reader
+from wbfs.fetch.sizes import Size
+from wbfs.fetch.small.whole import is_sized_by_reading
 from wbfs.fs.folders import FolderRows, OpenFolder, Row, Shows
 from wbfs.fs.inodes import ROOT_INODE, Inode, TreeKey, inode_of, split_inode
 from wbfs.fs.listings import Listing
@@ -34,9 +36,9 @@ from wbfs.fs.nodes import (
 )
 from wbfs.fs.prefix import PathPrefix
 from wbfs.model.entries import Version
-from wbfs.model.errors import InodeTaken, NotADirectory, NotFound, StaleInode
+from wbfs.model.errors import InodeTaken, IsADirectory, NotADirectory, NotFound, StaleInode
 from wbfs.model.names import Source, is_safe_component
-from wbfs.store.manifests import ROOT_FOLDER, ManifestTable
+from wbfs.store.manifests import ROOT_FOLDER, UNSIZED, File, ManifestTable
 
 log = logging.getLogger(__name__)
 
@@ -123,13 +125,48 @@ class Tree:
         if isinstance(top, Version):
             file = (await self._fetcher.manifest(top)).file(row)
             if file is not None:
-                return VersionFile(top, file)
+                return VersionFile(top, _sized(file, self._fetcher.sizes.told(inode)))
         elif isinstance(top, VersionDirectory):
             table = await self._fetcher.manifest(top.version)
             return self._folder_node(top, table, row)
         elif top is not None:
             return top
         raise StaleInode(f"inode {inode} is none that this mount gave out")
+
+    async def stat(self, inode: Inode) -> Attributes:
+        """Return what `stat` shows of an inode, asked of its origin if need be.
+
+        Raises StaleInode, WbfsError.
+        """
+        node = await self.node(inode)
+        if isinstance(node, VersionFile) and not node.file.entry.is_sized:
+            size = await self._size(node, inode)
+            return file_attributes(inode, node.version, size.bytes, is_sure=size.is_sure)
+        return self.attributes(node)
+
+    async def open(self, inode: Inode) -> Reader:
+        """Return what reads an inode's file. Raises IsADirectory, StaleInode, WbfsError."""
+        node = await self.node(inode)
+        if not isinstance(node, VersionFile):
+            raise IsADirectory(f"inode {inode} is a directory")
+        file = node.file
+        self._fetcher.refuse(file.entry)
+        if is_sized_by_reading(file.entry):
+            file = replace(file, entry=replace(file.entry, size=None, size_is_hint=False))
+        elif not file.entry.is_sized:
+            file = _sized(file, (await self._size(node, inode, is_read=True)).bytes)
+        is_learnt = self._fetcher.sizes.told(inode) is not None
+        reader = self._fetcher.reader(node.version, file, inode, is_learnt=is_learnt)
+        await reader.begin()
+        return reader
+
+    async def _size(self, node: VersionFile, inode: Inode, *, is_read: bool = False) -> Size:
+        table = await self._fetcher.manifest(node.version)
+        return await self._fetcher.sizes.of(node.version, node.file, inode, table, is_read=is_read)
+
+    def told_size(self, inode: Inode) -> int | None:
+        """Return the size of a file that the manifest doesn't tell, if it was found out."""
+        return self._fetcher.sizes.told(inode)
 
     def attributes(self, node: Node, *, is_root: bool = False) -> Attributes:
         """Return what `stat` shows of the node, and remember it for when the kernel asks again.
@@ -200,7 +237,16 @@ class Tree:
             return folder_attributes(inode_of(key, found.id), top.version)
         key = file_key(top.version)
         self._register(key, top.version)
-        return file_attributes(inode_of(key, found.id), top.version, found.size)
+        inode = inode_of(key, found.id)
+        size: int | None = found.size
+        if found.size < 0:
+            size = self._fetcher.sizes.told(inode)
+        if size is not None:
+            return file_attributes(inode, top.version, size, is_sure=True)
+        if found.size == UNSIZED:
+            # A name that is looked up is most likely opened, or its attributes are wanted.
+            return await self.stat(inode)
+        return file_attributes(inode, top.version, ~found.size, is_sure=False)
 
     async def listing(self, inode: Inode) -> DirectoryListing | OpenFolder:
         """Return the listing of a directory, as it is now. Raises WbfsError."""
@@ -278,6 +324,13 @@ def _place(node: VersionDirectory | FolderDirectory) -> tuple[VersionDirectory, 
     if isinstance(node, VersionDirectory):
         return node, ROOT_FOLDER
     return node.top, node.folder.id
+
+
+def _sized(file: File, size: int | None) -> File:
+    """Return a file with the size that was found out, if it was."""
+    if file.entry.is_sized or size is None:
+        return file
+    return replace(file, entry=replace(file.entry, size=size, size_is_hint=False))
 
 
 def _name_of(top: Listed | VersionDirectory | Version) -> str:

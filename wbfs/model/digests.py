@@ -34,6 +34,10 @@ def new_hasher(algorithm: Algorithm) -> Hasher:
     return hashlib.md5(usedforsecurity=False)
 
 
+EMPTY = {algorithm: new_hasher(algorithm).digest() for algorithm in Algorithm}
+"""What no bytes at all hash to."""
+
+
 def digest_bytes(text: str) -> bytes:
     """Parse a manifest's digest: standard base64, padded, of 16 bytes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,6 +11,10 @@ from typing import NamedTuple
 from wbfs.model.digests import Algorithm, Digest
 
 ARTIFACT_SCHEME = "wandb-artifact://"
+AZURE_URI = re.compile(
+    r"https://(([a-z0-9-]+)(\.z\d+)?\.blob\.core\.windows\.net)/(.*)", re.I | re.S
+)
+"""The https URIs that are of Azure's blobs, as the SDK tells it too."""
 MAX_REPORTED = 100
 """Left-out entries that are kept by name; the rest are counted."""
 SHOWN_CHARACTERS = 300
@@ -113,13 +118,20 @@ class Reference:
         """Whether it leads to another artifact's file."""
         return self.uri.startswith(ARTIFACT_SCHEME)
 
+    @property
+    def is_web(self) -> bool:
+        """Whether it leads to a web server, of which nothing else is known."""
+        is_http = self.uri.partition(":")[0].lower() in ("http", "https")
+        return is_http and AZURE_URI.fullmatch(self.uri) is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One row of a manifest: a file's path and what its bytes are.
 
     `digest` is None for a reference whose content digest the manifest doesn't know. `size` is in
-    bytes, and None where it is not known before the bytes are fetched. `birth_artifact_id` is the
+    bytes, and None where the manifest doesn't tell. With `size_is_hint` it may be another: it is
+    that of an answer which may have been compressed. `birth_artifact_id` is the
     artifact that first stored the bytes. `artifact` names the one that the entry is of, among those
     of all servers, where the reference is an unchecked one.
     """
@@ -130,6 +142,12 @@ class Entry:
     reference: Reference | None = None
     birth_artifact_id: str = ""
     artifact: str = ""
+    size_is_hint: bool = False
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether the size is known to be that of the file."""
+        return self.size is not None and not self.size_is_hint
 
     @property
     def blob(self) -> Blob:
@@ -189,6 +207,7 @@ class Row(NamedTuple):
     digest: bytes | None
     birth_artifact_id: str
     reference: Reference | None
+    size_is_hint: bool = False
 
 
 def split_artifact_uri(uri: str) -> tuple[str, str]:

@@ -122,6 +122,10 @@ class ReferenceMissing(ReferenceChanged):
     """A reference's object is gone."""
 
 
+class ReferenceIsFolder(ReferenceMissing):
+    """A reference leads to a folder of objects, of which nothing was recorded."""
+
+
 class ReferenceUnsupported(ContentError):
     """No handler is installed for a reference's scheme."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from wbfs.model.errors import RemoteError, RemoteProtocolError, UrlExpired
@@ -33,11 +33,14 @@ class ObjectMissing(RemoteError):
 class Location:
     """Where a blob's bytes are: a URL, which may be signed, and how to ask for it.
 
-    `proxies` None means those for the peer: W&B's own for its stores, else the environment's.
+    `proxies` None means those for the peer: W&B's own for its stores, else the environment's. With
+    `unpacks` what comes compressed is unpacked, as it is where that is done on the way; else it is
+    what is kept there, and comes as it is.
     """
 
     url: str = field(repr=False)
     peer: Peer = Peer.WANDB_STORE
+    unpacks: bool = True
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxies: Mapping[str, str] | None = None
 
@@ -47,6 +50,8 @@ class ByteStream:
     """Bytes as they come: `pieces` of up to 1 MiB; `size` is the whole object's, if it is known.
 
     Each piece is valid until the next is asked for.
+    Where the server knows no ranges they are all that there are, from the first, though some were
+    asked for: `is_whole` tells.
 
     Reading the pieces raises RemoteError where the connection breaks, RemoteTimeout where it falls
     silent. Where the end is not certain, they may also just end: a connection that broke looks like
@@ -57,6 +62,7 @@ class ByteStream:
     etag: str
     pieces: Iterator[Piece]
     end_is_certain: bool = True
+    is_whole: bool = False
 
 
 @contextmanager
@@ -70,27 +76,41 @@ def open_stream(
 ) -> Iterator[ByteStream]:
     """Ask for the bytes from `start` to before `stop`, or to the end.
 
-    Raises UrlExpired where the URL is refused; ObjectMissing; RemoteProtocolError where other
-    bytes than those asked for are sent; RateLimited, RemoteTimeout and RemoteError after the
-    retries.
+    A server that knows no ranges sends all of them; see ByteStream. Raises UrlExpired where the URL
+    is refused; ObjectMissing; RemoteProtocolError where other bytes than those asked for are sent;
+    RateLimited, RemoteTimeout and RemoteError after the retries.
     """
-    headers = dict(location.headers)
-    ranged = start > 0 or stop is not None
-    if ranged:
-        headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-    url = location.url
-    with transport.request(
-        "GET",
-        url,
-        peer=location.peer,
-        headers=headers,
-        proxies=location.proxies,
-        deadline=deadline,
-    ) as response:
-        _check_status(transport, response, url, deadline)
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise RemoteProtocolError(f"{host_of(response.url)} sent the file compressed")
-        yield stream_of(transport, response, start, stop, deadline)
+    with ExitStack() as stack:
+        response = stack.enter_context(
+            transport.request(
+                "GET",
+                location.url,
+                peer=location.peer,
+                headers={**location.headers, **range_header(start, stop)},
+                proxies=location.proxies,
+                deadline=deadline,
+            )
+        )
+        if is_past_end(response) and start == 0 and stop is not None:
+            # Nothing has no ranges.
+            stack.close()
+            everything = open_stream(transport, location, deadline=deadline)
+            yield stack.enter_context(everything)
+            return
+        _check_status(transport, response, location.url, deadline)
+        yield stream_of(transport, response, start, stop, deadline, unpacks=location.unpacks)
+
+
+def range_header(start: int, stop: int | None) -> dict[str, str]:
+    """Return the headers by which bytes from `start` to before `stop` are asked for."""
+    if start == 0 and stop is None:
+        return {}
+    return {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+
+
+def is_past_end(response: Answer) -> bool:
+    """Whether an answer says that there are no bytes where some were asked for."""
+    return response.status_code == 416
 
 
 def stream_of(
@@ -99,23 +119,34 @@ def stream_of(
     start: int,
     stop: int | None,
     deadline: Deadline,
+    *,
+    unpacks: bool,
 ) -> ByteStream:
-    """Return the body of an answer with the bytes from `start` to before `stop`.
+    """Return the body of an answer to a request for the bytes from `start` to before `stop`.
 
     Raises RemoteProtocolError where it is of others.
     """
-    pieces = transport.pieces(response, deadline)
+    is_packed = unpacks and response.headers.get("Content-Encoding", "identity") != "identity"
+    pieces = transport.pieces(response, deadline, decode=is_packed)
     etag = response.headers.get("ETag", "")
-    if start > 0 or stop is not None:
+    is_ranged = start > 0 or stop is not None
+    if is_ranged and response.status_code == 206:
+        if is_packed:
+            raise RemoteProtocolError(
+                f"{host_of(response.url)} sent a part of the file compressed: a proxy on the way"
+                " may do so"
+            )
         # The range's own length tells where it ends, however the answer is framed.
         count, size = _check_range(response, start, stop)
         return ByteStream(size=size, etag=etag, pieces=_all_of(pieces, count, response.url))
     raw = response.raw
+    size = None if is_packed else content_length(response)
     return ByteStream(
-        size=_number(response.headers.get("Content-Length", "")),
+        size=size,
         etag=etag,
         pieces=pieces,
         end_is_certain=raw.chunked or raw.length_remaining is not None,
+        is_whole=is_ranged,
     )
 
 
@@ -138,11 +169,8 @@ def _check_status(transport: Transport, response: Answer, url: str, deadline: De
 def _check_range(response: Answer, start: int, stop: int | None) -> tuple[int, int | None]:
     """Check that the answer is the range asked for; return its length and the whole object's."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if response.status_code != 206 or match is None:
-        raise RemoteProtocolError(
-            f"{host_of(response.url)} sent no range where one was asked for"
-            f" ({response.status_code}): a proxy on the way may not know ranges"
-        )
+    if match is None:
+        raise RemoteProtocolError(f"{host_of(response.url)} doesn't say which range it sent")
     first, last = int(match[1]), int(match[2])
     size = None if match[3] == "*" else int(match[3])
     ends = [end for end in (stop, size) if end is not None]
@@ -160,5 +188,7 @@ def _all_of(pieces: Iterator[Piece], count: int, url: str) -> Iterator[Piece]:
         raise RemoteError(f"{host_of(url)} ended its answer {count} bytes early")
 
 
-def _number(text: str) -> int | None:
+def content_length(response: Answer) -> int | None:
+    """Return how many bytes a whole answer has, if it says so."""
+    text = response.headers.get("Content-Length", "")
     return int(text) if _NUMBER.fullmatch(text) else None

@@ -62,9 +62,14 @@ def host_of(url: str) -> str:
         return "a server whose URL is none"
 
 
+def without_login(text: str) -> str:
+    """Return a text with its URLs without user and password."""
+    return _USER.sub("://", text)
+
+
 def without_secrets(text: str) -> str:
     """Return a text with its URLs as they may be told: without user and password, and query."""
-    return _QUERY.sub(r"\1", _USER.sub("://", text))
+    return _QUERY.sub(r"\1", without_login(text))
 
 
 def timed_out(url: str, proxy: str = "") -> RemoteTimeout:

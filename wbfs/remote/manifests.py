@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 
-from wbfs.model.digests import Algorithm, digest_bytes, new_hasher
+from wbfs.model.digests import EMPTY, Algorithm, digest_bytes, new_hasher
 from wbfs.model.entries import LeftOut, Reference, Row
 from wbfs.model.errors import RemoteProtocolError
+from wbfs.model.etags import may_be_compressed
 from wbfs.remote.json_members import members
 
 POLICY = "wandb-storage-policy-v1"
@@ -146,7 +147,8 @@ def _row(row: _JsonRow) -> Row:
         algorithm = Algorithm.XXH128
     birth = _bounded("birthArtifactID", row.birthArtifactID or "")
     if row.ref is None:
-        return Row(size or 0, algorithm, digest_bytes(row.digest), birth, None)
+        own_digest = digest_bytes(row.digest)
+        return Row(_size(size, algorithm, own_digest), algorithm, own_digest, birth, None)
     extra = row.extra or {}
     reference = Reference(
         uri=_bounded("ref", row.ref),
@@ -159,9 +161,22 @@ def _row(row: _JsonRow) -> Row:
         digest = _digest_behind(row.digest)
     elif reference.is_local and not is_digest_of_uri(reference):
         digest = digest_bytes(row.digest)
-    # Some writers leave the size out or write 0 where they don't know it.
-    unknown = not size and (reference.is_of_artifact or reference.unchecked)
-    return Row(None if unknown else size, algorithm, digest, birth, reference)
+    size = _size(size, algorithm, digest)
+    if not (reference.is_web and size):
+        return Row(size, algorithm, digest, birth, reference)
+    if not reference.unchecked and may_be_compressed(reference.token):
+        size = None
+    return Row(size, algorithm, digest, birth, reference, size_is_hint=size is not None)
+
+
+def _size(size: int | None, algorithm: Algorithm, digest: bytes | None) -> int | None:
+    """Return a file's size; None where the row doesn't tell.
+
+    Some writers leave the size out or write 0 where they don't know it.
+    """
+    if digest == EMPTY[algorithm]:
+        return size or 0
+    return size or None
 
 
 def _digest_behind(text: str) -> bytes | None:

@@ -122,11 +122,27 @@ class Blobs:
             self._opened[blob] = sealed
         return sealed
 
+    def content_size(self, blob: Blob) -> int | None:
+        """Return how many bytes `open` would give, which is not noted as a use. Raises StoreError.
+
+        None where it would give None.
+        """
+        opened = self._open_known(blob)
+        if opened is None:
+            return None
+        fd, found = opened
+        os.close(fd)
+        return found.st_size if self._is_known(found) else None
+
     def _may_use(self, sealed: SealedBlob, found: os.stat_result) -> bool:
         """Whether an open file need not be checked first, and stays while it is open."""
+        return self._is_known(found) and mark_used(sealed.fd, found)
+
+    def _is_known(self, found: os.stat_result) -> bool:
+        """Whether a file of the store is known to be right."""
         unmarked = self._unmarked.get(found.st_ino)
-        known = is_marked(found) or (unmarked and unmarked.mtime_ns == found.st_mtime_ns)
-        return bool(known) and mark_used(sealed.fd, found)
+        is_ours_now = unmarked is not None and unmarked.mtime_ns == found.st_mtime_ns
+        return is_marked(found) or is_ours_now
 
     def _open(self, blob: Blob) -> int | None:
         opened = self._open_known(blob)

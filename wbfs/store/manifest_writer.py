@@ -23,7 +23,7 @@ from wbfs.model.entries import ARTIFACT_SCHEME, LeftOut, Row, split_artifact_uri
 from wbfs.model.errors import StoreError, StoreFull, TooLarge
 from wbfs.model.names import is_safe_component
 from wbfs.store.folder import store_error
-from wbfs.store.manifests import FORMAT, ROOT_FOLDER, ManifestTable
+from wbfs.store.manifests import FORMAT, ROOT_FOLDER, UNSIZED, ManifestTable, size_in_row
 
 MAX_ROWS = 1 << 24
 """Files, and folders, that one manifest may have: an inode number has 24 bits for them."""
@@ -136,12 +136,12 @@ class _SizeFinder:
         self._table = table
         self._folder_at = lru_cache(FOLDERS_REMEMBERED)(self._find_folder)
 
-    def size(self, path: str) -> int | None:
-        """Return a file's size; None where it is not known, or where there is no such file."""
+    def size(self, path: str) -> int:
+        """Return a file's size as its table has it; UNSIZED where there is no such file."""
         folder, _, name = path.rpartition("/")
         number = self._folder_at(folder)
         found = None if number is None else self._table.find(number, name)
-        return None if found is None else found.size
+        return UNSIZED if found is None or found.is_folder else found.size
 
     def _find_folder(self, path: str) -> int | None:
         number = ROOT_FOLDER
@@ -155,7 +155,7 @@ class _SizeFinder:
 
 def _sizes(
     rows: Iterator[tuple[int, str]], targets: Mapping[str, Path], known: set[str]
-) -> Iterator[tuple[int | None, int]]:
+) -> Iterator[tuple[int, int]]:
     """Yield sizes and whose they are; add to `known` the targets that have no more to say."""
     links = ((*split_artifact_uri(uri), file) for file, uri in rows)
     for artifact_id, group in groupby(links, key=itemgetter(0)):
@@ -172,7 +172,7 @@ def _sizes(
             is_known = True
             for _, path, file in group:
                 size = finder.size(path)
-                is_known = is_known and (size is not None or table.is_complete)
+                is_known = is_known and (size != UNSIZED or table.is_complete)
                 yield size, file
         if is_known:
             known.add(artifact_id)
@@ -252,14 +252,15 @@ class _Files:
         """What the rows hash to: the numbers of two tables mean the same where these are equal."""
         return self._hasher.digest()
 
-    def rows(self) -> Iterator[tuple[int, int, str, int | None, bytes | None, int]]:
+    def rows(self) -> Iterator[tuple[int, int, str, int, bytes | None, int]]:
         """Yield the rows of the table of files."""
         kinds, row_of, hashed = self.kinds, self._row_of, self._hasher.update
         file = 0
         for number, (folder, paths) in enumerate(self._tree.folders.items()):
             start = len(folder) + 1 if folder else 0
             for path in paths:
-                size, algorithm, digest, birth, reference = row_of(path)
+                said, algorithm, digest, birth, reference, is_hint = row_of(path)
+                size = size_in_row(said, is_hint=is_hint)
                 kind = kinds.setdefault((algorithm, birth), len(kinds))
                 yield file, number, path[start:], size, digest, kind
                 file += 1

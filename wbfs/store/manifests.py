@@ -48,12 +48,22 @@ CACHE_KIB = 256
 SPILLED_S = 10.0
 """Seconds in which new tables are not written to a cache that had no room for one."""
 
-FORMAT = 4
+FORMAT = 5
 """What `about` says of a table as `wbfs.store.manifest_writer` writes it."""
+UNSIZED = -1
+"""What stands for the size of a file that nothing is known of."""
 _FILES = (
     "SELECT id, folder, name, size, digest, kind, uri, token, etag, version_id"
     " FROM files LEFT JOIN links ON file = id"
 )
+
+
+def size_in_row(size: int | None, *, is_hint: bool) -> int:
+    """Return how a table holds a file's size: below 0, as its complement, where it may be another.
+
+    None is UNSIZED.
+    """
+    return UNSIZED if size is None else ~size if is_hint else size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +90,10 @@ class File:
 
 
 class Found(NamedTuple):
-    """What a name is: its number, and a file's size in bytes where that is known."""
+    """What a name is: its number, and a file's size as `size_in_row` gives it."""
 
     id: int
-    size: int | None
+    size: int
     is_folder: bool
 
 
@@ -176,7 +186,7 @@ class ManifestTable:
         """Return what `name` is in the folder of that number."""
         row = self._db.execute(
             "SELECT id, size, 0 FROM files WHERE folder = ? AND name = ?"
-            " UNION ALL SELECT id, NULL, 1 FROM folders WHERE parent = ? AND name = ?",
+            " UNION ALL SELECT id, 0, 1 FROM folders WHERE parent = ? AND name = ?",
             (folder, name, folder, name),
         ).fetchone()
         return None if row is None else Found(*row)
@@ -188,8 +198,20 @@ class ManifestTable:
             "SELECT name FROM folders WHERE id >= ? AND id < ? ORDER BY id", (first, stop)
         )
 
-    def file_sizes(self, folder: Folder, skip: int = 0) -> Iterator[tuple[str, int | None]]:
-        """Yield the names and sizes of the files in their order, without the first `skip`."""
+    def unsized(self, folder: int, behind: int, count: int) -> list[File]:
+        """Return up to `count` files of a folder, behind one, whose sizes are not known."""
+        rows = self._db.execute(
+            f"{_FILES} WHERE folder = ? AND id > ? AND size < 0 ORDER BY id LIMIT ?",
+            (folder, behind, count),
+        )
+        prefix = self._path_to(folder)
+        return [self._file_of(row, prefix) for row in rows]
+
+    def file_sizes(self, folder: Folder, skip: int = 0) -> Iterator[tuple[str, int]]:
+        """Yield the names and sizes of the files in their order, without the first `skip`.
+
+        The sizes are as `size_in_row` gives them.
+        """
         first, stop = folder.first_file + skip, folder.first_file + folder.file_count
         return self._db.execute(
             "SELECT name, size FROM files WHERE id >= ? AND id < ? ORDER BY id", (first, stop)
@@ -263,7 +285,8 @@ class ManifestTable:
             reference = Reference(uri=uri, token=token, etag=etag, version_id=version_id)
         entry = Entry(
             path=prefix + name,
-            size=size,
+            size=size if size >= 0 else ~size or None,
+            size_is_hint=size < UNSIZED,
             digest=None if digest is None else Digest(algorithm, digest.hex()),
             reference=reference,
             birth_artifact_id=birth_artifact_id,

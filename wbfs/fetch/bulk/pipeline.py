@@ -160,7 +160,7 @@ class Pipeline:
         """Return what is selected. Raises NotFound, WbfsError."""
         version, path = selection.version, selection.path
         table = await self._fetcher.manifest(version)
-        found: Found | None = Found(ROOT_FOLDER, None, is_folder=True)
+        found: Found | None = Found(ROOT_FOLDER, 0, is_folder=True)
         for part in path.split("/") if path else ():
             found = table.find(found.id, part) if found and found.is_folder else None
         if found is None:

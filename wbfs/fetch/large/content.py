@@ -205,6 +205,11 @@ class LargeFile:
         if self._generation is not None:
             self._generation.stop_reading_ahead(opening)
 
+    def stop_whole(self) -> None:
+        """End a request that brings all of it from a server that knows no ranges: nobody reads."""
+        if self._generation is not None:
+            self._generation.stop_whole()
+
     async def whole(self, wanted: Wanted) -> SealedBlob:
         """Fetch all that is missing, check it and return it. Raises WbfsError."""
         return await self._whole.join(
@@ -347,7 +352,11 @@ class LargeFile:
             def write(offset: int, piece: Piece) -> None:
                 buffer[offset - start : offset - start + len(piece)] = piece
 
-            deadline = deadline_of(resources.timeout_s, stop - start)
+            # Of a server that knows no ranges all that is before it comes too.
+            knows = resources.ranges.sends_parts(
+                resources.sources.origin(wanted.version, wanted.entry)
+            )
+            deadline = deadline_of(resources.timeout_s, stop - start if knows else stop)
             move = partial(
                 transfer,
                 resources.opener(wanted),

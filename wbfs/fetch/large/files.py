@@ -70,6 +70,8 @@ class LargeFiles:
     def release(self, file: LargeFile) -> None:
         """Let go of a file."""
         file.users -= 1
+        if not file.users:
+            file.stop_whole()
         if file.is_idle:
             self._on_change(file)
 

@@ -1,8 +1,10 @@
 """One generation of a large file's bytes: what of them is here, and what is on its way.
 
 A flight is one request for an extent. Its bytes are in the store as they come, and a reader goes on
-as soon as its own are there; no byte is asked for while it is on its way. Whether the bytes are
-right is not known here. Trio thread, but for what runs in `Offload`.
+as soon as its own are there; no byte is asked for while it is on its way. Of a server that knows no
+ranges one flight brings all of the file, from its first byte on, and readers wait for their part:
+that is the first to which it sends all, and no other is made beside it. Whether the bytes are right
+is not known here. Trio thread, but for what runs in `Offload`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from wbfs.fetch.flights import SLACK_S, no_answer
 from wbfs.fetch.large.planner import Plan, segments
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.transfer import damaged, deadline_of, transfer
+from wbfs.fetch.transfer import RangesIgnored, damaged, deadline_of, transfer
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.errors import IntegrityError, RemoteError, StoreError, WbfsError, while_doing
 from wbfs.remote.bodies import Piece
@@ -91,6 +93,8 @@ class Generation:
         self._size = size
         self._on_landed = on_landed
         self._flights: list[_Flight] = []
+        # The one that brings all of the file.
+        self._whole: _Flight | None = None
         self._past_store_until = -math.inf
         self._saving: Work[None] | None = None
 
@@ -128,7 +132,8 @@ class Generation:
         Raises WbfsError.
         """
         flight = self._ask(wanted, gaps, plan)[0]
-        if plan.in_order or gaps[0][0] - flight.position <= PATIENCE:
+        is_near = gaps[0][0] - flight.position <= PATIENCE
+        if plan.in_order or is_near or flight is self._whole:
             await self._wait(flight, gaps[0][1], wanted)
         else:
             await self._wait_a_moment(flight, gaps[0], wanted)
@@ -151,6 +156,11 @@ class Generation:
         for flight in self._flights:
             if flight.ahead_for is opening and not flight.waiters:
                 flight.stop = max(flight.noted, flight.position)
+
+    def stop_whole(self) -> None:
+        """End the flight that brings all of the file, unless somebody waits for it."""
+        if self._whole is not None and not self._whole.waiters:
+            self._whole.stop = max(self._whole.noted, self._whole.position)
 
     async def fill(self, wanted: Wanted, on_progress: Callable[[], None]) -> None:
         """Have all that is missing fetched.
@@ -246,18 +256,55 @@ class Generation:
         self, wanted: Wanted, start: int, stop: int, *, ahead_for: Opening | None = None
     ) -> _Flight:
         flight = _Flight(start, stop, start, start, ahead_for)
+        if self._resources.ranges.sends_parts(self._origin(wanted)) is False:
+            self._bring_whole(flight)
         self._flights.append(flight)
         self._resources.background.spawn(
             partial(self._fly, wanted, flight), name=f"fetch {wanted.path}"
         )
         return flight
 
+    def _origin(self, wanted: Wanted) -> str | None:
+        return self._resources.sources.origin(wanted.version, wanted.entry)
+
+    def _bring_whole(self, flight: _Flight) -> None:
+        """Have a flight bring all of the file from what is missing first, whatever it was for.
+
+        What is before that may have been hashed, and is not written again.
+        """
+        self._whole = flight
+        start, _ = self.held.missing(0, self._size)[0]
+        flight.start = flight.position = flight.noted = start
+        flight.stop = self._size
+
+    def _on_whole(self, wanted: Wanted, flight: _Flight, position: int) -> int:
+        """Take note that a server sends all, and return from where on it is written down.
+
+        Raises RangesIgnored for all flights but one.
+        """
+        self._resources.ranges.note(self._origin(wanted), sends_parts=False)
+        if self._whole is flight:
+            return position
+        is_on_its_way = self._whole is not None and self._whole.stop == self._size
+        if is_on_its_way or not self.held.missing(flight.noted, flight.stop):
+            # Those who wait for its bytes find out that another one brings them, or has done so.
+            flight.stop = flight.noted
+            raise RangesIgnored("the file comes by another request")
+        self._bring_whole(flight)
+        return flight.start
+
     async def _fly(self, wanted: Wanted, flight: _Flight) -> None:
         resources = self._resources
         size = flight.stop - flight.start
+        if not resources.ranges.sends_parts(self._origin(wanted)):
+            # It may come to bring all.
+            size = self._size
 
         def note() -> None:
             self._note(flight)
+
+        def on_whole(position: int) -> int:
+            return resources.offload.ask(partial(self._on_whole, wanted, flight, position))
 
         def write(offset: int, piece: Piece) -> None:
             self.blob.write(offset, piece)
@@ -272,6 +319,7 @@ class Generation:
                 path=wanted.path,
                 start=flight.start,
                 stop=lambda: flight.stop,
+                on_whole=on_whole,
                 # No time runs against what waits for a thread.
                 deadline=deadline_of(resources.timeout_s, size),
             )
@@ -281,6 +329,11 @@ class Generation:
             await resources.fetch(
                 kind, wanted, fetch, deadline=deadline_of(resources.timeout_s, size)
             )
+            flight.error = None
+            if flight.position > flight.start > 0 and flight is not self._whole:
+                # Not from the file's first byte, so that it was a part.
+                resources.ranges.note(self._origin(wanted), sends_parts=True)
+        except RangesIgnored:
             flight.error = None
         except IntegrityError as error:
             flight.error = damaged(wanted.entry, error)
@@ -309,6 +362,8 @@ class Generation:
     def _land(self, wanted: Wanted, flight: _Flight) -> None:
         flight.landed.set()
         self._flights.remove(flight)
+        if self._whole is flight:
+            self._whole = None
         self._note(flight)
         if isinstance(flight.error, StoreError):
             if not self.is_past_store:
@@ -367,7 +422,7 @@ class Generation:
         start, stop = gap
         with trio.move_on_after(PATIENCE_S):
             await self._wait(flight, stop, wanted)
-        if flight.position + PATIENCE < start:
+        if flight.position + PATIENCE < start and flight is not self._whole:
             self._part(wanted, flight, start)
 
     def _part(self, wanted: Wanted, flight: _Flight, position: int) -> None:

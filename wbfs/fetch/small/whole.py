@@ -129,3 +129,11 @@ def is_large(entry: Entry) -> bool:
     if entry.reference is not None and (entry.reference.unchecked or entry.reference.is_local):
         return False
     return entry.size is not None and entry.size > LARGEST_WHOLE
+
+
+def is_sized_by_reading(entry: Entry) -> bool:
+    """Whether a file of which the manifest has a hint of its size comes whole, and is known then.
+
+    It is not asked for: that would be one more request for each file that is read.
+    """
+    return entry.size_is_hint and not is_large(entry)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from wbfs.model.entries import Reference
+from wbfs.model.entries import AZURE_URI, Reference
 from wbfs.model.errors import ReferenceUnsupported
 from wbfs.remote.bytes import ByteStream
-from wbfs.remote.references.azure import AzureReferences, is_azure
+from wbfs.remote.references.azure import AzureReferences
 from wbfs.remote.references.file import FileReferences
 from wbfs.remote.references.gcs import GcsReferences
 from wbfs.remote.references.http import HttpReferences
@@ -35,7 +35,8 @@ class References:
     """The schemes that can be read."""
 
     def __init__(self, transport: Transport, *, files_allowed: bool = True) -> None:
-        http, files = HttpReferences(transport), FileReferences(allowed=files_allowed)
+        self.web = http = HttpReferences(transport)
+        files = FileReferences(allowed=files_allowed)
         self._refusals: dict[str, Callable[[Reference], None]] = {
             "http": http.refuse,
             "https": http.refuse,
@@ -58,7 +59,7 @@ class References:
 
     def for_uri(self, uri: str) -> ReferenceHandler:
         """Return the handler of a URI's scheme, or its host. Raises ReferenceUnsupported."""
-        if is_azure(uri):
+        if AZURE_URI.fullmatch(uri):
             return self._azure
         scheme = _scheme(uri)
         handler = self._handlers.get(scheme)

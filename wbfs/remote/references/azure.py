@@ -13,11 +13,11 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from wbfs.model.entries import Reference
+from wbfs.model.entries import AZURE_URI, Reference
 from wbfs.model.errors import AccessDenied, ReferenceUnsupported, RemoteError, WbfsError
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.references.objects import (
@@ -28,10 +28,12 @@ from wbfs.remote.references.objects import (
     Refused,
     check_etag,
     error_of,
+    folder,
     if_match,
     missing_extra,
     name_of,
     open_object,
+    refuse_folder,
     requests_by,
     split_name,
     timed_out,
@@ -48,13 +50,7 @@ RENEW_BEFORE_S = 300.0
 ATTEMPTS = 3
 """Times that Azure's client asks, where it asks itself: for a blob's versions."""
 
-_URI = re.compile(r"https://(([a-z0-9-]+)(\.z\d+)?\.blob\.core\.windows\.net)/(.*)", re.I | re.S)
 _CONTAINER = re.compile(r"[a-z0-9$-]{1,63}")
-
-
-def is_azure(uri: str) -> bool:
-    """Whether an https URI is that of a blob, as the SDK tells it too."""
-    return _URI.fullmatch(uri) is not None
 
 
 class AzureReferences:
@@ -88,6 +84,8 @@ class AzureReferences:
                     break
                 except Refused as refused:
                     if not (may_learn and self._learn(refused, reference, blob, deadline)):
+                        if self._is_folder(refused, reference, blob, deadline):
+                            raise folder(reference) from None
                         raise self._error(refused, reference, blob, deadline) from None
             check_etag(stream, reference)
             yield stream
@@ -120,9 +118,7 @@ class AzureReferences:
         """Whether an older version has the recorded ETag; the SDK records none of a folder's."""
         if refused.status != 412 or reference.version_id:
             return False
-        token = None if blob.account.credential else self._token.get(deadline)
-        credential = token.credential if token else blob.account.credential
-        for name, etag, version in _versions(blob, credential):
+        for name, etag, version in _versions(blob, self._credential(blob, deadline)):
             if deadline.expired:
                 raise timed_out("listing the blob's versions")
             # Other blobs whose names begin alike come after all versions of this one.
@@ -132,6 +128,20 @@ class AzureReferences:
                 self._versions.put((reference.uri, reference.token), version)
                 return True
         return False
+
+    def _is_folder(
+        self, refused: Refused, reference: Reference, blob: _Blob, deadline: Deadline
+    ) -> bool:
+        """Whether there are blobs below what was refused; nothing tells that of what is gone."""
+        if refused.status != 404 or not reference.unchecked:
+            return False
+        below = replace(blob, name=f"{blob.name}/")
+        return any(True for _ in _versions(below, self._credential(blob, deadline)))
+
+    def _credential(self, blob: _Blob, deadline: Deadline) -> Any:
+        """Return what Azure's own client takes to sign in."""
+        token = None if blob.account.credential else self._token.get(deadline)
+        return token.credential if token else blob.account.credential
 
     def _error(
         self, refused: Refused, reference: Reference, blob: _Blob, deadline: Deadline
@@ -227,8 +237,9 @@ def _blob(reference: Reference) -> _Blob:
         import azure.storage.blob  # noqa: F401
     except ImportError:
         raise missing_extra("azure", "Azure Blob Storage") from None
-    match = _URI.fullmatch(reference.uri)
+    match = AZURE_URI.fullmatch(reference.uri)
     assert match is not None
+    refuse_folder(reference, match[4])
     container, name = split_name(reference, match[4])
     if not _CONTAINER.fullmatch(container):
         raise ReferenceUnsupported(

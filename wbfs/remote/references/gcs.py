@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -29,8 +29,10 @@ from wbfs.remote.references.objects import (
     Refused,
     changed,
     error_of,
+    folder,
     missing_extra,
     open_object,
+    refuse_folder,
     requests_by,
     split_name,
 )
@@ -48,6 +50,12 @@ class _Object(msgspec.Struct):
 
     etag: str
     generation: str
+
+
+class _Listing(msgspec.Struct):
+    """Objects whose names begin alike."""
+
+    items: list[msgspec.Raw] = []
 
 
 class GcsReferences:
@@ -69,6 +77,7 @@ class GcsReferences:
         ReferenceUnsupported, also without google-auth; RemoteError and its kinds.
         """
         self._transport.refuse_offline()
+        refuse_folder(reference, reference.uri.removeprefix(SCHEME))
         path = _path(reference)
         generation = reference.version_id
         if not generation and not reference.unchecked:
@@ -90,8 +99,24 @@ class GcsReferences:
                     # Either it is gone, or another one took its place; the one raises here.
                     self._object(reference, path, deadline)
                     raise changed(reference) from None
+                if self._is_folder(refused, reference, deadline):
+                    raise folder(reference) from None
                 raise _error(refused, reference) from None
             yield stream
+
+    def _is_folder(self, refused: Refused, reference: Reference, deadline: Deadline) -> bool:
+        """Whether there are objects below what was refused; nothing tells that of what is gone."""
+        if refused.status != 404 or not reference.unchecked:
+            return False
+        bucket, key = split_name(reference, reference.uri.removeprefix(SCHEME))
+        query = urlencode({"prefix": f"{key}/", "maxResults": 1, "fields": "items(name)"})
+        try:
+            path = f"/storage/v1/b/{quote(bucket, safe='')}/o?{query}"
+            with self._get(path, {}, deadline=deadline) as stream:
+                found = msgspec.json.decode(b"".join(map(bytes, stream.pieces)), type=_Listing)
+        except (Refused, msgspec.MsgspecError):
+            return False
+        return bool(found.items)
 
     def _generation(self, reference: Reference, path: str, deadline: Deadline) -> str:
         """Return the generation of the object, which must have the recorded ETag."""

@@ -1,23 +1,50 @@
-"""References to http and https URLs: the object must still have the ETag that was recorded."""
+"""References to http and https URLs: the object must still have the ETag that was recorded.
+
+The SDK asks as requests does, which lets servers compress what they send, and records the ETag that
+it gets. Here the object is asked for as it is kept, in ranges; ETags are compared as the web means
+it. Where they still differ, it is asked for as the SDK asks: what has the recorded ETag then is the
+object that was logged, and is unpacked as the SDK unpacks it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import requests
 
 from wbfs.model.entries import Reference
-from wbfs.model.errors import AccessDenied, ReferenceChanged, ReferenceMissing, UrlExpired
-from wbfs.remote.bytes import ByteStream, Location, ObjectMissing, open_stream
+from wbfs.model.errors import (
+    AccessDenied,
+    Offline,
+    ReferenceChanged,
+    ReferenceMissing,
+    RemoteError,
+    UrlExpired,
+)
+from wbfs.model.etags import same_object
+from wbfs.remote.bytes import ByteStream, Location, ObjectMissing, content_length, open_stream
 from wbfs.remote.failures import host_of, without_secrets
 from wbfs.remote.redirects import Peer
+from wbfs.remote.references.objects import Lately
 from wbfs.remote.transport import Deadline, Transport
+
+HEAD_TIMEOUT_S = 5.0
+"""Seconds that a server has to answer HEAD, which some don't: it can be asked otherwise."""
 
 
 class HttpReferences:
-    """Reads them without any credentials: the host is nobody that we know."""
+    """Reads them with no credentials but those that stand in their URLs."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        # What only has the recorded ETag when it is asked for as the SDK asks.
+        self._as_logged: Lately[tuple[str, str], bool] = Lately()
+        # Folders of servers that refuse HEAD, or are silent at it.
+        self._headless: Lately[str, bool] = Lately()
 
     def refuse(self, reference: Reference) -> None:
         """Raise AccessDenied where the URI itself says that it leads to where none may."""
@@ -31,8 +58,68 @@ class HttpReferences:
 
         Raises ReferenceChanged, or ReferenceMissing where it is gone; AccessDenied; RemoteError.
         """
+        known = (reference.uri, reference.token)
+        if not self._as_logged.get(known):
+            with self._open(reference, _as_kept(reference), start, stop, deadline) as stream:
+                if reference.unchecked or same_object(stream.etag, reference.token):
+                    yield stream
+                    return
+                etag = stream.etag
+        # Its ranges would be of what is compressed.
+        with self._open(reference, _as_the_sdk_does(reference), 0, None, deadline) as stream:
+            # As the SDK compares them.
+            if stream.etag.strip('"') != reference.token:
+                etag = etag if not self._as_logged.get(known) else stream.etag
+                raise _changed(reference, etag)
+            self._as_logged.put(known, True)
+            yield replace(stream, is_whole=start > 0 or stop is not None)
+
+    def size(self, reference: Reference, *, deadline: Deadline) -> int | None:
+        """Ask for the size of the recorded object, None where the server doesn't tell.
+
+        Raises what `open` does.
+        """
+        known = (reference.uri, reference.token)
+        size = None
+        if not (self._as_logged.get(known) or self._headless.get(_folder_of(reference))):
+            size = self._head(reference, deadline)
+        if size is None:
+            with self.open(reference, start=0, stop=1, deadline=deadline) as stream:
+                size = stream.size
+        return size
+
+    def _head(self, reference: Reference, deadline: Deadline) -> int | None:
+        """Return what an answer to HEAD says of the size; some servers' say nothing of use."""
+        location = _as_kept(reference)
+        soon = Deadline.after(min(HEAD_TIMEOUT_S, deadline.remaining_s / 2), retried_s=0)
+        try:
+            with self._transport.request(
+                "HEAD", location.url, peer=location.peer, headers=location.headers, deadline=soon
+            ) as response:
+                etag = response.headers.get("ETag", "")
+                is_it = reference.unchecked or same_object(etag, reference.token)
+                if response.status_code == 200 and is_it:
+                    # Those that don't know it say 0 as well.
+                    return content_length(response) or None
+                refuses = response.status_code in (403, 405, 501)
+        except Offline:
+            raise
+        except RemoteError:
+            refuses = True
+        if refuses:
+            self._headless.put(_folder_of(reference), True)
+        return None
+
+    @contextmanager
+    def _open(
+        self,
+        reference: Reference,
+        location: Location,
+        start: int,
+        stop: int | None,
+        deadline: Deadline,
+    ) -> Iterator[ByteStream]:
         host = host_of(reference.uri)
-        location = Location(url=reference.uri, peer=Peer.REFERENCE)
         request = open_stream(self._transport, location, start=start, stop=stop, deadline=deadline)
         with ExitStack() as stack:
             try:
@@ -40,19 +127,73 @@ class HttpReferences:
             except UrlExpired:
                 # It was never signed: there is no fresh one to be had.
                 raise AccessDenied(
-                    f"{host} gives the object to nobody who is not logged in there, and wbfs has"
-                    " no login for it: make it public, or log a copy of it"
+                    _denied(host, has_login="Authorization" in location.headers)
                 ) from None
             except ObjectMissing:
                 raise ReferenceMissing(
                     f"the object at {host} that was logged is gone: ask whoever kept it there, or"
                     " log the artifact again"
                 ) from None
-            # As the SDK writes it: the ETag without quotes, or the URL where there was none.
-            if not reference.unchecked and stream.etag.strip('"') != reference.token:
-                raise ReferenceChanged(
-                    f"the object at {host} is no longer the one that was logged: its ETag is"
-                    f" {stream.etag or 'missing'} and was {without_secrets(reference.token)!r}; log"
-                    " the artifact again to take the new one"
-                )
             yield stream
+
+
+def _folder_of(reference: Reference) -> str:
+    return reference.uri.partition("?")[0].rpartition("/")[0]
+
+
+def _denied(host: str, *, has_login: bool) -> str:
+    if has_login:
+        return (
+            f"{host} doesn't take the user and password that stand in the reference's URL: log it"
+            " with those that are good now"
+        )
+    return (
+        f"{host} gives the object to nobody who is not logged in there, and wbfs has no login for"
+        " it: make it public, or log a copy of it"
+    )
+
+
+def _changed(reference: Reference, etag: str) -> ReferenceChanged:
+    # As the SDK writes it: the ETag without quotes, or the URL where there was none.
+    return ReferenceChanged(
+        f"the object at {host_of(reference.uri)} is no longer the one that was logged: its ETag is"
+        f" {etag or 'missing'} and was {without_secrets(reference.token)!r}; log the artifact again"
+        " to take the new one"
+    )
+
+
+def _as_kept(reference: Reference) -> Location:
+    """Return where an object is asked for as it is kept: what is kept compressed comes so."""
+    url, login = _split_login(reference.uri)
+    return Location(url=url, peer=Peer.REFERENCE, headers=login, unpacks=False)
+
+
+def _as_the_sdk_does(reference: Reference) -> Location:
+    """Return where an object is asked for with requests' own headers, as the SDK does."""
+    url, login = _split_login(reference.uri)
+    headers = {**requests.utils.default_headers(), **login}
+    return Location(url=url, peer=Peer.REFERENCE, headers=headers, unpacks=True)
+
+
+def _split_login(uri: str) -> tuple[str, Mapping[str, str]]:
+    """Return a URL without user and password, and the header that they go in; as requests does.
+
+    That header goes to no other origin.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri, {}
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return uri, {}
+    url = urlunsplit(parts._replace(netloc=host))
+    user, colon, password = login.partition(":")
+    if not colon:
+        return url, {}
+    text = f"{unquote(user)}:{unquote(password)}"
+    try:
+        raw = text.encode("latin-1")
+    except UnicodeEncodeError:
+        raw = text.encode("utf-8", "surrogatepass")
+    return url, {"Authorization": "Basic " + base64.b64encode(raw).decode()}

@@ -20,13 +20,20 @@ from wbfs.model.entries import Reference
 from wbfs.model.errors import (
     AccessDenied,
     ReferenceChanged,
+    ReferenceIsFolder,
     ReferenceMissing,
     ReferenceUnsupported,
     RemoteError,
     RemoteTimeout,
     WbfsError,
 )
-from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, stream_of
+from wbfs.remote.bytes import (
+    ERROR_BODY_BYTES,
+    ByteStream,
+    is_past_end,
+    range_header,
+    stream_of,
+)
 from wbfs.remote.failures import host_of, without_secrets
 from wbfs.remote.redirects import Peer
 from wbfs.remote.sending import Answer
@@ -203,16 +210,22 @@ def _first(
 def _get(
     transport: Transport, request: ObjectRequest, start: int, stop: int | None, deadline: Deadline
 ) -> Iterator[ByteStream]:
-    headers = dict(request.headers)
-    if start > 0 or stop is not None:
-        headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-    with transport.request(
-        "GET", request.url, peer=Peer.OBJECT_STORE, headers=headers, deadline=deadline
-    ) as response:
+    headers = {**request.headers, **range_header(start, stop)}
+    with ExitStack() as stack:
+        get = transport.request(
+            "GET", request.url, peer=Peer.OBJECT_STORE, headers=headers, deadline=deadline
+        )
+        response = stack.enter_context(get)
+        if is_past_end(response) and start == 0 and stop is not None:
+            # Nothing has no ranges.
+            stack.close()
+            everything = _get(transport, request, 0, None, deadline)
+            yield stack.enter_context(everything)
+            return
         if response.status_code not in (200, 206):
             raise _refused(transport, request, response, deadline)
         # Whatever its Content-Encoding: that is how it was stored, and its size is of that.
-        yield stream_of(transport, response, start, stop, deadline)
+        yield stream_of(transport, response, start, stop, deadline, unpacks=False)
 
 
 def _refused(
@@ -247,6 +260,21 @@ def error_of(refused: Refused, reference: Reference, *, with_login: str, without
             " whoever kept it there, or log the artifact again"
         )
     return changed(reference) if refused.status in (412, 416) else refused
+
+
+def refuse_folder(reference: Reference, name: str) -> None:
+    """Raise ReferenceIsFolder where a URI that is of `bucket/key` says that it is a folder."""
+    bucket, _, key = name.partition("/")
+    if reference.unchecked and bucket and (not key or key.endswith("/")):
+        raise folder(reference)
+
+
+def folder(reference: Reference) -> ReferenceIsFolder:
+    """Return the error of what was logged with checksum=False, and is no object."""
+    return ReferenceIsFolder(
+        f"{name_of(reference)} is a folder, and was logged with checksum=False: then nothing is"
+        " recorded of the objects in it, and there is no file; log it with checksum=True"
+    )
 
 
 def timed_out(doing: str) -> RemoteTimeout:

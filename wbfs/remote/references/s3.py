@@ -29,10 +29,12 @@ from wbfs.remote.references.objects import (
     Refused,
     check_etag,
     error_of,
+    folder,
     if_match,
     missing_extra,
     name_of,
     open_object,
+    refuse_folder,
     requests_by,
     split_name,
     timed_out,
@@ -76,7 +78,9 @@ class S3References:
         ReferenceUnsupported, also without botocore; RemoteError and its kinds.
         """
         self._transport.refuse_offline()
-        bucket, key = split_name(reference, reference.uri.removeprefix(SCHEME))
+        name = reference.uri.removeprefix(SCHEME)
+        refuse_folder(reference, name)
+        bucket, key = split_name(reference, name)
         if not _BUCKET.fullmatch(bucket):
             raise ReferenceUnsupported(f"{name_of(reference)!r} names no bucket that S3 could have")
         with ExitStack() as stack:
@@ -91,6 +95,8 @@ class S3References:
                     break
                 except Refused as refused:
                     if not (may_learn and self._learn(refused, reference, bucket, key, deadline)):
+                        if self._is_folder(refused, reference, bucket, key, deadline):
+                            raise folder(reference) from None
                         raise _error(refused, reference) from None
             # Some stores know no If-Match.
             check_etag(stream, reference)
@@ -130,6 +136,16 @@ class S3References:
         if found:
             self._versions.put((reference.uri, reference.token), found)
         return bool(found)
+
+    def _is_folder(
+        self, refused: Refused, reference: Reference, bucket: str, key: str, deadline: Deadline
+    ) -> bool:
+        """Whether there are objects below what was refused; nothing tells that of what is gone."""
+        if refused.status != 404 or not reference.unchecked:
+            return False
+        signer = self._login.get(deadline) or self._anonymous.get(deadline)
+        assert signer is not None
+        return signer.has_keys(self._regions.get(bucket) or "", bucket, f"{key}/")
 
     def _version_with_etag(self, bucket: str, key: str, etag: str, deadline: Deadline) -> str:
         signer = self._login.get(deadline) or self._anonymous.get(deadline)
@@ -172,6 +188,20 @@ class _Signer:
                     yield from page.get("Versions", ())
             except ClientError as error:
                 log.info("can't list the versions of s3://%s/%s: %s", bucket, key, error)
+
+    def has_keys(self, region: str, bucket: str, prefix: str) -> bool:
+        """Whether there are keys that begin so; False too where that may not be asked."""
+        from botocore.exceptions import ClientError
+
+        with _own_errors():
+            try:
+                found = self._client(region).list_objects_v2(
+                    Bucket=bucket, Prefix=prefix, MaxKeys=1
+                )
+            except ClientError as error:
+                log.info("can't list s3://%s/%s: %s", bucket, prefix, error)
+                return False
+        return bool(found.get("Contents"))
 
     def _client(self, region: str) -> Any:
         """Return botocore's client; those can be shared by threads, but not made by several."""
