@@ -104,7 +104,7 @@ def logged(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Logge
     objects = stand_in.data_dir / "objects"
     keys = {
         hashlib.md5(path.read_bytes()).hexdigest(): str(path.relative_to(objects))
-        for path in (objects / "artifacts").rglob("*")
+        for path in (objects / "wandb_artifacts").rglob("*")
         if path.is_file()
     }
 
