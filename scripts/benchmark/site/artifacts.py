@@ -91,7 +91,7 @@ def log_past_sdk(stand_in: StandIn, entity: str, folder: Path) -> None:
             aliases=[],
         )
         artifact_id = created["artifact"]["id"]
-        objects = stand_in.data_dir / "objects" / "artifacts" / str(project_id)
+        objects = stand_in.data_dir / "objects" / "wandb_artifacts" / str(project_id)
         objects /= str(decode_id("Artifact", artifact_id))
         objects.mkdir(parents=True)
         for path, digest in digests.items():
