@@ -64,6 +64,17 @@ def operations(server: StandIn) -> Counter[str]:
     return asked
 
 
+def test_a_mount_asks_what_the_server_can_do_before_a_version_is_looked_up(
+    mounter: Mounter, server: StandIn
+) -> None:
+    def times() -> int:
+        return len(server.requests(operation="ServerFeaturesQuery"))
+
+    before = times()
+    mounter(server=server)
+    wait_until(lambda: times() == before + 1, what="it is asked")
+
+
 @pytest.mark.parametrize("directory", LISTED, ids=("projects", "artifacts", "versions"))
 def test_names_come_page_by_page_and_are_asked_for_once(
     mounter: Mounter, server: StandIn, directory: Path

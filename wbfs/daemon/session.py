@@ -158,6 +158,16 @@ async def _log_in(
         raise (known if settings.offline else failure) from None
 
 
+async def _ask_features(settings: SessionSettings, api: WandbApi, offload: Offload) -> None:
+    """Ask what the server can do, beside what a program does first."""
+    deadline = Deadline.after(settings.timeout_s)
+    try:
+        await offload.run(Kind.METADATA, lambda: api.ask_features(deadline=deadline))
+    except WbfsError as error:
+        # Who needs it asks again, and is told.
+        log.info("can't ask what the server can do yet: %s", error)
+
+
 async def _find_viewer(
     settings: SessionSettings, credentials: Credentials, offload: Offload
 ) -> Viewer | WbfsError:
@@ -286,6 +296,9 @@ async def open_session(
         try:
             if login.failure is None:
                 names.note_login(login.viewer)
+                background.spawn(
+                    lambda: _ask_features(settings, api, offload), name="ask what the server can do"
+                )
             else:
                 names.note_failure(login.failure)
             yield Session(

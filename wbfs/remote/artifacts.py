@@ -72,6 +72,10 @@ class WandbApi:
             )
         return parse_viewer(viewer)
 
+    def ask_features(self, *, deadline: Deadline) -> None:
+        """Find out what the server can do, so that the first version is not waited for longer."""
+        self._has_algorithms(deadline)
+
     def entity_exists(self, entity: str, *, deadline: Deadline) -> bool:
         """Whether there is such a user or team, as far as the server tells."""
         data = self._graphql.execute(queries.ENTITY, {"entity": entity}, deadline=deadline)
