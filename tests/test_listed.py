@@ -92,6 +92,9 @@ class FakeSources:
         assert table is not None
         return table
 
+    def table(self, version: Version) -> ManifestTable | None:
+        return self._manifests.open(version.id)
+
     def origin(self, version: Version, entry: Entry) -> str | None:
         return "store" if entry.reference or self._urls.known(version, entry.path) else None
 

@@ -72,9 +72,7 @@ class Fetcher:
         self.loaders = Loaders(
             resources, self.prefetch, manifest=self.manifest, path_prefix=path_prefix
         )
-        self.listed = ListedFolders(
-            resources, self.prefetch, manifest=self.manifest, path_prefix=path_prefix
-        )
+        self.listed = ListedFolders(resources, self.prefetch, path_prefix=path_prefix)
         self.large = LargeFiles(resources, verify_always=verify_always, drop_pages=drop_pages)
         self.counters = resources.counters
 

@@ -48,6 +48,7 @@ class Sources:
             background=background,
             limit=manifest_limit,
         )
+        self._manifests = manifests
         self._urls = SignedUrls(api=api, ask=reach.ask, manifests=manifests)
 
     def manifest(self, version: Version, *, deadline: Deadline) -> ManifestTable:
@@ -56,6 +57,10 @@ class Sources:
         Raises the errors of `WandbApi.manifest`, and StoreError.
         """
         return self._loader.load(version, deadline=deadline)
+
+    def table(self, version: Version) -> ManifestTable | None:
+        """Return a table of the caller's own, of a version whose manifest is in the store."""
+        return self._manifests.open(version.id)
 
     def open(
         self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline

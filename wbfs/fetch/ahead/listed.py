@@ -10,7 +10,7 @@ one for each file that was opened before its URL was there. Who lists many files
 for each that has no URL, at most `MOST_AT_ONCE` questions more; for the first one, one. No name is
 asked for twice while its URL is good, nor a file's that is here, and of all that were asked for no
 more than `MOST_UNUSED` wait to be used. Where no folder was listed nothing is asked for ahead.
-Trio thread.
+Trio thread, but for what runs in `Offload`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
 from wbfs.fetch.ahead.queue import Prefetch
+from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.small.urls import LIFETIME_S, MOST_KEPT
-from wbfs.model.entries import Entry, Version
+from wbfs.model.entries import Version
 from wbfs.model.errors import WbfsError
 from wbfs.model.extents import Extents
-from wbfs.store.manifests import File, Folder, ManifestTable
+from wbfs.store.manifests import File, Folder
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,6 @@ NAMES = 1000
 MOST_AT_ONCE = 4
 """Questions that are under way at once: of the threads for them, half are left to readers."""
 MOST_UNUSED = MOST_KEPT * 3 // 4
-ROWS_AT_ONCE = 250
-"""Rows of the manifest that are read without a break."""
 PAUSE_S = 10.0
 """Seconds for which nothing more is asked for after a question that failed."""
 VERSIONS = 32
@@ -91,18 +90,10 @@ class _Listed:
 class ListedFolders:
     """The folders that were listed in one session; `under_way` counts questions."""
 
-    def __init__(
-        self,
-        resources: Resources,
-        prefetch: Prefetch,
-        *,
-        manifest: Callable[[Version], Awaitable[ManifestTable]],
-        path_prefix: str,
-    ) -> None:
+    def __init__(self, resources: Resources, prefetch: Prefetch, *, path_prefix: str) -> None:
         """Ask of each version only for files whose path starts with `path_prefix`."""
         self._resources = resources
         self._prefetch = prefetch
-        self._manifest = manifest
         self._path_prefix = path_prefix
         self._versions: OrderedDict[str, _Listed] = OrderedDict()
         self.under_way = 0
@@ -151,30 +142,34 @@ class ListedFolders:
 
     async def _ask(self, listed: _Listed, row: int, rows: list[tuple[int, int]]) -> None:
         try:
-            entries = await self._entries(listed.version, rows)
-            missing = await self._prefetch.prepare(listed.version, entries)
+            count = await self._resources.offload.run(
+                Kind.URLS, partial(self._ask_here, listed.version, rows)
+            )
         except WbfsError as error:
             log.info("%s: no URLs are asked for ahead: %s", listed.version.path, error)
             listed.forget(-math.inf, listed.refused)
             listed.paused_until_s = trio.current_time() + PAUSE_S
         else:
-            count = sum(stop - start for start, stop in rows)
-            listed.unused = max(0, listed.unused - count + len(missing))
+            taken = sum(stop - start for start, stop in rows)
+            listed.unused = max(0, listed.unused - taken + count)
         finally:
             self.under_way -= 1
         self._go_on(listed, row)
 
-    async def _entries(self, version: Version, rows: list[tuple[int, int]]) -> list[Entry]:
-        """Return the entries of W&B's own files in those rows, as far as the mount shows them."""
-        entries: list[Entry] = []
-        for start, stop in rows:
-            for first in range(start, stop, ROWS_AT_ONCE):
-                table = await self._manifest(version)
-                entries += [
-                    file.entry
-                    for file in table.files_between(first, min(first + ROWS_AT_ONCE, stop))
-                    if file.entry.reference is None
-                    and file.entry.path.startswith(self._path_prefix)
-                ]
-                await trio.lowlevel.checkpoint()
-        return entries
+    def _ask_here(self, version: Version, rows: list[tuple[int, int]]) -> int:
+        """Ask for the URLs of W&B's own files in those rows, as far as the mount shows them.
+
+        In a worker thread, with a table of its own: the trio thread would be held up for 10 ms.
+        Return of how many files.
+        """
+        table = self._resources.sources.table(version)
+        if table is None:
+            return 0
+        with closing(table):
+            entries = [
+                file.entry
+                for start, stop in rows
+                for file in table.files_between(start, stop)
+                if file.entry.reference is None and file.entry.path.startswith(self._path_prefix)
+            ]
+        return len(self._prefetch.prepare_here(version, entries))

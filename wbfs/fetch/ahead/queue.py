@@ -128,15 +128,17 @@ class Prefetch:
 
         Raises WbfsError.
         """
+        return await self._resources.offload.run(
+            Kind.URLS, partial(self.prepare_here, version, entries)
+        )
+
+    def prepare_here(self, version: Version, entries: Sequence[Entry]) -> list[Entry]:
+        """Do as `prepare` does, in a worker thread."""
         resources = self._resources
-
-        def prepare() -> list[Entry]:
-            missing = [entry for entry in entries if not resources.blobs.has(entry.blob)]
-            deadline = Deadline.after(resources.timeout_s)
-            resources.sources.prepare(version, missing, deadline=deadline)
-            return missing
-
-        return await resources.offload.run(Kind.URLS, prepare)
+        missing = [entry for entry in entries if not resources.blobs.has(entry.blob)]
+        deadline = Deadline.after(resources.timeout_s)
+        resources.sources.prepare(version, missing, deadline=deadline)
+        return missing
 
     @contextmanager
     def demand(self, key: str) -> Iterator[Landing | None]:
