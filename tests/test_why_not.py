@@ -77,7 +77,7 @@ def test_whether_users_may_allow_others(
     monkeypatch.setattr(os, "open", lambda path, flags: os.dup(0))
     monkeypatch.setattr(os, "getuid", lambda: uid)
     why = mount._why_not(settings(allow_other=allow_other), FAILURE)
-    assert not isinstance(why, NoFuse)
+    assert "can't be opened" not in str(why)
     assert ("user_allow_other" in str(why)) is is_that
     assert is_that or "fuse_session_mount failed" in str(why)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import WBFS, Mount, run, wait_until
+from mounts import WBFS, Mount, check, run, wait_until
 from stand_in import StandIn
 
 PROJECT = "surroundings"
@@ -95,6 +95,39 @@ wbfs prefetch --no-wait "$1:v0" 2>&1 || true
     assert "--cache-dir" in said[2]
     assert "can't log to /proc/nothing/.local/state" in said[3]
     assert "XDG_STATE_HOME" in said[3]
+
+
+def test_a_home_that_nobody_may_write_to(
+    artifact: str, bare: Mapping[str, str], tmp_path: Path
+) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root may be somebody else")
+    tmp_path.chmod(0o755)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    env = {**bare, "HOME": "/", "TMPDIR": str(temporary)}
+    somebody = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+    # Only to read Python, wherever it is installed.
+    somebody += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    command = [*somebody, *WBFS, "prefetch", f"{artifact}:v0/folder/7.txt"]
+    done = run(*command, env=env)
+    assert done.returncode == 0, done.stderr
+    own = temporary / "wbfs-12345"
+    assert own.stat().st_mode & 0o777 == 0o700
+    assert list(own.glob("cache/wbfs/blobs/*/*"))
+    # What somebody else has made there is not believed; systemd's word goes before it.
+    check("rm", "-r", own)
+    own.mkdir(mode=0o777)
+    done = run(*command, env=env)
+    assert done.returncode != 0
+    assert list(own.iterdir()) == []
+    systemds = tmp_path / "systemds"
+    systemds.mkdir()
+    os.chown(systemds, 12345, 12345)
+    done = run(*command, env={**env, "CACHE_DIRECTORY": str(systemds)})
+    assert done.returncode == 0, done.stderr
+    assert list(systemds.glob("wbfs/blobs/*/*"))
 
 
 def test_a_working_directory_that_is_gone(

@@ -45,6 +45,7 @@ def commands() -> None:
 
 commands.add_command(mount)
 commands.add_command(umount)
+commands.add_command(umount, "stop")
 commands.add_command(status)
 commands.add_command(get)
 commands.add_command(prefetch)

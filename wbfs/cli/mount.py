@@ -50,8 +50,11 @@ class _Octal(click.ParamType[int]):
             self.fail(f"{value!r} is not octal, as in 022", param, ctx)
 
 
-@click.command(short_help="Mount artifacts on an empty directory.")
-@click.argument("source_and_mountpoint", nargs=-1, required=True, metavar="[SOURCE] MOUNTPOINT")
+@click.command(
+    short_help="Mount artifacts on an empty directory.",
+    context_settings={"auto_envvar_prefix": "WBFS"},
+)
+@click.argument("source_and_mountpoint", nargs=-1, metavar="[SOURCE] MOUNTPOINT")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in front and log to the terminal.")
 @cache_dir_option("Where what was read is kept; mounts may share it.")
 @cache_size_option
@@ -134,6 +137,21 @@ class _Octal(click.ParamType[int]):
     is_flag=True,
     help="With --allow-other: read file:// references, as the user who mounts.",
 )
+@click.option("--make-dir", is_flag=True, help="Make MOUNTPOINT where it isn't there.")
+@click.option(
+    "--fd-socket",
+    type=AnyPath(),
+    metavar="PATH",
+    help="Instead of a MOUNTPOINT: the socket over which who mounts passes its open /dev/fuse. With"
+    " MOUNTPOINT /dev/fd/N it is open already.",
+)
+@click.option(
+    "--token-file",
+    type=AnyPath(),
+    metavar="FILE",
+    show_default="wandb-api-key in systemd's credentials directory",
+    help="A file with the API key, read again when the server takes it no more.",
+)
 @click.option(
     "--log-file",
     type=AnyPath(),
@@ -176,6 +194,9 @@ def mount(
     allow_other: bool,
     allow_private_references: bool,
     allow_file_references: bool,
+    make_dir: bool,
+    fd_socket: Path | None,
+    token_file: Path | None,
     log_file: Path | None,
     metrics_port: int | None,
     metrics_address: str,
@@ -187,6 +208,9 @@ def mount(
     entity/project/artifact/alias/... It may be the address of an artifact's page, too. Parts left
     out in front of artifact:alias come from your W&B settings. Server and key are found as the
     wandb SDK finds them: WANDB_BASE_URL, WANDB_API_KEY, netrc (wandb login) and settings files.
+
+    All of it can be said by environment variables instead: WBFS_SOURCE, WBFS_MOUNTPOINT, and for
+    each option its name, as in WBFS_CACHE_SIZE for --cache-size.
 
     \b
     Examples:
@@ -202,16 +226,27 @@ def mount(
     from wbfs.daemon.background import run_in_background
     from wbfs.daemon.mount import run_mount
     from wbfs.daemon.mounts.mountpoint import refuse_inside
+    from wbfs.daemon.mounts.passed import descriptor_of, receive, take
     from wbfs.daemon.mounts.table import resolve
+    from wbfs.daemon.supervisor import Supervisor
 
-    if len(source_and_mountpoint) > 2:
-        raise click.UsageError("give one MOUNTPOINT, and at most one SOURCE before it")
-    *sources, mountpoint = source_and_mountpoint
-    path = resolve(AnyPath().convert(mountpoint, None, None))
+    source, mountpoint = _source_and_mountpoint(source_and_mountpoint, fd_socket)
+    if token_file is not None:
+        # Where it is looked for, as all that logs in.
+        os.environ["WBFS_TOKEN_FILE"] = str(token_file)
+    descriptor = receive(fd_socket) if fd_socket else descriptor_of(mountpoint)
+    if descriptor is None:
+        path = resolve(AnyPath().convert(mountpoint, None, None))
+    else:
+        path = Path(f"/dev/fd/{take(descriptor)}")
+        # Whoever has mounted may have let in everybody.
+        allow_other = True
+    # Where the first process goes into the background, its container ends.
+    foreground = foreground or os.getpid() == 1
     if not foreground and log_file is None:
         log_file = default_log_file(str(path))
     settings = MountSettings(
-        source="".join(map(source_of, sources)),
+        source=source_of(source) if source else "",
         path_prefix=path_prefix,
         mountpoint=path,
         cache_dir=cache_dir,
@@ -232,6 +267,8 @@ def mount(
         gid=gid,
         umask=umask,
         allow_other=allow_other,
+        make_dir=make_dir,
+        descriptor=descriptor,
         metrics_port=metrics_port,
         metrics_address=metrics_address,
         run=run,
@@ -240,7 +277,7 @@ def mount(
         refuse_inside(settings.log_file, path, "--log-file")
     start_logging(settings.log_file, debug=debug)
     if foreground:
-        run_mount(settings, lambda: None)
+        run_mount(settings, Supervisor(os.environ))
     else:
         assert settings.log_file is not None
         end_warnings = show_warnings()
@@ -250,7 +287,8 @@ def mount(
                 end_warnings()
                 on_ready()
 
-            run_mount(settings, detach)
+            # What the environment says of a supervisor is about somebody else.
+            run_mount(settings, Supervisor({}, detach))
 
         run_in_background(
             serve,
@@ -258,3 +296,17 @@ def mount(
             log_file=settings.log_file,
             timeout_s=START_QUESTIONS * timeout + START_MARGIN_S,
         )
+
+
+def _source_and_mountpoint(words: tuple[str, ...], fd_socket: Path | None) -> tuple[str, str]:
+    """Return what the words say, and the environment where they don't; empty where nothing does."""
+    if len(words) > (1 if fd_socket else 2):
+        place = "no MOUNTPOINT beside --fd-socket" if fd_socket else "one MOUNTPOINT"
+        raise click.UsageError(f"give {place}, and at most one SOURCE")
+    names = ["SOURCE", *([] if fd_socket else ["MOUNTPOINT"])]
+    said = {name: os.environ.get(f"WBFS_{name}", "") for name in names}
+    # The last word is the last of them.
+    said |= dict(zip(reversed(names), reversed(words), strict=False))
+    if not fd_socket and not said["MOUNTPOINT"]:
+        raise click.UsageError("Missing argument '[SOURCE] MOUNTPOINT'.")
+    return said["SOURCE"], said.get("MOUNTPOINT", "")

@@ -100,6 +100,7 @@ def _read_lock(
 lock_option = click.option(
     "--lock",
     "locks",
+    envvar="WBFS_LOCK",
     type=AnyPath(),
     callback=_read_lock,
     metavar="FILE",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import stat
 from pathlib import Path
 
 import platformdirs
@@ -17,6 +19,7 @@ _PATHS = (
     "XDG_CONFIG_HOME",
     "XDG_STATE_HOME",
     "WBFS_CACHE_DIR",
+    "WBFS_TOKEN_FILE",
     "WANDB_ARTIFACT_DIR",
     "WANDB_CACHE_DIR",
     "WANDB_CONFIG_DIR",
@@ -52,6 +55,8 @@ def settle_paths() -> None:
     has replaced is the home too. Raises UsageError where the working directory is gone.
     """
     os.environ["HOME"] = os.environ.get("HOME") or _home_of_the_user()
+    if os.environ["HOME"] == NO_HOME and not os.access(NO_HOME, os.W_OK):
+        _do_without_home()
     for name in ("HOME", *_PATHS):
         if path := os.environ.get(name):
             os.environ[name] = str(_settled(name, path))
@@ -75,6 +80,31 @@ def _home_of_the_user() -> str:
     except KeyError:
         # No user of the machine's, as in containers.
         return NO_HOME
+
+
+def _do_without_home() -> None:
+    """Have cache and state where systemd says, or else below the directory of temporary files."""
+    for name, systemds, folder in (
+        ("XDG_CACHE_HOME", "CACHE_DIRECTORY", "cache"),
+        ("XDG_STATE_HOME", "STATE_DIRECTORY", "state"),
+    ):
+        place = os.environ.get(systemds, "").partition(":")[0]
+        if not place and (own := _own_temporary()):
+            place = str(own / folder)
+        if place:
+            os.environ[name] = os.environ.get(name) or place
+
+
+def _own_temporary() -> Path | None:
+    """Return a directory of temporary files that is this user's alone, None where there is none."""
+    path = Path(os.environ.get("TMPDIR") or "/tmp", f"wbfs-{os.getuid()}")
+    with contextlib.suppress(OSError):
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+        # Anybody may have made it.
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o22:
+            return path
+    return None
 
 
 def _settled(name: str, text: str) -> Path:

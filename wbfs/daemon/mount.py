@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -21,25 +20,20 @@ from wbfs.daemon.kernel import Kernel
 from wbfs.daemon.lineage.recorder import Recorder, recording
 from wbfs.daemon.locks import pin_locked
 from wbfs.daemon.metrics import Metrics
+from wbfs.daemon.mounts.health import Health, health_of
 from wbfs.daemon.mounts.mountpoint import prepare_mountpoint, refuse_inside
 from wbfs.daemon.mounts.own import OwnMount
 from wbfs.daemon.serving import answer
 from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status
+from wbfs.daemon.supervisor import Supervisor
 from wbfs.fetch.background import Background, in_background
 from wbfs.fetch.offload import Kind
 from wbfs.fs.control import Control, ErrorLog, LeftOut
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
-from wbfs.model.errors import (
-    NO_DESCRIPTOR,
-    MountLost,
-    NoFuse,
-    UsageError,
-    WbfsError,
-    no_descriptor,
-)
+from wbfs.model.errors import NO_DESCRIPTOR, MountLost, NoFuse, WbfsError, no_descriptor
 from wbfs.model.settings import MountSettings
 from wbfs.store.manifests import remove_abandoned_tables
 
@@ -48,8 +42,8 @@ log = logging.getLogger(__name__)
 FUSE_CONF = Path("/etc/fuse.conf")
 
 
-def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
-    """Mount, call `on_ready` when the mount answers, serve until it is taken down.
+def run_mount(settings: MountSettings, supervisor: Supervisor) -> None:
+    """Mount, tell the supervisor when the mount answers, serve until it is taken down.
 
     Ends on the signals that end programs, and on an unmount from outside. Raises MountLost where
     it was aborted, and another WbfsError where there can be no mount; nothing is left behind in
@@ -58,15 +52,17 @@ def run_mount(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     faulthandler.register(signal.SIGUSR1)
     with signals_noted() as noted:
         refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
-        prepare_mountpoint(settings.mountpoint)
-        trio.run(_run, settings, on_ready, noted)
+        if settings.descriptor is None:
+            prepare_mountpoint(settings.mountpoint, make=settings.make_dir)
+        trio.run(_run, settings, supervisor, noted)
 
 
-async def _run(settings: MountSettings, on_ready: Callable[[], None], noted: list[int]) -> None:
+async def _run(settings: MountSettings, supervisor: Supervisor, noted: list[int]) -> None:
     with trio.CancelScope() as everything:
         ending = Ending(everything)
         async with in_background() as background:
             background.spawn(partial(ending.listen, noted), name="listen for signals")
+            background.spawn(partial(supervisor.stopping, ending.told), name="tell of the end")
             kernel = Kernel(background)
             async with open_session(
                 settings,
@@ -74,7 +70,7 @@ async def _run(settings: MountSettings, on_ready: Callable[[], None], noted: lis
                 path_prefix=settings.path_prefix,
                 drop_pages=kernel.drop_pages,
             ) as session:
-                await _mount(background, settings, session, kernel, ending, on_ready)
+                await _mount(background, settings, session, kernel, ending, supervisor)
     # Nobody is to be woken any more. Trio closes what it is woken by before it says so: a signal
     # between the two would leave a traceback.
     signal.set_wakeup_fd(-1)
@@ -86,7 +82,7 @@ async def _mount(
     session: Session,
     kernel: Kernel,
     ending: Ending,
-    on_ready: Callable[[], None],
+    supervisor: Supervisor,
 ) -> None:
     await pin_locked(session, settings.locks)
     source = await session.source(settings.source)
@@ -108,7 +104,7 @@ async def _mount(
         with ExitStack() as stack:
             if settings.metrics_port is not None:
                 stack.enter_context(metrics.served(settings.metrics_address, settings.metrics_port))
-            await _serve(background, settings, operations, session, kernel, ending, on_ready)
+            await _serve(background, settings, operations, session, kernel, ending, supervisor)
 
 
 def _operations(
@@ -155,7 +151,7 @@ async def _serve(
     session: Session,
     kernel: Kernel,
     ending: Ending,
-    on_ready: Callable[[], None],
+    supervisor: Supervisor,
 ) -> None:
     mountpoint = str(settings.mountpoint)
     options = {"default_permissions", "fsname=wbfs", "subtype=wbfs", "ro"}
@@ -169,7 +165,8 @@ async def _serve(
     own = OwnMount(settings, server=session.credentials.base_url)
     try:
         background.spawn(
-            partial(_announce, settings, session, kernel, own, on_ready), name="announce the mount"
+            partial(_announce, settings, operations, session, kernel, own, supervisor),
+            name="announce the mount",
         )
         try:
             await answer(background, operations, kernel, ending.told)
@@ -205,8 +202,11 @@ def _why_not(settings: MountSettings, error: RuntimeError) -> WbfsError:
             " in a container it has to be allowed (--device /dev/fuse)"
         )
     if settings.allow_other and os.getuid() != 0 and not _users_may_allow_other():
-        return UsageError(f"{text} with --allow-other: add user_allow_other to {FUSE_CONF}")
-    return UsageError(f"{text}: {error}")
+        return NoFuse(f"{text} with --allow-other: add user_allow_other to {FUSE_CONF}")
+    return NoFuse(
+        f"{text}: {error}; in a container it takes --cap-add SYS_ADMIN beside --device /dev/fuse,"
+        " or somebody outside who mounts and passes a descriptor (--fd-socket)"
+    )
 
 
 def _users_may_allow_other() -> bool:
@@ -217,25 +217,46 @@ def _users_may_allow_other() -> bool:
     return any(line.strip() == "user_allow_other" for line in lines)
 
 
+async def _watch(settings: MountSettings, supervisor: Supervisor) -> None:
+    """Tell the supervisor, twice as often as it wants to hear it, that the mount answers."""
+    assert supervisor.watchdog_s is not None
+    while True:
+        # Through the kernel, where it is seen; that this runs is all that is known otherwise.
+        if settings.descriptor is not None or Health.SERVES is await trio.to_thread.run_sync(
+            health_of, settings.mountpoint, abandon_on_cancel=True
+        ):
+            supervisor.alive()
+        await trio.sleep(supervisor.watchdog_s / 2)
+
+
 async def _announce(
     settings: MountSettings,
+    operations: Operations,
     session: Session,
     kernel: Kernel,
     own: OwnMount,
-    on_ready: Callable[[], None],
+    supervisor: Supervisor,
 ) -> None:
     """Tell that the mount answers, once it does, and tidy up what others left in the cache."""
     offload = session.offload
-    try:
-        # In a thread, since it is this very loop that answers.
-        await offload.run(Kind.DISK, lambda: os.statvfs(settings.mountpoint))
-    except OSError as error:
-        log.info("%s ended before it answered: %s", settings.mountpoint, error.strerror)
-        return
+    if settings.descriptor is not None:
+        # It may be mounted where this process does not see it.
+        await operations.began.wait()
+    else:
+        try:
+            # In a thread, since it is this very loop that answers.
+            await offload.run(Kind.DISK, lambda: os.statvfs(settings.mountpoint))
+        except OSError as error:
+            log.info("%s ended before it answered: %s", settings.mountpoint, error.strerror)
+            return
     if own.device is not None:
         await kernel.set_up(own.device)
-    log.info("%s is mounted on %s", settings.source or "everything", settings.mountpoint)
-    on_ready()
+    what = f"{settings.source or 'everything'} is mounted on {settings.mountpoint}"
+    log.info("%s", what)
+    supervisor.ready(what)
+    background = session.resources.background
+    if supervisor.watchdog_s is not None:
+        background.spawn(partial(_watch, settings, supervisor), name="tell that it answers")
     removed = await offload.run(Kind.DISK, session.partial.remove_abandoned)
     if removed:
         log.info("removed %d abandoned downloads from the cache", removed)

@@ -146,6 +146,8 @@ class Operations(pyfuse3.Operations):
         self._fetcher = fetcher
         self._control = control
         self._left_out = left_out
+        # Set once the kernel has said that it will ask.
+        self.began = trio.Event()
         self._running = 0
         self._refuses = False
         self._idle = trio.Event()
@@ -172,6 +174,10 @@ class Operations(pyfuse3.Operations):
             self._logged.clear()
         self._logged[key] = now
         log.error("%s: %s: %s", operation, name, error)
+
+    def init(self) -> None:
+        """Note that the kernel is there."""
+        self.began.set()
 
     async def refuse(self) -> None:
         """Fail every request from now on, and return when those under way have ended."""

@@ -57,7 +57,8 @@ class MountSettings(SessionSettings):
     Of each version those entries are shown whose path starts with `path_prefix`. `umask` is taken
     from 0444 and 0555. An alias that is one of `locks` is the version that it is locked to. Metrics
     are told at `metrics_port`, if any. `run` is the run that has what is read as its input,
-    `AUTO_RUN` for each reader's own, or empty for none.
+    `AUTO_RUN` for each reader's own, or empty for none. The mountpoint is made where `make_dir`
+    says so; with a `descriptor` it is a name only, and somebody else has mounted.
     """
 
     source: str
@@ -72,3 +73,5 @@ class MountSettings(SessionSettings):
     umask: int = 0
     allow_other: bool = False
     run: str = ""
+    make_dir: bool = False
+    descriptor: int | None = None

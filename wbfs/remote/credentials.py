@@ -1,7 +1,8 @@
 """Server, key and defaults, found as the wandb SDK finds them: environment, netrc, settings files.
 
 The W&B protocol's order for the key: `WANDB_API_KEY` or `WANDB_IDENTITY_TOKEN_FILE`, then netrc by
-host and port, then the settings files where their server is the one in use.
+host and port, then the settings files where their server is the one in use. A file that holds
+nothing but the key, `WBFS_TOKEN_FILE` or what systemd has in its credentials directory, is ours.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
 _KEY = re.compile(r"[\w-]{40,}")
 _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_SYSTEMD_CREDENTIAL = "wandb-api-key"
 _HOW_TO_LOG_IN = "run `wandb login`, or set WANDB_API_KEY"
 
 
@@ -99,18 +101,27 @@ def load_credentials(
     if "@" in urlsplit(named_url).netloc:
         log.warning("user and password in %s are left out: W&B takes an API key only", named_by)
     token_file = files.path_of("WANDB_IDENTITY_TOKEN_FILE")
-    if token_file and environ.get("WANDB_API_KEY"):
+    key_file = files.path_of("WBFS_TOKEN_FILE")
+    ways = {
+        "WANDB_API_KEY": environ.get("WANDB_API_KEY"),
+        "WANDB_IDENTITY_TOKEN_FILE": token_file,
+        "WBFS_TOKEN_FILE": key_file,
+    }
+    if len(named := [name for name, value in ways.items() if value]) > 1:
         raise AccessDenied(
-            "both WANDB_API_KEY and WANDB_IDENTITY_TOKEN_FILE are set: unset the one that is not"
-            " meant"
+            f"both {named[0]} and {named[1]} are set: unset the one that is not meant"
         )
+    if not named:
+        key_file = _systemd_credential(files)
 
     def read_key() -> Secret:
+        if key_file is not None:
+            return _checked(_secret_in(key_file, "API key"), f"in {key_file}")
         return _find_key(environ, base_url, files, files.settings())
 
     if not token_file:
         try:
-            _find_key(environ, base_url, files, settings)
+            read_key()
         except NoKey:
             if key_is_needed:
                 raise
@@ -194,13 +205,25 @@ def _find_key(
         key = in_file if settings_url == base_url else ""
     if not key:
         raise NoKey(f"no W&B API key for {host} was found: {_HOW_TO_LOG_IN}")
+    return _checked(key, f"for {host}")
+
+
+def _systemd_credential(files: UserFiles) -> Path | None:
+    """Return the file in which systemd gives a service its key, where it does."""
+    folder = files.path_of("CREDENTIALS_DIRECTORY")
+    path = folder / _SYSTEMD_CREDENTIAL if folder else None
+    return path if path is not None and path.exists() else None
+
+
+def _checked(key: str, where: str) -> Secret:
+    """Return a key that may be one, and was found there. Raises AccessDenied."""
     key = key.strip()
     # On-premises keys have a prefix before the first hyphen.
     if not _JWT.fullmatch(key) and not any(
         _KEY.fullmatch(part) for part in (key, key.partition("-")[2])
     ):
         raise AccessDenied(
-            f"the W&B API key for {host} is not one: it has {len(key)} characters and needs 40 or"
+            f"the W&B API key {where} is not one: it has {len(key)} characters and needs 40 or"
             f" more letters, digits, '_' and '-'; {_HOW_TO_LOG_IN}"
         )
     return Secret(key)
@@ -220,13 +243,18 @@ def app_hosts(base_url: str) -> list[str]:
 
 def read_identity_token(path: Path) -> str:
     """Return a federated identity's token as it is now. Raises AccessDenied."""
+    return _secret_in(path, "identity token")
+
+
+def _secret_in(path: Path, what: str) -> str:
+    """Return the secret that a file holds now. Raises AccessDenied."""
     try:
         refuse_to_wait(path)
         return path.read_text().strip()
     except OSError as error:
-        raise AccessDenied(f"can't read the identity token {path}: {error.strerror}") from error
+        raise AccessDenied(f"can't read the {what} {path}: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise AccessDenied(f"{path} holds no identity token: it is no text") from None
+        raise AccessDenied(f"{path} holds no {what}: it is no text") from None
 
 
 def _identity(token: str) -> list[str]:

@@ -7,6 +7,7 @@ asking      the program that asks it
 survey      all mounts, and how each is: `wbfs status`
 connection  the kernel's end of a mount: its settings, and its abortion
 mountpoint  what may be mounted on, and unmounting
+passed      a mount that somebody else makes, and passes the descriptor of
 own         the daemon's own mount
 paths       what a path below a mount is
 taking_down `wbfs umount`

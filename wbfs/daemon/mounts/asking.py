@@ -12,27 +12,32 @@ import sys
 
 def main(path: str, what: str, owner: str) -> None:
     """Print what the mount says; `owner` is "uid:gid" of who alone may ask it, or empty."""
+    answer: dict[str, object] = {"errno": 0}
+    try:
+        # On the way to it the owner may be let in no more than others.
+        place = os.open(path, os.O_PATH)
+    except OSError as error:
+        return json.dump(answer | {"errno": error.errno}, sys.stdout)
     if owner:
         uid, gid = map(int, owner.split(":"))
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-    answer: dict[str, object] = {"errno": 0}
     try:
         # Not stat, which the kernel answers from memory.
-        os.statvfs(path)
-        found = os.stat(path)
+        os.fstatvfs(place)
+        found = os.fstat(place)
         answer["device"] = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
         if what == "status":
-            answer["status"] = _text(os.path.join(path, ".wbfs", "status.json"))
+            answer["status"] = _text(place, ".wbfs/status.json")
     except OSError as error:
         answer["errno"] = error.errno
-    json.dump(answer, sys.stdout)
+    return json.dump(answer, sys.stdout)
 
 
-def _text(path: str) -> str | None:
+def _text(place: int, path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(os.open(path, os.O_RDONLY, dir_fd=place), encoding="utf-8") as file:
             return file.read()
     except (FileNotFoundError, PermissionError):
         # It is its owner's only, and what merely looks like wbfs has none.

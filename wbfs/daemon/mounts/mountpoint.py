@@ -14,10 +14,11 @@ from wbfs.model.errors import NoFuse, NotNow, UsageError
 COMMAND_TIMEOUT_S = 10.0
 
 
-def prepare_mountpoint(path: Path) -> None:
+def prepare_mountpoint(path: Path, *, make: bool) -> None:
     """Check that wbfs can mount at `path`; take down a dead mount of ours that is in the way.
 
-    Raises UsageError, and NoFuse where nothing can be mounted.
+    It is made where it isn't there and `make` says so. Raises UsageError, and NoFuse where nothing
+    can be mounted.
     """
     if shutil.which("fusermount3") is None:
         raise NoFuse("fusermount3 is missing: install it (Debian, Ubuntu: apt install fuse3)")
@@ -41,13 +42,17 @@ def prepare_mountpoint(path: Path) -> None:
             )
         unmount(path, lazy=True)
     try:
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
         entries = os.listdir(path)
     except FileNotFoundError:
-        raise UsageError(f"{path} does not exist: make it first (mkdir -p {path})") from None
-    except NotADirectoryError:
+        raise UsageError(
+            f"{path} does not exist: make it first (mkdir -p {path}), or add --make-dir"
+        ) from None
+    except (NotADirectoryError, FileExistsError):
         raise UsageError(f"{path} is not a directory: choose a directory to mount on") from None
     except OSError as error:
-        raise UsageError(f"can't look into {path}: {error.strerror}") from None
+        raise UsageError(f"can't mount on {path}: {error.strerror}") from None
     if entries:
         raise UsageError(
             f"{path} is not empty, and a mount would hide what is in it: choose an empty directory"

@@ -6,8 +6,9 @@ import logging
 import os
 
 from wbfs.daemon.mounts.mountpoint import unmount
+from wbfs.daemon.mounts.passed import device_of
 from wbfs.daemon.mounts.records import Record, Records, pid_namespace, start_of
-from wbfs.daemon.mounts.table import Mount, mount_at, mounts_at
+from wbfs.daemon.mounts.table import Mount, mount_at, mounts, mounts_at
 from wbfs.model.errors import UsageError
 from wbfs.model.settings import MountSettings
 
@@ -20,32 +21,41 @@ class OwnMount:
     def __init__(self, settings: MountSettings, *, server: str) -> None:
         """Find it, which has just been mounted, and write its record."""
         self._path = settings.mountpoint
+        self._is_anothers = settings.descriptor is not None
         self._records = Records()
-        mount = mount_at(self._path)
-        # None where somebody was quick to unmount it.
-        self._record = _record(settings, server, mount) if mount and mount.is_ours else None
+        if settings.descriptor is not None:
+            device = device_of(settings.descriptor)
+        else:
+            mount = mount_at(self._path)
+            # None where somebody was quick to unmount it.
+            device = mount.device if mount and mount.is_ours else None
+        self._record = _record(settings, server, device) if device else None
         if self._record is not None:
             self._records.write(self._record)
 
     @property
     def device(self) -> str | None:
-        """Its number; None where it was gone at once."""
+        """Its number; None where it was gone at once, or the kernel doesn't tell."""
         return self._record.device if self._record else None
 
     @property
     def is_there(self) -> bool:
         """Whether it is mounted still. Elsewhere its number may be another's, once it is gone."""
-        return any(self._is_own(mount) for mount in mounts_at(self._path))
+        where = mounts() if self._is_anothers else mounts_at(self._path)
+        return any(self._is_own(mount) for mount in where)
 
     def _is_own(self, mount: Mount) -> bool:
         """Whether a mount is this one; its number may have been given out again meanwhile."""
-        if self._record is None or mount.device != self._record.device or not mount.is_ours:
+        if self._record is None or mount.device != self._record.device:
+            return False
+        # Who mounts for others has other names for it.
+        if not (mount.is_ours or self._is_anothers):
             return False
         return self._records.find(mount.device) in (None, self._record)
 
     def take_down(self) -> None:
         """Unmount it where it was mounted, though programs use it, and never another's mount."""
-        if not self.is_there:
+        if self._is_anothers or not self.is_there:
             return
         mount = mount_at(self._path)
         if mount is None or not self._is_own(mount):
@@ -62,14 +72,14 @@ class OwnMount:
             self._records.remove(self._record)
 
 
-def _record(settings: MountSettings, server: str, mount: Mount) -> Record:
+def _record(settings: MountSettings, server: str, device: str) -> Record:
     started = start_of(os.getpid())
     assert started is not None
     return Record(
         pid=os.getpid(),
         started=started,
         pids=pid_namespace(),
-        device=mount.device,
+        device=device,
         mountpoint=str(settings.mountpoint),
         source=settings.source,
         path_prefix=settings.path_prefix,

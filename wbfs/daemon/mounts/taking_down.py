@@ -12,12 +12,14 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from wbfs.daemon.mounts.connection import abort
-from wbfs.daemon.mounts.health import Health, has_ended, health_of
+from wbfs.daemon.mounts.health import LOOK_TIMEOUT_S, Health, has_ended, health_of
 from wbfs.daemon.mounts.mountpoint import InUse, unmount
 from wbfs.daemon.mounts.records import Record, Records
+from wbfs.daemon.mounts.survey import Survey
 from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at, who_sees
 from wbfs.model.errors import NotNow, UsageError
 
@@ -37,15 +39,32 @@ ABORT_TIMEOUT_S = 5.0
 """Seconds that it has once its connection was aborted, or it was told to, before it is killed."""
 
 
+class NotMounted(UsageError):
+    """There is no mount of wbfs at that place."""
+
+
+def find_mounts(paths: Sequence[Path] | None, *, only_dead: bool) -> list[Path]:
+    """Return where mounts are that may be taken down: at these paths, or all of them."""
+    survey = Survey(paths)
+    try:
+        seen = survey.look(LOOK_TIMEOUT_S if only_dead else 0)
+    finally:
+        survey.close()
+    wanted = {Health.DEAD} if only_dead else {*Health} - {Health.NOT_MOUNTED}
+    return [one.path for one in seen if one.health in wanted]
+
+
 def take_down(path: Path, *, lazy: bool, force: bool) -> None:
-    """Take our mount at `path` down and wait until its daemon has ended. Raises UsageError.
+    """Take our mount at `path` down and wait until its daemon has ended.
+
+    Raises NotMounted, UsageError.
 
     With `lazy` programs go on with what they have open, and the daemon until the last has left;
     with `force` whatever they wait for fails, and the daemon is killed where it doesn't end.
     """
     mount = mount_at(path)
     if mount is None or not mount.is_ours:
-        raise UsageError(f"wbfs is not mounted at {path}: see findmnt -t {FILESYSTEM_TYPE}")
+        raise NotMounted(f"wbfs is not mounted at {path}: see findmnt -t {FILESYSTEM_TYPE}")
     records = Records()
     record = None if mount.is_another_users else records.find(mount.device)
     process = record.open_process() if record else None

@@ -1,0 +1,172 @@
+"""A daemon that may not mount serves a mount that somebody else makes and passes to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import passing
+import pytest
+from daemons import END_TIMEOUT_S
+from mounts import WBFS, run, wait_until
+from stand_in import StandIn
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount for others")
+
+USER = 12345
+UNPRIVILEGED = [
+    *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"),
+    # Only to read Python, wherever it is installed.
+    *("--bounding-set=-all,+dac_read_search", "--inh-caps=-all,+dac_read_search"),
+    "--ambient-caps=+dac_read_search",
+]
+LOG = """
+import wandb
+with wandb.init(project="passed") as run:
+    artifact = wandb.Artifact("data", type="dataset")
+    with artifact.new_file("a.txt") as file:
+        file.write("content")
+    run.log_artifact(artifact).wait()
+    print(run.entity)
+"""
+
+
+@pytest.fixture(scope="module")
+def artifact(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the name of what the SDK logged."""
+    return f"{stand_in.run_sdk(LOG, tmp_path_factory.mktemp('home'))}/passed/data:v0"
+
+
+Serve = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def serve(stand_in: StandIn, tmp_path: Path) -> Iterator[Serve]:
+    """Return what starts a daemon in front: serve(*words, fds=(), before=())."""
+    running: list[subprocess.Popen[str]] = []
+    tmp_path.chmod(0o755)
+    (tmp_path / "home").mkdir()
+    os.chown(tmp_path / "home", USER, USER)
+
+    def start(
+        *words: str | Path, fds: Sequence[int] = (), before: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
+        command = [*before, *WBFS, "mount", "-f", "--cache-dir", tmp_path / "home/cache", *words]
+        with (tmp_path / "log").open("wb") as log:
+            running.append(
+                subprocess.Popen(
+                    [str(word) for word in command],
+                    env=env_of(stand_in, tmp_path),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=fds,
+                    text=True,
+                )
+            )
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait(END_TIMEOUT_S)
+    print((tmp_path / "log").read_text())
+
+
+def env_of(stand_in: StandIn, tmp_path: Path) -> dict[str, str]:
+    return stand_in.env(tmp_path / "home")
+
+
+def said(tmp_path: Path) -> str:
+    return (tmp_path / "log").read_text()
+
+
+def wait_for(process: subprocess.Popen[str], tmp_path: Path) -> None:
+    wait_until(
+        lambda: "is mounted on" in said(tmp_path) or process.poll() is not None,
+        timeout_s=END_TIMEOUT_S,
+        what="it serves",
+    )
+    assert process.poll() is None, said(tmp_path)
+
+
+def test_a_descriptor_without_any_privilege(
+    stand_in: StandIn, artifact: str, serve: Serve, tmp_path: Path
+) -> None:
+    before = {line: line.read_text() for line in Path("/sys/class/bdi").glob("*/read_ahead_kb")}
+    with passing.mounted(tmp_path / "mount", user=USER) as descriptor:
+        process = serve(artifact, f"/dev/fd/{descriptor}", fds=[descriptor], before=UNPRIVILEGED)
+        os.close(descriptor)
+        wait_for(process, tmp_path)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        assert f"Uid:\t{USER}\t" in status
+        assert (tmp_path / "mount/a.txt").read_text() == "content"
+        # Its number is known, and nothing else's settings were touched.
+        device = f"0:{os.minor((tmp_path / 'mount').stat().st_dev)}"
+        done = run(*WBFS, "status", "--json", tmp_path / "mount", env=env_of(stand_in, tmp_path))
+        assert done.returncode == 0, done.stdout
+        [found] = json.loads(done.stdout)
+        # Only its own user may ask it, whom root is to that end.
+        assert found["status"]["device"] == device
+        assert found["pid"] == process.pid
+        for setting, value in before.items():
+            assert not setting.exists() or setting.read_text() == value
+        # What programs that it starts would have of it would outlive it.
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(END_TIMEOUT_S) == 0
+        assert "Transport endpoint" in run("ls", tmp_path / "mount").stderr
+        done = run(*WBFS, "status", tmp_path / "mount", env=env_of(stand_in, tmp_path))
+        assert done.returncode in (3, 4)
+
+
+def test_a_socket_that_is_made_later(
+    stand_in: StandIn, artifact: str, serve: Serve, tmp_path: Path
+) -> None:
+    process = serve("--fd-socket", tmp_path / "socket", artifact)
+    with (
+        passing.mounted(tmp_path / "mount", kind="fuse.driver") as descriptor,
+        passing.listening(tmp_path / "socket") as listener,
+    ):
+        passing.give(listener, descriptor)
+        os.close(descriptor)
+        wait_for(process, tmp_path)
+        assert (tmp_path / "mount/a.txt").read_text() == "content"
+        env = env_of(stand_in, tmp_path)
+        done = run(*WBFS, "status", "--wait", "5", tmp_path / "mount", env=env)
+        assert done.returncode == 0, done.stdout
+        assert f"process {process.pid}" in done.stdout
+        # It ends as it does with a mount of its own: unmounted by whoever has mounted it.
+        run("umount", tmp_path / "mount")
+        assert process.wait(END_TIMEOUT_S) == 0, said(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["closed", "another file", "nothing passed", "another passed"])
+def test_what_is_no_descriptor_of_fuse(serve: Serve, tmp_path: Path, what: str) -> None:
+    code, words = 2, "is not /dev/fuse: whoever starts wbfs has to pass"
+    with open(os.devnull) as null, passing.listening(tmp_path / "socket") as listener:
+        match what:
+            case "closed":
+                words = "is no open file (Bad file descriptor)"
+                process = serve("/dev/fd/77")
+            case "another file":
+                process = serve(f"/dev/fd/{null.fileno()}", fds=[null.fileno()])
+            case "nothing passed":
+                code, words = 1, "has passed no descriptor"
+                process = serve("--fd-socket", tmp_path / "socket")
+                passing.give(listener)
+            case _:
+                process = serve("--fd-socket", tmp_path / "socket")
+                passing.give(listener, null.fileno())
+        assert process.wait(END_TIMEOUT_S) == code, said(tmp_path)
+    [line] = said(tmp_path).splitlines()
+    assert words in line
+
+
+def test_a_mountpoint_beside_a_socket(serve: Serve, tmp_path: Path) -> None:
+    process = serve("--fd-socket", tmp_path / "socket", "a/b", tmp_path / "mount")
+    assert process.wait(END_TIMEOUT_S) == 2
+    assert "no MOUNTPOINT beside --fd-socket" in said(tmp_path)
