@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from wbfs.daemon import mount
+from wbfs.daemon.mounts import mountpoint
 from wbfs.model.errors import NoDescriptor, NoFuse, RemoteTimeout, UsageError, while_doing
 from wbfs.model.settings import MountSettings
 
@@ -71,7 +72,7 @@ def test_whether_users_may_allow_others(
     conf: str | None,
     is_that: bool,
 ) -> None:
-    monkeypatch.setattr(mount, "FUSE_CONF", tmp_path / "fuse.conf")
+    monkeypatch.setattr(mountpoint, "FUSE_CONF", tmp_path / "fuse.conf")
     if conf is not None:
         (tmp_path / "fuse.conf").write_text(conf)
     monkeypatch.setattr(os, "open", lambda path, flags: os.dup(0))

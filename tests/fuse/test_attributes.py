@@ -191,7 +191,12 @@ def test_df_works(mounter: Mounter) -> None:
 def test_control_folder(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
     mount = mounter()
     assert ".wbfs" not in os.listdir(mount.path)
-    assert sorted(os.listdir(mount.path / ".wbfs")) == ["errors.jsonl", "metrics", "status.json"]
+    assert sorted(os.listdir(mount.path / ".wbfs")) == [
+        "errors.jsonl",
+        "fetches.jsonl",
+        "metrics",
+        "status.json",
+    ]
     assert not (mount.path / "no-such-entity-at-all").exists()
     version = mount.path / corpus[0].path / corpus[0].version
     file = max(

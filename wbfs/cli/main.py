@@ -12,6 +12,7 @@ from wbfs import __version__
 from wbfs.cli.cache import cache
 from wbfs.cli.deploy import deploy
 from wbfs.cli.devserver import devserver
+from wbfs.cli.doctor import doctor
 from wbfs.cli.echo import echo
 from wbfs.cli.get import get
 from wbfs.cli.help import help_
@@ -23,6 +24,7 @@ from wbfs.cli.prefetch import prefetch
 from wbfs.cli.status import status
 from wbfs.cli.umount import umount
 from wbfs.cli.use import use
+from wbfs.cli.why import why
 from wbfs.daemon.exit_codes import exit_code_of
 from wbfs.model.errors import WbfsError
 
@@ -47,6 +49,8 @@ commands.add_command(mount)
 commands.add_command(umount)
 commands.add_command(umount, "stop")
 commands.add_command(status)
+commands.add_command(why)
+commands.add_command(doctor)
 commands.add_command(get)
 commands.add_command(prefetch)
 commands.add_command(lock)

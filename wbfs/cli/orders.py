@@ -127,6 +127,11 @@ def look_at_all(paths: Sequence[str]) -> Places:
         path = os.path.expanduser(source_of(text))
         found = look_at(path)
         if found is not None:
+            if found.cache.offline:
+                raise UsageError(
+                    f"{path} is mounted with --offline, and nothing can be fetched for it: mount it"
+                    " without"
+                )
             caches.add(found.cache)
         elif os.path.lexists(path):
             raise UsageError(f"{path} is not below a mount of wbfs: see findmnt -t fuse.wbfs")

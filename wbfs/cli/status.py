@@ -41,6 +41,7 @@ SERVER_LOST = 6
 )
 @click.option("--strict", is_flag=True, help="Exit with 6 where one serves without its server.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list with one object a mount.")
+@click.option("--watch", "live", is_flag=True, help="Show it anew each second, until Ctrl-C.")
 @click.pass_context
 def status(
     context: click.Context,
@@ -49,6 +50,7 @@ def status(
     timeout_s: float,
     strict: bool,
     as_json: bool,
+    live: bool,
 ) -> None:
     """Show how the mounts at these paths are, or all of them; it never hangs, whatever they do.
 
@@ -59,14 +61,19 @@ def status(
     Examples:
       wbfs status
       wbfs status --wait 60 /data/bikes
+      wbfs status --watch
       wbfs status --json | jq '.[].status.cache'
     """
     from wbfs.cli.status_words import lines
+    from wbfs.cli.watch import watch
     from wbfs.daemon.mounts.survey import Survey
     from wbfs.daemon.mounts.table import resolve
 
     survey = Survey([resolve(path) for path in paths] or None)
     try:
+        if live:
+            watch(survey, timeout_s)
+            return
         seen = _look(survey, wait_s, timeout_s)
     finally:
         survey.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pwd
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from wbfs.cli.sizes import show_size
@@ -16,6 +17,11 @@ from wbfs.daemon.mounts.health import Health
 from wbfs.daemon.mounts.survey import Seen
 
 Status = dict[str, Any]
+
+SHOWN = 5
+"""Of what there may be many: so many are shown, and all are in the JSON."""
+WAITS_S = 0.1
+"""Seconds after which a program that has no answer yet is said to wait."""
 _LINEAGE_COUNTS = ("recorded", "pending", "failed", "dropped")
 
 
@@ -51,9 +57,13 @@ def _rows(seen: Seen) -> Iterator[tuple[str, str]]:
     if not status:
         return
     yield from _cache(status)
+    yield from _aliases(status)
     yield from _reads(status)
+    yield from _waiting(status)
+    yield from _fetching(status)
     yield from _prefetches(status)
     yield from _lineage(status)
+    yield from _errors(status)
     if seen.waiting:
         yield "kernel", f"{seen.waiting} requests wait for an answer"
 
@@ -102,11 +112,68 @@ def _cache(status: Status) -> Iterator[tuple[str, str]]:
 
 def _reads(status: Status) -> Iterator[tuple[str, str]]:
     fetched = status.get("fetched", {})
-    text = f"{show_size(fetched.get('served_bytes', 0))} read"
+    served, in_memory = fetched.get("served_bytes", 0), fetched.get("from_memory_bytes", 0)
+    text = f"{show_size(served)} read ({show_share(in_memory, served)} of it from memory)"
     text += f", {show_size(fetched.get('fetched_bytes', 0))} fetched"
     if fetched.get("failed_fetches"):
         text += f"; {fetched['failed_fetches']} fetches failed"
     yield "bytes", text
+    here, opened = fetched.get("opened_here", 0), fetched.get("opened_files", 0)
+    text = (
+        f"{opened} opened ({show_share(here, opened)} were here), {status.get('open_files')} open"
+    )
+    if fetched.get("waited_reads"):
+        waited = show_duration(fetched.get("waited_s", 0.0))
+        text += f"; {fetched['waited_reads']} reads waited, {waited} in all"
+    yield "files", text
+
+
+def _aliases(status: Status) -> Iterator[tuple[str, str]]:
+    for number, (alias, version) in enumerate(status.get("aliases", {}).items()):
+        if number == SHOWN:
+            yield "", "..."
+            return
+        yield "" if number else "aliases", f"{alias} is {version}"
+
+
+def _waiting(status: Status) -> Iterator[tuple[str, str]]:
+    # What asks for the status is a request, too.
+    longest = status.get("waiting", {}).get("longest", ())
+    longest = [one for one in longest if one.get("seconds", 0) >= WAITS_S]
+    for number, one in enumerate(longest[:SHOWN]):
+        what = f"{one.get('operation')} {one.get('path') or ''}".strip()
+        text = f"{what} for {show_duration(one.get('seconds', 0.0))}, {_who(one.get('pid'))}"
+        yield "" if number else "waiting", text
+
+
+def _who(pid: int | None) -> str:
+    if not pid:
+        return "by a process that can't be told"
+    try:
+        return f"by {Path(f'/proc/{pid}/comm').read_text().strip()} (process {pid})"
+    except OSError:
+        return f"by process {pid}"
+
+
+def _fetching(status: Status) -> Iterator[tuple[str, str]]:
+    for number, one in enumerate(status.get("fetching", ())[:SHOWN]):
+        seconds, brought = one.get("seconds", 0.0), one.get("bytes", 0)
+        text = f"{one.get('path')}, for {one.get('why')}: {show_size(brought)}"
+        if one.get("size"):
+            text += f" of {show_size(one['size'])}"
+        rate = show_size(int(brought / max(seconds, 0.001)))
+        yield "" if number else "fetching", f"{text} in {show_duration(seconds)}, {rate}/s"
+
+
+def _errors(status: Status) -> Iterator[tuple[str, str]]:
+    for number, error in enumerate(status.get("last_errors", ())):
+        text = f"{error.get('time')} {error.get('errno')}: {error.get('cause')}"
+        yield "" if number else "errors", text
+
+
+def show_share(part: float, whole: float) -> str:
+    """Return which share of a whole a part is, for people to read."""
+    return f"{part / whole:.0%}" if whole else "none"
 
 
 def _prefetches(status: Status) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,6 @@ from collections import Counter
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import pyfuse3
 import trio
@@ -21,7 +20,12 @@ from wbfs.daemon.lineage.recorder import Recorder, recording
 from wbfs.daemon.locks import pin_locked
 from wbfs.daemon.metrics import Metrics
 from wbfs.daemon.mounts.health import Health, health_of
-from wbfs.daemon.mounts.mountpoint import prepare_mountpoint, refuse_inside
+from wbfs.daemon.mounts.mountpoint import (
+    FUSE_CONF,
+    prepare_mountpoint,
+    refuse_inside,
+    users_may_allow_other,
+)
 from wbfs.daemon.mounts.own import OwnMount
 from wbfs.daemon.serving import answer
 from wbfs.daemon.session import Session, open_session
@@ -33,13 +37,12 @@ from wbfs.fs.control import Control, ErrorLog, LeftOut
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
+from wbfs.fs.under_way import UnderWay
 from wbfs.model.errors import NO_DESCRIPTOR, MountLost, NoFuse, WbfsError, no_descriptor
 from wbfs.model.settings import MountSettings
 from wbfs.store.manifests import remove_abandoned_tables
 
 log = logging.getLogger(__name__)
-
-FUSE_CONF = Path("/etc/fuse.conf")
 
 
 def run_mount(settings: MountSettings, supervisor: Supervisor) -> None:
@@ -117,6 +120,7 @@ def _operations(
     recorder: Recorder,
 ) -> Operations:
     errors = ErrorLog()
+    under_way = UnderWay()
     left_out = LeftOut()
     status = Status(
         settings=settings,
@@ -125,10 +129,17 @@ def _operations(
         recorder=recorder,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         requests=requests,
+        under_way=under_way,
         left_out=left_out,
+        errors=errors,
     )
     control = Control(
-        {"status.json": status.render, "metrics": metrics.render, "errors.jsonl": errors.render}
+        {
+            "status.json": status.render,
+            "metrics": metrics.render,
+            "errors.jsonl": errors.render,
+            "fetches.jsonl": status.render_fetches,
+        }
     )
     return Operations(
         tree=tree,
@@ -137,6 +148,7 @@ def _operations(
         left_out=left_out,
         errors=errors,
         requests=requests,
+        under_way=under_way,
         background=session.resources.background,
         ownership=Ownership(uid=settings.uid, gid=settings.gid, umask=settings.umask),
         cache_dir=settings.cache_dir,
@@ -201,20 +213,12 @@ def _why_not(settings: MountSettings, error: RuntimeError) -> WbfsError:
             f"{text}: /dev/fuse can't be opened ({denied.strerror}); its mode should be 0666, and"
             " in a container it has to be allowed (--device /dev/fuse)"
         )
-    if settings.allow_other and os.getuid() != 0 and not _users_may_allow_other():
+    if settings.allow_other and os.getuid() != 0 and not users_may_allow_other():
         return NoFuse(f"{text} with --allow-other: add user_allow_other to {FUSE_CONF}")
     return NoFuse(
         f"{text}: {error}; in a container it takes --cap-add SYS_ADMIN beside --device /dev/fuse,"
         " or somebody outside who mounts and passes a descriptor (--fd-socket)"
     )
-
-
-def _users_may_allow_other() -> bool:
-    try:
-        lines = FUSE_CONF.read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    return any(line.strip() == "user_allow_other" for line in lines)
 
 
 async def _watch(settings: MountSettings, supervisor: Supervisor) -> None:

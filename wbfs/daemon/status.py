@@ -12,7 +12,8 @@ from wbfs import __version__
 from wbfs.daemon.kernel import Kernel
 from wbfs.daemon.lineage.recorder import Recorder
 from wbfs.daemon.session import Session
-from wbfs.fs.control import CONTROL_NAME, WHY_LEFT_OUT, LeftOut
+from wbfs.fs.control import CONTROL_NAME, WHY_LEFT_OUT, ErrorLog, LeftOut
+from wbfs.fs.under_way import UnderWay
 from wbfs.model.settings import MountSettings
 
 
@@ -26,7 +27,9 @@ class Status:
     recorder: Recorder
     started_at: str
     requests: Mapping[str, int]
+    under_way: UnderWay
     left_out: LeftOut
+    errors: ErrorLog
 
     def render(self) -> bytes:
         """Return the status as JSON. It holds no key and no signed URL."""
@@ -62,14 +65,24 @@ class Status:
                 "max_background": self.kernel.max_background,
             },
             "requests": dict(self.requests),
+            "open_files": self.under_way.open_files,
+            "waiting": {"requests": len(self.under_way), "longest": self.under_way.report()},
+            "aliases": session.names.aliases(),
+            "last_errors": self.errors.last(),
             "defects": session.resources.background.defects,
             "fetched": asdict(session.fetcher.counters) | {"in_progress": session.fetcher.fetching},
+            "fetching": session.fetcher.journal.under_way(),
             "lineage": self.recorder.report(),
             "prefetch": session.fetcher.loaders.report(),
             "busy_threads": session.offload.busy(),
             "left_out": self._left_out(),
         }
         return json.dumps(status, indent=2).encode() + b"\n"
+
+    def render_fetches(self) -> bytes:
+        """Return how the last fetches of files went, one a line."""
+        last = self.session.fetcher.journal.last()
+        return "".join(json.dumps(fetch) + "\n" for fetch in last).encode()
 
     def _left_out(self) -> dict[str, dict[str, Any]]:
         """Return how many entries of what aren't shown, and some of them with reasons."""

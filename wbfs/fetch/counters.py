@@ -14,13 +14,18 @@ class Counters:
 
     Of all `reads` those that were not answered at once waited, for `waited_s` seconds in all.
     What was prefetched is among what was fetched. It counts as used once it is opened, and as
-    wasted once it is removed from the cache before that.
+    wasted once it is removed from the cache before that. What was served came `from_memory` where
+    the kernel had the cache's file there, or else from the disk. `opened_here` are files that were
+    in the cache when they were opened.
     """
 
     fetched_bytes: int = 0
     fetched_files: int = 0
     failed_fetches: int = 0
     served_bytes: int = 0
+    from_memory_bytes: int = 0
+    opened_files: int = 0
+    opened_here: int = 0
     reads: int = 0
     waited_reads: int = 0
     waited_s: float = 0.0

@@ -17,6 +17,7 @@ from wbfs.fetch.ahead.listed import ListedFolders
 from wbfs.fetch.ahead.loaders import Loaders, Was
 from wbfs.fetch.ahead.queue import Prefetch
 from wbfs.fetch.flights import Flights
+from wbfs.fetch.journal import Journal
 from wbfs.fetch.large.files import LargeFiles, OpenLargeFile
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
@@ -75,6 +76,11 @@ class Fetcher:
         self.listed = ListedFolders(resources, self.prefetch, path_prefix=path_prefix)
         self.large = LargeFiles(resources, verify_always=verify_always, drop_pages=drop_pages)
         self.counters = resources.counters
+
+    @property
+    def journal(self) -> Journal:
+        """What is being fetched, and how the last fetches went."""
+        return self._resources.journal
 
     @property
     def fetching(self) -> int:
@@ -147,6 +153,8 @@ class Fetcher:
         """
         self.refuse(file.entry)
         sealed = self._resources.blobs.open(file.entry.blob)
+        self.counters.opened_files += 1
+        self.counters.opened_here += sealed is not None
         return Reader(self, version, file, inode, sealed, is_learnt=is_learnt)
 
     def close(self) -> None:
@@ -264,6 +272,11 @@ class Reader:
         # The store's file, which the disk couldn't read: once a handle.
         self._was_dropped = False
         self._failure: _Failure | None = None
+
+    @property
+    def path(self) -> str:
+        """The file's path as the SDK writes it."""
+        return self._wanted.path
 
     async def read(self, offset: int, size: int) -> memoryview:
         """Return the `size` bytes at `offset`, fewer only at the end of the file.

@@ -10,6 +10,7 @@ from typing import TypeVar
 from wbfs.fetch.apart.small_files import Setup
 from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
+from wbfs.fetch.journal import Journal
 from wbfs.fetch.large.ranges import RangeHabits
 from wbfs.fetch.offload import Kind, Offload
 from wbfs.fetch.sources import Sources
@@ -41,6 +42,7 @@ class Resources:
     setup: Setup
     counters: Counters
     ranges: RangeHabits = field(default_factory=RangeHabits)
+    journal: Journal = field(default_factory=Journal)
 
     async def fetch(
         self,
@@ -90,6 +92,7 @@ class Resources:
         """
         buffer = memoryview(bytearray(size))
         done = in_memory(buffer, offset)
+        self.counters.from_memory_bytes += done
         if done < size:
             rest = buffer[done:]
             await self.offload.run(Kind.DISK, lambda: fully(rest, offset + done))

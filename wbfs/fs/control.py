@@ -5,6 +5,7 @@ The name is the mount's own there, whatever an artifact holds; below the root it
 status.json     what is mounted and how it goes
 metrics         counters in the Prometheus text format
 errors.jsonl    the last errors with their cause in words, since a program sees an errno only
+fetches.jsonl   how the last fetch of each of the latest files went
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 CONTROL_NAME = ".wbfs"
 WHY_LEFT_OUT = "its name is the mount's own at the mount's root"
+LATEST = 3
+"""Errors that status.json has, too."""
 MAX_ERRORS = 200
 """Errors that errors.jsonl holds."""
 
@@ -95,6 +98,10 @@ class ErrorLog:
                 "cause": str(error),
             }
         )
+
+    def last(self) -> list[dict[str, str]]:
+        """Return the latest few, the latest first."""
+        return list(self._errors)[: -LATEST - 1 : -1]
 
     def render(self) -> bytes:
         """Return the errors as JSON, one a line."""

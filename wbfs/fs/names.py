@@ -44,6 +44,8 @@ NEGATIVE_TTL_S = 5.0
 """Seconds that "there is no such name" is believed: what is logged now should soon be there."""
 REFRESH_TIMEOUT_S = 5.0
 """Seconds to wait for a newer answer where an older one can be given."""
+SHOWN_ALIASES = 100
+"""Aliases that are told with their versions."""
 MAX_ANSWERS = 10_000
 """Names remembered, at half to one KB each, before those past their time are dropped."""
 FIRST_PAGE_SIZE = 50
@@ -102,6 +104,19 @@ class Names:
     def outage(self) -> Outage | None:
         """Since when the server can't be had; None where it answered when it was asked last."""
         return self._reach.outage
+
+    def aliases(self) -> dict[str, str]:
+        """Return which version is behind each alias that was asked for, of the first ones."""
+        found: dict[str, str] = {}
+        for (_, name), answer in self._answers.items():
+            child = answer.child
+            if isinstance(child, VersionDirectory) and name != child.version.name:
+                version = child.version
+                path = f"{version.entity}/{version.project}/{version.collection}:{name}"
+                found[path] = version.name
+                if len(found) >= SHOWN_ALIASES:
+                    break
+        return found
 
     async def close(self) -> None:
         """Write what the server said down."""

@@ -39,6 +39,7 @@ from wbfs.fs.nodes import (
     xattrs_of,
 )
 from wbfs.fs.tree import DirectoryListing, Tree
+from wbfs.fs.under_way import UnderWay
 from wbfs.model.entries import Version
 from wbfs.model.errors import InodeTaken, WbfsError
 from wbfs.model.names import NAME_MAX
@@ -95,7 +96,7 @@ def _operation(
         self._requests[name] += 1
         if self._refuses:
             raise pyfuse3.FUSEError(errno.ENOTCONN)
-        self._running += 1
+        request = self._under_way.begin(name, args)
         try:
             return await function(self, *args, **kwargs)
         except pyfuse3.FUSEError:
@@ -112,8 +113,8 @@ def _operation(
             self._errors.add(operation=name, errno_name=errno.errorcode[number], error=error)
             raise pyfuse3.FUSEError(number) from error
         finally:
-            self._running -= 1
-            if self._refuses and not self._running:
+            self._under_way.end(request)
+            if self._refuses and not self._under_way:
                 self._idle.set()
 
     return bounded
@@ -135,6 +136,7 @@ class Operations(pyfuse3.Operations):
         left_out: LeftOut,
         errors: ErrorLog,
         requests: Counter[str],
+        under_way: UnderWay,
         background: Background,
         ownership: Ownership,
         cache_dir: Path,
@@ -148,7 +150,7 @@ class Operations(pyfuse3.Operations):
         self._left_out = left_out
         # Set once the kernel has said that it will ask.
         self.began = trio.Event()
-        self._running = 0
+        self._under_way = under_way
         self._refuses = False
         self._idle = trio.Event()
         self._ownership = ownership
@@ -182,7 +184,7 @@ class Operations(pyfuse3.Operations):
     async def refuse(self) -> None:
         """Fail every request from now on, and return when those under way have ended."""
         self._refuses = True
-        if self._running:
+        if self._under_way:
             await self._idle.wait()
 
     def close(self) -> None:
@@ -330,7 +332,9 @@ class Operations(pyfuse3.Operations):
             return pyfuse3.FileInfo(fh=handle, direct_io=True, keep_cache=False)
         reader = await self._tree.open(Inode(inode))
         self._on_open(ctx.pid, ctx.uid, reader.version)
-        return pyfuse3.FileInfo(fh=self._files.add(reader), keep_cache=reader.keeps_pages)
+        handle = self._files.add(reader)
+        self._under_way.opened(handle, reader.path, ctx.pid)
+        return pyfuse3.FileInfo(fh=handle, keep_cache=reader.keeps_pages)
 
     @_operation
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -351,6 +355,7 @@ class Operations(pyfuse3.Operations):
     @_operation
     async def release(self, fh: int) -> None:
         opened = self._files.pop(HandleId(fh))
+        self._under_way.closed(HandleId(fh))
         if isinstance(opened, Reader):
             opened.close()
 

@@ -336,7 +336,7 @@ class Manifests:
         `server` is the W&B host, since ids are unique per server.
         """
         self._server = server
-        self._folder = cache_dir / "manifests" / quote(server, safe="")
+        self._folder = _server_folder(cache_dir, server)
         self._room = room
         self._elsewhere = Elsewhere()
         self._elsewhere_until = -math.inf
@@ -345,14 +345,11 @@ class Manifests:
         """Return what names a version among those of all servers."""
         return f"{self._server}/{artifact_id}"
 
-    def _file_name(self, artifact_id: str) -> str:
-        return f"{quote(artifact_id, safe='')}.sqlite"
-
     def open(self, artifact_id: str) -> ManifestTable | None:
         """Return the table of a version, or None where there is none that can be used."""
         for folder in filter(None, (self._folder, self._elsewhere.folder)):
             try:
-                return ManifestTable(folder / self._file_name(artifact_id))
+                return ManifestTable(folder / _file_name(artifact_id))
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -378,7 +375,7 @@ class Manifests:
         Where that is an exception, nothing is left of it. Where it is StoreFull, `spill` and try
         again. Raises StoreError, StoreFull.
         """
-        name = self._file_name(artifact_id)
+        name = _file_name(artifact_id)
         try:
             place = self._place()
             fd, draft = place.create(name)
@@ -410,3 +407,16 @@ class Manifests:
         fd, path = place.create("scratch")
         path.unlink(missing_ok=True)
         return Scratch(fd, place)
+
+
+def _server_folder(cache_dir: Path, server: str) -> Path:
+    return cache_dir / "manifests" / quote(server, safe="")
+
+
+def _file_name(artifact_id: str) -> str:
+    return f"{quote(artifact_id, safe='')}.sqlite"
+
+
+def table_path(cache_dir: Path, server: str, artifact_id: str) -> Path:
+    """Where the table of a version of a server is in a cache directory, or would be."""
+    return _server_folder(cache_dir, server) / _file_name(artifact_id)

@@ -10,5 +10,7 @@ mountpoint  what may be mounted on, and unmounting
 passed      a mount that somebody else makes, and passes the descriptor of
 own         the daemon's own mount
 paths       what a path below a mount is
+closely     what a mount says of it: `wbfs why`
+apart       what looks at mounts in a process that can be left behind
 taking_down `wbfs umount`
 """

@@ -5,6 +5,7 @@ the text of status.json, where that is asked for and may be read. It needs nothi
 library, so that it starts at once.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -20,9 +21,11 @@ def main(path: str, what: str, owner: str) -> None:
         return json.dump(answer | {"errno": error.errno}, sys.stdout)
     if owner:
         uid, gid = map(int, owner.split(":"))
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        # Root of a container may not be allowed to: then it asks as it is.
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
     try:
         # Not stat, which the kernel answers from memory.
         os.fstatvfs(place)

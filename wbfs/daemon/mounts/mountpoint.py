@@ -12,6 +12,7 @@ from wbfs.daemon.mounts.table import mount_at, resolve
 from wbfs.model.errors import NoFuse, NotNow, UsageError
 
 COMMAND_TIMEOUT_S = 10.0
+FUSE_CONF = Path("/etc/fuse.conf")
 
 
 def prepare_mountpoint(path: Path, *, make: bool) -> None:
@@ -103,3 +104,12 @@ def unmount(path: Path, *, lazy: bool) -> None:
             f" detach it with wbfs umount --lazy {path}"
         )
     raise NotNow(f"can't unmount {path}: {said}")
+
+
+def users_may_allow_other() -> bool:
+    """Whether users other than root may let others into their mounts."""
+    try:
+        lines = FUSE_CONF.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)

@@ -53,7 +53,7 @@ def take(descriptor: int) -> int:
 def receive(path: Path, *, timeout_s: float = RECEIVE_TIMEOUT_S) -> int:
     """Return the descriptor that comes over the socket at `path`, which may have to be made yet.
 
-    Raises NotNow where none comes, and UsageError for another one.
+    Raises NotNow where none comes.
     """
     give_up_s = time.monotonic() + timeout_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
@@ -69,7 +69,7 @@ def receive(path: Path, *, timeout_s: float = RECEIVE_TIMEOUT_S) -> int:
             ) from error
     if not descriptors:
         raise NotNow(f"who has the socket {path} has passed no descriptor of /dev/fuse")
-    return take(descriptors[0])
+    return descriptors[0]
 
 
 def _connect(asking: socket.socket, path: Path, give_up_s: float) -> None:

@@ -28,6 +28,7 @@ class MountedCache:
     """Where a mount keeps what it fetches, from which server; sizes in bytes, None for no limit."""
 
     server: str
+    offline: bool
     cache_dir: Path
     cache_size: int | None
     min_free: int
@@ -78,13 +79,9 @@ def look_at(text: str) -> MountedPath | None:
             f"{path} is above the versions: name one of them, such as"
             f" {path.joinpath(*_missing_levels(path, mount))}"
         )
-    if record.offline:
-        raise UsageError(
-            f"{mount.mountpoint} is mounted with --offline, and nothing can be fetched for it:"
-            " mount it without"
-        )
     cache = MountedCache(
         server=record.server,
+        offline=record.offline,
         cache_dir=Path(record.cache_dir),
         cache_size=record.cache_size,
         min_free=record.min_free,

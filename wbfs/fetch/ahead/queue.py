@@ -20,6 +20,7 @@ import trio
 from wbfs.fetch.apart import small_files
 from wbfs.fetch.apart.process import MOMENT_S, Lost, Process
 from wbfs.fetch.apart.small_files import THREADS, Order
+from wbfs.fetch.journal import Fetch
 from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import deadline_of, fetch_whole, stretched
@@ -94,6 +95,7 @@ class Prefetch:
         # By their contents' keys; what is wanted most comes first.
         self._waiting: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
+        self._fetches: dict[str, Fetch] = {}
         self._running_bytes = 0
         self._arrivals: dict[str, trio.Event] = {}
         self._demanded: set[str] = set()
@@ -178,6 +180,7 @@ class Prefetch:
                 break
             del self._waiting[key]
             self._running[key] = job
+            self._fetches[key] = self._resources.journal.begin(job.wanted, "prefetch", job.size)
             self._running_bytes += job.size
             try:
                 self._begin(job)
@@ -278,6 +281,10 @@ class Prefetch:
     def _end(self, job: Job, outcome: Outcome, error: WbfsError | None) -> None:
         """Note that a file is on its way no more."""
         del self._running[job.key]
+        fetch = self._fetches.pop(job.key)
+        if outcome is Outcome.FETCHED:
+            fetch.brought = job.size
+        self._resources.journal.end(fetch, error)
         self._running_bytes -= job.size
         self._settle(job, outcome, error)
 

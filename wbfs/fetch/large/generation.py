@@ -299,9 +299,12 @@ class Generation:
         if not resources.ranges.sends_parts(self._origin(wanted)):
             # It may come to bring all.
             size = self._size
+        why = "read-ahead" if flight.ahead_for else "a reader"
+        noted = resources.journal.begin(wanted, why, size)
 
         def note() -> None:
             self._note(flight)
+            noted.brought = flight.noted - flight.start
 
         def on_whole(position: int) -> int:
             return resources.offload.ask(partial(self._on_whole, wanted, flight, position))
@@ -343,6 +346,8 @@ class Generation:
             flight.error = resources.background.defect(f"fetch {wanted.path}", error)
         finally:
             self._land(wanted, flight)
+            noted.brought = flight.noted - flight.start
+            resources.journal.end(noted, flight.error)
 
     def _note(self, flight: _Flight) -> None:
         """Take note of what has come, and let those go on who waited for it."""

@@ -70,13 +70,22 @@ class WholeFiles:
                 await landing.wait()
             # It may have come since the caller looked.
             sealed = self._resources.blobs.open(wanted.entry.blob)
+            if sealed is not None:
+                return sealed
+            journal = self._resources.journal
+            fetch = journal.begin(wanted, "a reader", wanted.entry.size)
+            failure: WbfsError | None = None
             try:
-                return sealed or await self._fetch_now(wanted)
-            except WbfsError:
+                sealed, fetch.brought = await self._fetch_now(wanted)
+                return sealed
+            except WbfsError as error:
+                failure = error
                 self._resources.counters.failed_fetches += 1
                 raise
+            finally:
+                journal.end(fetch, failure)
 
-    async def _fetch_now(self, wanted: Wanted) -> SealedBlob:
+    async def _fetch_now(self, wanted: Wanted) -> tuple[SealedBlob, int]:
         size = wanted.entry.size
         deadline = deadline_of(self._resources.timeout_s, size)
         try:
@@ -87,14 +96,14 @@ class WholeFiles:
             log.debug("%s is read past the cache: %s", wanted.path, error)
             return await self._fetch_to_memory(wanted, deadline)
 
-    async def _fetch_to_store(self, wanted: Wanted, deadline: Deadline) -> SealedBlob:
-        sealed, _ = await self._fetch_checked(wanted, deadline, self._resources.partial.small)
+    async def _fetch_to_store(self, wanted: Wanted, deadline: Deadline) -> tuple[SealedBlob, int]:
+        sealed, size = await self._fetch_checked(wanted, deadline, self._resources.partial.small)
         # It takes files again: those in memory are fetched into it once they are read again.
         self._in_memory.clear()
         self._resources.writeback.due()
-        return sealed
+        return sealed, size
 
-    async def _fetch_to_memory(self, wanted: Wanted, deadline: Deadline) -> SealedBlob:
+    async def _fetch_to_memory(self, wanted: Wanted, deadline: Deadline) -> tuple[SealedBlob, int]:
         create = partial(self._resources.partial.in_memory, limit=LARGEST_IN_MEMORY)
         sealed, size = await self._fetch_checked(wanted, deadline, create)
         self._in_memory[wanted.entry.blob] = sealed, size
@@ -103,7 +112,7 @@ class WholeFiles:
             or sum(size for _, size in self._in_memory.values()) > MEMORY_BYTES
         ):
             self._in_memory.popitem(last=False)
-        return sealed
+        return sealed, size
 
     async def _fetch_checked(
         self, wanted: Wanted, deadline: Deadline, create: Callable[[Blob], SmallBlob]

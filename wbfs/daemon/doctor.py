@@ -1,0 +1,218 @@
+"""What this machine has of what mounts need, and what to do where it lacks something.
+
+Each check looks at one thing, asks no mount, and never raises what can be said in words. Blocking.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import importlib.util
+import os
+import resource
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from wbfs.daemon.mounts.connection import CONTROL
+from wbfs.daemon.mounts.mountpoint import FUSE_CONF, users_may_allow_other
+from wbfs.model.errors import WbfsError
+from wbfs.model.settings import MIN_FREE_BYTES
+from wbfs.model.text import plain
+from wbfs.remote.artifacts import WandbApi
+from wbfs.remote.credentials import Credentials, load_credentials
+from wbfs.remote.redirects import Peer
+from wbfs.remote.transport import Deadline, Transport
+from wbfs.store.folder import check_cache, disk_of
+
+DESCRIPTORS = 65536
+"""Files and connections open at once that a busy data loader takes, and more."""
+SERVER_TIMEOUT_S = 8.0
+CLOCK_OFF_S = 120.0
+"""Seconds by which the clock may be wrong: signed URLs are good for minutes."""
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+EXTRAS = {
+    "s3": "botocore",
+    "gcs": "google.auth",
+    "azure": "azure.identity",
+    "socks": "socks",
+    "watch": "rich",
+    "devserver": "ariadne",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found; with something to do where it is not well, or could be better."""
+
+    what: str
+    text: str
+    is_well: bool = True
+    to_do: str = ""
+
+
+def findings(cache_dir: Path) -> Iterator[Finding]:
+    """Yield what all checks find, one after another."""
+    yield _device()
+    yield _fusermount()
+    yield _allow_other()
+    yield _read_ahead()
+    yield _background_limit()
+    yield _descriptors()
+    yield _cache(cache_dir)
+    yield from _server()
+    yield _extras()
+
+
+def _device() -> Finding:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return Finding(
+            "/dev/fuse",
+            f"can't be opened: {error.strerror}",
+            is_well=False,
+            to_do="load the kernel's module (modprobe fuse), chmod 666 /dev/fuse; start a container"
+            " with --device /dev/fuse --cap-add SYS_ADMIN, or pass it a descriptor (--fd-socket)",
+        )
+    return Finding("/dev/fuse", "can be opened")
+
+
+def _fusermount() -> Finding:
+    path = shutil.which("fusermount3")
+    if path is None:
+        to_do = "apt install fuse3"
+        return Finding("fusermount3", "is not installed", is_well=False, to_do=to_do)
+    if os.getuid() != 0 and not os.stat(path).st_mode & stat.S_ISUID:
+        to_do = f"have root run chmod u+s {path}, or mount as root"
+        return Finding("fusermount3", "mounts for root only", is_well=False, to_do=to_do)
+    return Finding("fusermount3", path)
+
+
+def _allow_other() -> Finding:
+    if os.getuid() == 0 or users_may_allow_other():
+        return Finding("allow_other", "--allow-other may be used")
+    return Finding(
+        "allow_other",
+        "no other user, and no container, can read your mounts",
+        to_do=f"have root add the line user_allow_other to {FUSE_CONF}, if they are to",
+    )
+
+
+def _read_ahead() -> Finding:
+    if os.access("/sys/class/bdi", os.W_OK) and os.getuid() == 0:
+        return Finding("read-ahead", "the kernel's may be raised")
+    return Finding(
+        "read-ahead",
+        "the kernel reads 128 KiB ahead, which makes one reader of large files slower",
+        to_do="mount as root, or have it write 4096 to /sys/class/bdi/0:<device>/read_ahead_kb",
+    )
+
+
+def _background_limit() -> Finding:
+    if os.getuid() == 0:
+        return Finding("requests", "the kernel may send many at once")
+    return Finding(
+        "requests",
+        "the kernel sends 12 at once, for which all readers of a mount wait",
+        to_do=f"mount as root, or have it write 2048 to {CONTROL}/<device>/max_background",
+    )
+
+
+def _descriptors() -> Finding:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= DESCRIPTORS:
+        return Finding("files", "enough may be open at once")
+    to_do = f"raise the hard limit to {DESCRIPTORS} (limits.conf, LimitNOFILE=, --ulimit)"
+    return Finding("files", f"{hard} may be open at once", to_do=to_do)
+
+
+def _cache(cache_dir: Path) -> Finding:
+    there = cache_dir
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        if there == cache_dir:
+            check_cache(cache_dir)
+        disk = disk_of(there)
+    except (WbfsError, OSError) as error:
+        text = str(error) if isinstance(error, WbfsError) else f"{cache_dir}: {error.strerror}"
+        return Finding("cache", text, is_well=False, to_do="use another --cache-dir")
+    if not os.access(there, os.W_OK):
+        text = f"{cache_dir} can't be written"
+        return Finding("cache", text, is_well=False, to_do="set WBFS_CACHE_DIR to what can be")
+    free = disk.f_bavail * disk.f_frsize
+    text = f"{cache_dir}, with {free / 1e9:.1f} GB free"
+    if free < 2 * MIN_FREE_BYTES:
+        to_do = "free space, or set WBFS_CACHE_DIR to another disk: nothing is kept otherwise"
+        return Finding("cache", text, is_well=False, to_do=to_do)
+    return Finding("cache", text)
+
+
+def _server() -> Iterator[Finding]:
+    """Look at the login and at what is on the way to the server."""
+    try:
+        credentials = load_credentials()
+    except WbfsError as error:
+        yield Finding("login", str(error), is_well=False, to_do="see wbfs mount --help")
+        return
+    named = [name for name in CA_VARIABLES if os.environ.get(name)]
+    bundles = ", ".join(f"{name}={os.environ[name]}" for name in named)
+    yield Finding("CAs", bundles or "the public ones")
+    proxies = [name for name in _proxy_names() if os.environ.get(name)]
+    # Not what they name: a password may be in it.
+    yield Finding("proxy", f"named by {', '.join(proxies)}" if proxies else "none is named")
+    transport = Transport.for_credentials(
+        credentials, checkpoint=lambda: None, offline=False, private_references=False
+    )
+    try:
+        yield _clock(transport, credentials)
+        viewer = WandbApi(transport=transport, credentials=credentials).viewer(
+            deadline=Deadline.after(SERVER_TIMEOUT_S)
+        )
+        yield Finding("login", f"{viewer.username or viewer.entity} at {credentials.base_url}")
+    except WbfsError as error:
+        to_do = "check WANDB_BASE_URL and the key, the proxy and the CAs above"
+        yield Finding("login", plain(str(error)), is_well=False, to_do=to_do)
+    finally:
+        transport.close()
+
+
+def _proxy_names() -> Iterator[str]:
+    for name in ("https_proxy", "http_proxy", "all_proxy", "no_proxy"):
+        yield from (name, name.upper())
+
+
+def _clock(transport: Transport, credentials: Credentials) -> Finding:
+    """Compare the clock with the server's. Raises WbfsError where that can't be had."""
+    deadline = Deadline.after(SERVER_TIMEOUT_S)
+    with transport.request(
+        "GET", credentials.base_url, peer=Peer.WANDB, headers={}, deadline=deadline
+    ) as response:
+        now = email.utils.parsedate_tz(response.headers.get("Date", ""))
+    if now is None:
+        return Finding("clock", "the server doesn't tell the time")
+    off_s = time.time() - email.utils.mktime_tz(now)
+    if abs(off_s) > CLOCK_OFF_S:
+        text = f"{abs(off_s):.0f} s {'before' if off_s > 0 else 'behind'} the server's"
+        return Finding(
+            "clock", text, is_well=False, to_do="set it: signed URLs expire (timedatectl)"
+        )
+    return Finding("clock", "as the server's")
+
+
+def _extras() -> Finding:
+    missing = [name for name, module in EXTRAS.items() if not _is_there(module)]
+    if not missing:
+        return Finding("extras", "all are installed")
+    to_do = f"pip install 'wbfs[{','.join(missing)}]' for those that you need"
+    return Finding("extras", f"not installed: {', '.join(missing)}", to_do=to_do)
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
