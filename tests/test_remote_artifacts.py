@@ -133,7 +133,7 @@ def test_entries() -> None:
     assert (unchecked := by_path["unchecked"].reference)
     assert unchecked.unchecked
     assert by_path["file"].digest == md5
-    assert (by_path["artifact"].digest, by_path["artifact"].size) == (md5, None)
+    assert (by_path["artifact"].digest, by_path["artifact"].size) == (md5, 0)
     assert (s3 := by_path["s3"].reference)
     assert s3.version_id == "7"
     keys = {entry.blob.key for entry in by_path.values()}

