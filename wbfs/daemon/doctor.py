@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from wbfs.daemon.kernel import MAX_BACKGROUND, READ_AHEAD_KB
 from wbfs.daemon.mounts.connection import CONTROL
 from wbfs.daemon.mounts.mountpoint import FUSE_CONF, users_may_allow_other
 from wbfs.model.errors import WbfsError
@@ -107,7 +108,8 @@ def _read_ahead() -> Finding:
     return Finding(
         "read-ahead",
         "the kernel reads 128 KiB ahead, which makes one reader of large files slower",
-        to_do="mount as root, or have it write 4096 to /sys/class/bdi/0:<device>/read_ahead_kb",
+        to_do=f"mount as root, or have it write {READ_AHEAD_KB} to"
+        " /sys/class/bdi/0:<device>/read_ahead_kb",
     )
 
 
@@ -117,7 +119,8 @@ def _background_limit() -> Finding:
     return Finding(
         "requests",
         "the kernel sends 12 at once, for which all readers of a mount wait",
-        to_do=f"mount as root, or have it write 2048 to {CONTROL}/<device>/max_background",
+        to_do=f"mount as root, or have it write {MAX_BACKGROUND} to"
+        f" {CONTROL}/<device>/max_background",
     )
 
 
