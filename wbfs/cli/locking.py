@@ -7,11 +7,12 @@ from functools import partial
 
 import trio
 
-from wbfs.daemon.locks import AT_ONCE
+from wbfs.daemon.locks import at_once
 from wbfs.daemon.session import Session, open_session
 from wbfs.fetch.background import in_background
 from wbfs.model.errors import NotFound, UsageError
 from wbfs.model.locks import Locked, lock_of
+from wbfs.model.names import name_at
 from wbfs.model.settings import SessionSettings
 
 
@@ -23,27 +24,16 @@ def look_up_all(settings: SessionSettings, names: Sequence[str]) -> dict[str, Lo
 async def _look_up_all(
     settings: SessionSettings, names: Sequence[str]
 ) -> dict[str, Locked | NotFound]:
-    limit = trio.CapacityLimiter(AT_ONCE)
     async with in_background() as background, open_session(settings, background) as session:
-        looking = [
-            background.spawn(
-                partial(_look_up, session, limit, name), name=f"look up {name}", is_awaited=True
-            )
-            for name in names
-        ]
-        return dict([await work.result() for work in looking])
+        return dict(await at_once(session, names, partial(_look_up, session)))
 
 
-async def _look_up(
-    session: Session, limit: trio.CapacityLimiter, name: str
-) -> tuple[str, Locked | NotFound]:
-    async with limit:
-        of = await session.source(name)
-        if not of.alias or of.folder:
-            raise UsageError(f"{name} names no version: give entity/project/artifact:alias")
-        full_name = f"{of.entity}/{of.project}/{of.collection}:{of.alias}"
-        try:
-            version = await session.version(of.entity, of.project, of.collection, of.alias)
-        except NotFound as error:
-            return full_name, error
-        return full_name, lock_of(full_name, version)
+async def _look_up(session: Session, name: str) -> tuple[str, Locked | NotFound]:
+    of = await session.source(name)
+    if not of.alias or of.folder:
+        raise UsageError(f"{name} names no version: give entity/project/artifact:alias")
+    full_name = name_at(*of.place)
+    try:
+        return full_name, lock_of(full_name, await session.version(*of.place))
+    except NotFound as error:
+        return full_name, error

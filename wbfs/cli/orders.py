@@ -78,12 +78,11 @@ class Download:
                 f"{self._source!r} goes on behind the alias: for a folder alone, name the version"
                 f" and add --path-prefix {source.folder}/"
             )
-        place = (source.entity, source.project, source.collection, source.alias)
-        if place in self._locks:
-            return await locked_version(session, self._locks[place])
+        if source.place in self._locks:
+            return await locked_version(session, self._locks[source.place])
         if self._locks and not is_version_name(source.alias):
             raise UsageError(f"{self._source} is not in the lock file: wbfs lock adds it")
-        return await session.version(*place)
+        return await session.version(*source.place)
 
     async def begin(self, session: Session, pipeline: Pipeline) -> None:
         """Say which files can't be written anywhere. Raises WbfsError."""
@@ -171,7 +170,7 @@ async def find_selections(session: Session, places: Sequence[MountedPath | str])
     for place in places:
         if isinstance(place, str):
             source = await session.source(place)
-            version = await look_up(source.entity, source.project, source.collection, source.alias)
+            version = await look_up(*source.place)
             selections.append(Selection(version, source.folder))
             continue
         version = await look_up(place.entity, place.project, place.collection, place.name)

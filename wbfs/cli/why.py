@@ -55,9 +55,8 @@ def _rows(known: Known) -> Iterator[tuple[str, str]]:
     from wbfs.store.inventory import held
 
     mounted, attributes = known.mounted, known.attributes
-    version = f"{mounted.entity}/{mounted.project}/{mounted.collection}:{mounted.name}"
     aliases = f", {attributes['aliases']}" if "aliases" in attributes else ""
-    yield "version", f"{version} ({attributes.get('type', 'artifact')}{aliases})"
+    yield "version", f"{mounted.version} ({attributes.get('type', 'artifact')}{aliases})"
     if known.is_folder:
         yield "folder", mounted.path or "all of the version"
         return

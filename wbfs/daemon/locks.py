@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -14,6 +15,9 @@ from wbfs.model.locks import Locked
 
 AT_ONCE = 8
 """Versions that are asked for at the same time."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 async def locked_version(session: Session, locked: Locked) -> Version:
@@ -36,22 +40,31 @@ async def locked_version(session: Session, locked: Locked) -> Version:
     return version
 
 
+async def at_once(
+    session: Session, wanted: Iterable[T], look_up: Callable[[T], Awaitable[R]]
+) -> list[R]:
+    """Return what is looked up of each, some at the same time. Raises what `look_up` does."""
+    limit = trio.CapacityLimiter(AT_ONCE)
+
+    async def one(thing: T) -> R:
+        async with limit:
+            return await look_up(thing)
+
+    background = session.resources.background
+    work = [
+        background.spawn(partial(one, thing), name="look up names", is_awaited=True)
+        for thing in wanted
+    ]
+    return [await found.result() for found in work]
+
+
 async def pin_locked(session: Session, locks: Iterable[Locked]) -> None:
     """Have each alias be the version that it is locked to, for the session's life.
 
     Raises WbfsError where one can't be.
     """
-    limit = trio.CapacityLimiter(AT_ONCE)
 
     async def pin(locked: Locked) -> None:
-        async with limit:
-            version = await locked_version(session, locked)
-        session.names.pin(locked.place, version)
+        session.names.pin(locked.place, await locked_version(session, locked))
 
-    background = session.resources.background
-    pinning = [
-        background.spawn(partial(pin, locked), name=f"look up {locked.name}", is_awaited=True)
-        for locked in locks
-    ]
-    for work in pinning:
-        await work.result()
+    await at_once(session, locks, pin)

@@ -28,7 +28,7 @@ from wbfs.fs.nodes import (
     RootDirectory,
     VersionDirectory,
 )
-from wbfs.model.entries import Collection, Project, Version, Viewer
+from wbfs.model.entries import Project, Version, Viewer
 from wbfs.model.errors import AccessDenied, NotFound, RemoteError, StoreError, WbfsError
 from wbfs.model.names import REGISTRY_PREFIX, Source, parse_source
 from wbfs.model.runs import Run, parse_run
@@ -99,7 +99,6 @@ class Session:
 
         The way to it is looked up as well, so that a later mount finds it without the server.
         """
-        of = Collection(entity=entity, project=project, name=collection, type="", created_at_ns=0)
         above: tuple[tuple[Listed, str], ...] = (
             (RootDirectory(), entity),
             (EntityDirectory(entity), project),
@@ -110,7 +109,9 @@ class Session:
             background.spawn(partial(self._note, directory, name), name=f"look up {name}")
             for directory, name in above
         ]
-        found = (await self.names.child(CollectionDirectory(of), alias)).child
+        found = (
+            await self.names.child(CollectionDirectory.called(entity, project, collection), alias)
+        ).child
         for work in noting:
             await work.ended.wait()
         if not isinstance(found, VersionDirectory):

@@ -32,9 +32,9 @@ from wbfs.fs.nodes import (
     path_of,
 )
 from wbfs.fs.questions import Child, child_of, is_name, list_page, look_up
-from wbfs.model.entries import Collection, Version, Viewer
+from wbfs.model.entries import Version, Viewer
 from wbfs.model.errors import Offline, RemoteError, RemoteProtocolError, WbfsError
-from wbfs.model.names import is_safe_component, is_version_name
+from wbfs.model.names import is_safe_component, is_version_name, name_at
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.graphql import Page, PageRequest, QueryRefused
 from wbfs.remote.transport import Deadline
@@ -112,8 +112,8 @@ class Names:
             child = answer.child
             if isinstance(child, VersionDirectory) and name != child.version.name:
                 version = child.version
-                path = f"{version.entity}/{version.project}/{version.collection}:{name}"
-                found[path] = version.name
+                place = (version.entity, version.project, version.collection, name)
+                found[name_at(*place)] = version.name
                 if len(found) >= SHOWN_ALIASES:
                     break
         return found
@@ -135,9 +135,8 @@ class Names:
 
     def pin(self, place: tuple[str, str, str, str], version: Version) -> None:
         """Have a name (entity, project, collection, alias) be a version as long as this lives."""
-        entity, project, collection, name = place
-        of = Collection(entity=entity, project=project, name=collection, type="", created_at_ns=0)
-        key = (inode_of_node(CollectionDirectory(of)), name)
+        *collection, name = place
+        key = (inode_of_node(CollectionDirectory.called(*collection)), name)
         self._answers[key] = Answer(child_of(name, version), math.inf)
 
     async def child(self, directory: Listed, name: str) -> Answer:

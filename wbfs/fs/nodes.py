@@ -49,6 +49,12 @@ class CollectionDirectory:
 
     collection: Collection
 
+    @classmethod
+    def called(cls, entity: str, project: str, name: str) -> CollectionDirectory:
+        """Return that of a collection of which nothing but the name is known."""
+        of = Collection(entity=entity, project=project, name=name, type="", created_at_ns=0)
+        return cls(of)
+
 
 @dataclass(frozen=True, slots=True)
 class VersionDirectory:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wbfs.model.digests import Algorithm, Digest
+from wbfs.model.names import name_at
 
 ARTIFACT_SCHEME = "wandb-artifact://"
 AZURE_URI = re.compile(
@@ -83,7 +84,7 @@ class Version:
     @property
     def path(self) -> str:
         """`entity/project/collection:vN`, as the SDK writes it."""
-        return f"{self.entity}/{self.project}/{self.collection}:{self.name}"
+        return name_at(self.entity, self.project, self.collection, self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,11 @@ _PROJECT_TABS = ("artifacts", "overview", "reports", "runs", "sweeps", "table", 
 _VERSION = re.compile(r"v[0-9]+")
 
 
+def name_at(entity: str, project: str, collection: str, alias: str) -> str:
+    """Return the name of a version, or of an alias, as the SDK writes it."""
+    return f"{entity}/{project}/{collection}:{alias}"
+
+
 def is_version_name(name: str) -> bool:
     """Whether `name` is a version's own name (`v0`, `v17`), which never moves."""
     return _VERSION.fullmatch(name) is not None
@@ -45,6 +50,11 @@ class Source:
     collection: str = ""
     alias: str = ""
     folder: str = ""
+
+    @property
+    def place(self) -> tuple[str, str, str, str]:
+        """Entity, project, collection and alias."""
+        return self.entity, self.project, self.collection, self.alias
 
 
 def parse_source(text: str, *, default_entity: str, default_project: str) -> Source:

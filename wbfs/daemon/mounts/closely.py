@@ -34,7 +34,7 @@ def look_closely(text: str) -> Known | None:
     mount = mount_of(path)
     if mounted is None or mount is None:
         return None
-    full = f"{mounted.entity}/{mounted.project}/{mounted.collection}:{mounted.name}/{mounted.path}"
+    full = f"{mounted.version}/{mounted.path}"
     fetches = _lines(mount.mountpoint, "fetches.jsonl")
     errors = _lines(mount.mountpoint, "errors.jsonl")
     return Known(

@@ -20,7 +20,7 @@ from wbfs.daemon.mounts.table import Mount, mount_of, resolve
 from wbfs.fs.control import CONTROL_NAME
 from wbfs.fs.nodes import XATTR_PREFIX
 from wbfs.model.errors import NotNow, UsageError
-from wbfs.model.names import parse_source
+from wbfs.model.names import name_at, parse_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,11 @@ class MountedPath:
     artifact_id: str
     path: str
     path_prefix: str
+
+    @property
+    def version(self) -> str:
+        """The version's name as the SDK writes it."""
+        return name_at(self.entity, self.project, self.collection, self.name)
 
 
 def look_at(text: str) -> MountedPath | None:
