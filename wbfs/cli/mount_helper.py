@@ -165,5 +165,4 @@ def _is_mounted(source: str, mountpoint: str) -> bool:
         survey.close()
     if seen.health is not Health.SERVES:
         return False
-    shown = seen.record.source if seen.record else seen.status.get("source")
-    return shown == source_of(source)
+    return seen.source == source_of(source)

@@ -111,12 +111,12 @@ def _exit_code(seen: list[Seen], *, strict: bool = False) -> int:
 
 
 def _document(seen: Seen) -> dict[str, Any]:
-    record, mount = seen.record, seen.mount
+    mount = seen.mount
     return {
         "path": os.fspath(seen.path),
         "state": seen.health,
-        "source": record.source if record else seen.status.get("source"),
-        "pid": record.pid if record else seen.status.get("pid"),
+        "source": seen.source,
+        "pid": seen.pid,
         "connection": int(mount.device.partition(":")[2]) if mount else None,
         "waiting": seen.waiting,
         "status": seen.status or None,

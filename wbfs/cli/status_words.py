@@ -46,11 +46,9 @@ def _state(seen: Seen) -> str:
 def _rows(seen: Seen) -> Iterator[tuple[str, str]]:
     """Yield what is told, and the text."""
     record, status = seen.record, seen.status
-    if record is not None:
-        yield "source", f"{record.source or 'everything'}, of {record.server}{_user(status)}"
-    elif status:
-        source = status.get("source") or "everything"
-        yield "source", f"{source}, of {status.get('server')}{_user(status)}"
+    if record or status:
+        server = record.server if record else status.get("server")
+        yield "source", f"{seen.source or 'everything'}, of {server}{_user(status)}"
     if seen.mount is not None and seen.mount.is_another_users:
         yield "owner", _owner(seen.mount.user_id)
     yield from _daemon(seen)
@@ -82,10 +80,9 @@ def _owner(uid: int | None) -> str:
 
 def _daemon(seen: Seen) -> Iterator[tuple[str, str]]:
     record, status = seen.record, seen.status
-    pid = record.pid if record else status.get("pid")
-    if pid is None:
+    if seen.pid is None:
         return
-    text = f"process {pid}"
+    text = f"process {seen.pid}"
     if (age_s := _age_s(status.get("started_at"))) is not None:
         text += f", for {show_duration(age_s)}"
     log_file = record.log_file if record else status.get("log_file")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 from collections.abc import Callable
 from typing import TypeVar
 
-from wbfs.daemon.mounts.health import REAP_TIMEOUT_S, ends
+from wbfs.daemon.mounts.health import ANSWER_BYTES, ends, leave_behind
 from wbfs.model.errors import NotNow, WbfsError
 
 T = TypeVar("T")
-
-ANSWER_BYTES = 16 << 20
 
 
 def run_apart(function: Callable[[], T], *, timeout_s: float, doing: str) -> T:
@@ -26,10 +23,7 @@ def run_apart(function: Callable[[], T], *, timeout_s: float, doing: str) -> T:
     if child == 0:
         _answer(function, answer)
     if not ends(child, timeout_s):
-        os.kill(child, signal.SIGKILL)
-        # What waits for a mount that hangs may go on until the mount does.
-        if ends(child, REAP_TIMEOUT_S):
-            os.waitpid(child, 0)
+        leave_behind(child)
         raise NotNow(
             f"can't {doing}: no answer within {timeout_s:g} s; wbfs status says whether the mount"
             " hangs, or the server is away"

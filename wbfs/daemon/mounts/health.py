@@ -93,9 +93,19 @@ class Question:
         """Let go of it, whether or not there is an answer."""
         os.close(self._answer)
         if not self.is_over:
-            os.kill(self._child, signal.SIGKILL)
-            # What the daemon took and did not answer can't be killed: it goes when the mount does.
-            self.wait(time.monotonic() + REAP_TIMEOUT_S)
+            self.is_over = leave_behind(self._child)
+
+
+def leave_behind(child: int) -> bool:
+    """Kill a child process that waits for a mount, and return whether it has ended.
+
+    What the daemon took and did not answer can't be killed: it goes when the mount does.
+    """
+    os.kill(child, signal.SIGKILL)
+    has_ended = ends(child, REAP_TIMEOUT_S)
+    if has_ended:
+        os.waitpid(child, 0)
+    return has_ended
 
 
 def ends(pid: int, timeout_s: float) -> bool:

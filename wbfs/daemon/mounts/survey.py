@@ -36,6 +36,16 @@ class Seen:
     waiting: int | None = None
     status: dict[str, Any]
 
+    @property
+    def source(self) -> str | None:
+        """What it shows, empty for everything; None where it isn't known."""
+        return self.record.source if self.record else self.status.get("source")
+
+    @property
+    def pid(self) -> int | None:
+        """Its daemon's process; None where it isn't known."""
+        return self.record.pid if self.record else self.status.get("pid")
+
 
 class Survey:
     """Looks at mounts, as often as it is asked to; no more than one question waits at each."""
