@@ -171,29 +171,22 @@ class LargeFile:
                     self._pages.add(opening.inode, generation.blob.generation)
                 return data
 
-    def look_at(self, opening: Opening, beginning: memoryview) -> None:
-        """Find out what parts the file has, given its first bytes, unless it was looked for."""
+    def index_stop(self, beginning: memoryview) -> int | None:
+        """Return where the file's index ends, given its first bytes; None, or once found, not."""
         if self._is_divided:
-            return
+            return None
         self._is_divided = True
         stop = header_stop(bytes(beginning[:HEADER_BEGINNING]))
-        if stop is not None and stop < self.size:
-            self._resources.background.spawn(
-                partial(self._divide, opening, stop),
-                name=f"read the index of {opening.wanted.path}",
-            )
+        return stop if stop is not None and stop < self.size else None
 
-    async def _divide(self, opening: Opening, stop: int) -> None:
-        self.users += 1
+    async def divide(self, opening: Opening, stop: int) -> None:
+        """Find out what parts the file has, by its index, which ends at `stop`."""
         try:
             header = await self.read(opening, 0, stop, Plan(stop=stop))
         except WbfsError as error:
             log.debug("%s: its index isn't read: %s", opening.wanted.path, error)
-            return
-        finally:
-            self.users -= 1
-            self._on_change(self)
-        self.runs.divide(parts_of(bytes(header), self.size))
+        else:
+            self.runs.divide(parts_of(bytes(header), self.size))
 
     def read_ahead(self, opening: Opening, start: int, stop: int) -> None:
         """Ask for what is missing of an extent and not on its way."""

@@ -103,6 +103,18 @@ class LargeFiles:
         queue.extend((file, opening, start, stop) for start, stop in plan.ahead)
         self._start_queued()
 
+    def divide(self, file: LargeFile, opening: Opening, stop: int) -> None:
+        """Have a file's index be read, which ends at `stop`; it stays in use meanwhile."""
+        file.users += 1
+
+        async def divide() -> None:
+            try:
+                await file.divide(opening, stop)
+            finally:
+                self.release(file)
+
+        self._resources.background.spawn(divide, name=f"read the index of {opening.wanted.path}")
+
     def served(self, size: int) -> None:
         """Count bytes that a program got."""
         self._resources.counters.served_bytes += size
@@ -176,8 +188,8 @@ class OpenLargeFile:
         finally:
             self._files.release(self._file)
         self._file.runs.delivered(offset, size)
-        if offset == 0:
-            self._file.look_at(self._opening, data)
+        if offset == 0 and (stop := self._file.index_stop(data)) is not None:
+            self._files.divide(self._file, self._opening, stop)
         self._files.served(size)
         return data
 
