@@ -7,7 +7,7 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbfs.remote.references.objects import Lately
+from wbfs.model.lately import Lately
 
 MOST = 3
 

@@ -23,6 +23,7 @@ import trio
 
 from wbfs.fetch.background import Background, Work
 from wbfs.model.errors import Offline, RemoteError, WbfsError
+from wbfs.model.lately import Lately
 from wbfs.remote.graphql import QueryRefused
 from wbfs.remote.transport import Deadline
 
@@ -167,9 +168,9 @@ class SilentServers:
     """Which of the servers that references name have not answered lately."""
 
     def __init__(self) -> None:
-        self._silences: dict[str, _Silence] = {}
+        self._silences: Lately[str, _Silence] = Lately(MOST_SERVERS)
         # When they answered last, by trio's clock.
-        self._answers: dict[str, float] = {}
+        self._answers: Lately[str, float] = Lately(MOST_SERVERS)
 
     def patience_s(self, origin: str, timeout_s: float) -> float:
         """Return the seconds to wait for a server's answer, where `timeout_s` is the most.
@@ -189,12 +190,10 @@ class SilentServers:
         now = trio.current_time()
         before = self._silence_of(origin)
         is_answer = before is None and now - asked_at < timeout_s / 3
-        if is_answer or self._answers.get(origin, -math.inf) > asked_at:
+        if is_answer or (self._answers.get(origin) or -math.inf) > asked_at:
             return
-        if len(self._silences) >= MOST_SERVERS:
-            self._silences.clear()
         count = before.count + 1 if before else 1
-        self._silences[origin] = _Silence(error, count, now + LEFT_ALONE_S)
+        self._silences.put(origin, _Silence(error, count, now + LEFT_ALONE_S))
 
     def _silence_of(self, origin: str) -> _Silence | None:
         silence = self._silences.get(origin)
@@ -202,7 +201,5 @@ class SilentServers:
 
     def answered(self, origin: str) -> None:
         """Note that a server answered."""
-        self._silences.pop(origin, None)
-        if len(self._answers) >= MOST_SERVERS:
-            self._answers.clear()
-        self._answers[origin] = trio.current_time()
+        self._silences.pop(origin)
+        self._answers.put(origin, trio.current_time())

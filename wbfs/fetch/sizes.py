@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +32,7 @@ from wbfs.model.errors import (
     StoreError,
     WbfsError,
 )
+from wbfs.model.lately import Lately
 from wbfs.remote.transport import Deadline
 from wbfs.store.manifests import File, ManifestTable
 
@@ -77,15 +77,15 @@ class Sizes:
         self._resources = resources
         self._whole = whole
         self._disk = resources.known_sizes
-        self._by_key: OrderedDict[str, int] = OrderedDict()
+        self._by_key: Lately[str, int] = Lately(MOST_KNOWN)
         # What the kernel was told of, which may hear nothing else as long as it is so.
-        self._by_inode: OrderedDict[int, int] = OrderedDict()
+        self._by_inode: Lately[int, int] = Lately(MOST_KNOWN)
         self._flights: Flights[int | None] = Flights(resources.background)
-        self._ahead: OrderedDict[tuple[str, int], int] = OrderedDict()
-        self._failures: OrderedDict[str, tuple[WbfsError, float]] = OrderedDict()
+        self._ahead: Lately[tuple[str, int], int] = Lately(FOLDERS)
+        self._failures: Lately[str, tuple[WbfsError, float]] = Lately(MOST_FAILURES)
         self._silent = SilentServers()
         # Until when a place's hints are believed; -inf for one of which one was found wrong.
-        self._believed: OrderedDict[str, float] = OrderedDict()
+        self._believed: Lately[str, float] = Lately(FOLDERS)
         self._unwritten: dict[str, int | None] = {}
         self._is_writing = False
 
@@ -126,7 +126,7 @@ class Sizes:
             assert entry.size is not None
             return Size(entry.size, is_sure=False)
         self._judge(entry, size)
-        _put(self._by_inode, inode, size, MOST_KNOWN)
+        self._by_inode.put(inode, size)
         return Size(size, is_sure=True)
 
     async def ask(self, version: Version, entry: Entry) -> int:
@@ -141,15 +141,15 @@ class Sizes:
         """Take note of a file's size."""
         key = entry.blob.key
         if self._by_key.get(key) != size:
-            _put(self._by_key, key, size, MOST_KNOWN)
+            self._by_key.put(key, size)
             self._write(key, size)
 
     def forget(self, entry: Entry, inode: int | None = None) -> None:
         """Take note that a size was found not to be true, which may be that of an inode's file."""
         key = entry.blob.key
-        self._by_key.pop(key, None)
+        self._by_key.pop(key)
         if inode is not None:
-            self._by_inode.pop(inode, None)
+            self._by_inode.pop(inode)
         self._write(key, None)
 
     async def close(self) -> None:
@@ -167,7 +167,7 @@ class Sizes:
         return size
 
     def _believes(self, entry: Entry) -> bool:
-        until = self._believed.get(_place_of(entry), -math.inf)
+        until = self._believed.get(_place_of(entry)) or -math.inf
         return entry.size is not None and trio.current_time() < until
 
     def _judge(self, entry: Entry, size: int | None) -> None:
@@ -181,23 +181,23 @@ class Sizes:
             until = max(before or 0.0, trio.current_time() + BELIEVED_S)
         else:
             until = math.inf if size == entry.size else -math.inf
-        _put(self._believed, place, until, FOLDERS)
+        self._believed.put(place, until)
 
     def _next_ones(self, version: Version, file: File, table: ManifestTable) -> list[Entry]:
         """Return files whose sizes may be wanted next: none at first, and then ever more."""
         place = version.id, file.folder
-        count = self._ahead.get(place, 0)
-        _put(self._ahead, place, min(max(1, count) * AHEAD_GROWTH, MOST_AHEAD), FOLDERS)
+        count = self._ahead.get(place) or 0
+        self._ahead.put(place, min(max(1, count) * AHEAD_GROWTH, MOST_AHEAD))
         if not count:
             return []
         return [one.entry for one in table.unsized(file.folder, file.id, count)]
 
     async def _recall(self, entries: Sequence[Entry]) -> None:
         """Look on the disk for what an earlier mount found out."""
-        keys = {entry.blob.key for entry in entries} - self._by_key.keys()
+        keys = {key for entry in entries if self._by_key.get(key := entry.blob.key) is None}
         found = await self._use_disk(lambda: self._disk.find(keys)) if keys else None
         for key, size in (found or {}).items():
-            _put(self._by_key, key, size, MOST_KNOWN)
+            self._by_key.put(key, size)
 
     def _ask_ahead(self, version: Version, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -233,14 +233,14 @@ class Sizes:
                 size = await self._fetch_to_know(wanted)
                 self.learn(entry, size)
         except WbfsError as error:
-            _put(self._failures, key, (error, trio.current_time()), MOST_FAILURES)
+            self._failures.put(key, (error, trio.current_time()))
             self._judge(entry, None)
             raise
         return size
 
     def _failed(self, key: str) -> WbfsError | None:
         """Return the failure of a file, as long as it is remembered."""
-        error, at_s = self._failures.get(key, (None, -math.inf))
+        error, at_s = self._failures.get(key) or (None, -math.inf)
         return error if trio.current_time() - at_s < FAILURE_MEMORY_S else None
 
     async def _ask(self, wanted: Wanted, timeout_s: float) -> int | None:
@@ -330,15 +330,3 @@ def _place_of(entry: Entry) -> str:
     uri = entry.reference.uri.partition("?")[0] if entry.reference else ""
     folder, _, name = uri.rpartition("/")
     return f"{folder}/*.{name.rpartition('.')[2]}"
-
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-def _put(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Remember something, and forget what was least recently put where there are too many."""
-    known[key] = value
-    known.move_to_end(key)
-    if len(known) > most:
-        known.popitem(last=False)

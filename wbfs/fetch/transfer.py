@@ -23,7 +23,7 @@ from wbfs.model.errors import (
 )
 from wbfs.remote.bodies import Piece
 from wbfs.remote.bytes import SLOWEST_BYTES_PER_S, ByteStream
-from wbfs.remote.failures import without_secrets
+from wbfs.remote.failures import SLOW, without_secrets
 from wbfs.remote.transport import Deadline
 from wbfs.store.blobs import SealedBlob
 from wbfs.store.partial import SmallBlob
@@ -33,7 +33,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-SLOW = "the server or the network is slow; try again, or raise --timeout"
 LARGEST_BYTES = 1 << 40
 """What a file of unknown size is taken to have at most."""
 

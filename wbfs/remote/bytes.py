@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from wbfs.model.errors import RemoteError, RemoteProtocolError, UrlExpired
@@ -80,37 +80,39 @@ def open_stream(
     is refused; ObjectMissing; RemoteProtocolError where other bytes than those asked for are sent;
     RateLimited, RemoteTimeout and RemoteError after the retries.
     """
-    with ExitStack() as stack:
-        response = stack.enter_context(
-            transport.request(
-                "GET",
-                location.url,
-                peer=location.peer,
-                headers={**location.headers, **range_header(start, stop)},
-                proxies=location.proxies,
-                deadline=deadline,
-            )
+
+    def ask(ranges: Mapping[str, str]) -> AbstractContextManager[Answer]:
+        return transport.request(
+            "GET",
+            location.url,
+            peer=location.peer,
+            headers={**location.headers, **ranges},
+            proxies=location.proxies,
+            deadline=deadline,
         )
-        if is_past_end(response) and start == 0 and stop is not None:
-            # Nothing has no ranges.
-            stack.close()
-            everything = open_stream(transport, location, deadline=deadline)
-            yield stack.enter_context(everything)
-            return
+
+    with answer_of(ask, start, stop) as (response, stop):
         _check_status(transport, response, location.url, deadline)
         yield stream_of(transport, response, start, stop, deadline, unpacks=location.unpacks)
 
 
-def range_header(start: int, stop: int | None) -> dict[str, str]:
-    """Return the headers by which bytes from `start` to before `stop` are asked for."""
-    if start == 0 and stop is None:
-        return {}
-    return {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+@contextmanager
+def answer_of(
+    ask: Callable[[Mapping[str, str]], AbstractContextManager[Answer]], start: int, stop: int | None
+) -> Iterator[tuple[Answer, int | None]]:
+    """Yield what answers a request for bytes, and before which one those end that it was for.
 
-
-def is_past_end(response: Answer) -> bool:
-    """Whether an answer says that there are no bytes where some were asked for."""
-    return response.status_code == 416
+    `ask` asks with those headers besides. Of what is empty a range can't be had: all of it is asked
+    for then.
+    """
+    is_ranged = start > 0 or stop is not None
+    ranges = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if is_ranged else {}
+    with ExitStack() as stack:
+        response = stack.enter_context(ask(ranges))
+        if response.status_code == 416 and start == 0 and stop is not None:
+            stack.close()
+            response, stop = stack.enter_context(ask({})), None
+        yield response, stop
 
 
 def stream_of(

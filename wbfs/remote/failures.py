@@ -24,6 +24,7 @@ PROXY_VARIABLES = (
     " HTTP_PROXY, HTTPS_PROXY or ALL_PROXY"
 )
 """What may name a proxy."""
+SLOW = "the server or the network is slow; try again, or raise --timeout"
 _USER = re.compile(r"://[^\s/?#]*@")
 _NAME_IT = "where a company's CA signs, name its bundle in REQUESTS_CA_BUNDLE"
 _OTHER_NAME = (
@@ -75,10 +76,7 @@ def without_secrets(text: str) -> str:
 def timed_out(url: str, proxy: str = "") -> RemoteTimeout:
     """Return the error of a server that is silent; `proxy` is what it is asked through."""
     through = f" through the proxy {proxy}" if proxy else ""
-    return RemoteTimeout(
-        f"{host_of(url)} does not answer in time{through}: the server or the network is slow; try"
-        " again, or raise --timeout"
-    )
+    return RemoteTimeout(f"{host_of(url)} does not answer in time{through}: {SLOW}")
 
 
 def unreachable(url: str, error: Exception, proxy: str = "") -> WbfsError:

@@ -19,17 +19,18 @@ from urllib.parse import quote, urlencode
 
 from wbfs.model.entries import AZURE_URI, Reference
 from wbfs.model.errors import AccessDenied, ReferenceUnsupported, RemoteError, WbfsError
+from wbfs.model.lately import Lately
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
-    Lately,
     ObjectRequest,
     Refused,
     check_etag,
     error_of,
     folder,
     if_match,
+    may_be_folder,
     missing_extra,
     name_of,
     open_object,
@@ -132,8 +133,8 @@ class AzureReferences:
     def _is_folder(
         self, refused: Refused, reference: Reference, blob: _Blob, deadline: Deadline
     ) -> bool:
-        """Whether there are blobs below what was refused; nothing tells that of what is gone."""
-        if refused.status != 404 or not reference.unchecked:
+        """Whether there are blobs below what was refused."""
+        if not may_be_folder(refused, reference):
             return False
         below = replace(blob, name=f"{blob.name}/")
         return any(True for _ in _versions(below, self._credential(blob, deadline)))

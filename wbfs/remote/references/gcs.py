@@ -19,17 +19,18 @@ import msgspec
 
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, RemoteError, WbfsError
+from wbfs.model.lately import Lately
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.failures import without_secrets
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
-    Lately,
     ObjectRequest,
     Refused,
     changed,
     error_of,
     folder,
+    may_be_folder,
     missing_extra,
     open_object,
     refuse_folder,
@@ -105,8 +106,8 @@ class GcsReferences:
             yield stream
 
     def _is_folder(self, refused: Refused, reference: Reference, deadline: Deadline) -> bool:
-        """Whether there are objects below what was refused; nothing tells that of what is gone."""
-        if refused.status != 404 or not reference.unchecked:
+        """Whether there are objects below what was refused."""
+        if not may_be_folder(refused, reference):
             return False
         bucket, key = split_name(reference, reference.uri.removeprefix(SCHEME))
         query = urlencode({"prefix": f"{key}/", "maxResults": 1, "fields": "items(name)"})

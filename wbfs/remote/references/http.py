@@ -26,10 +26,10 @@ from wbfs.model.errors import (
     UrlExpired,
 )
 from wbfs.model.etags import same_object
+from wbfs.model.lately import Lately
 from wbfs.remote.bytes import ByteStream, Location, ObjectMissing, content_length, open_stream
 from wbfs.remote.failures import host_of, without_secrets
 from wbfs.remote.redirects import Peer
-from wbfs.remote.references.objects import Lately
 from wbfs.remote.transport import Deadline, Transport
 
 HEAD_TIMEOUT_S = 5.0

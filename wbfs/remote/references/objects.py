@@ -10,9 +10,8 @@ import math
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -27,13 +26,7 @@ from wbfs.model.errors import (
     RemoteTimeout,
     WbfsError,
 )
-from wbfs.remote.bytes import (
-    ERROR_BODY_BYTES,
-    ByteStream,
-    is_past_end,
-    range_header,
-    stream_of,
-)
+from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, answer_of, stream_of
 from wbfs.remote.failures import host_of, without_secrets
 from wbfs.remote.redirects import Peer
 from wbfs.remote.sending import Answer
@@ -41,8 +34,6 @@ from wbfs.remote.transport import Deadline, Transport
 
 LOOK_AGAIN_S = 60.0
 """Seconds after which credentials that were not found, or were refused, are looked for again."""
-MOST_LEARNT = 10_000
-"""Buckets and objects of which is kept what their stores told."""
 
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
 _REGION = re.compile(rb"<Region>([a-z0-9-]{1,32})</Region>")
@@ -52,8 +43,6 @@ _DENIED = frozenset({"ExpiredToken", "InvalidToken", "PublicAccessNotPermitted"}
 _HIDDEN = "ResourceNotFound"
 
 T = TypeVar("T")
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,30 +85,6 @@ class Refused(RemoteError):
         """Whether it is for want of permission."""
         hidden = self.code == _HIDDEN and not self.signed
         return self.status in (401, 403) or self.code in _DENIED or hidden
-
-
-class Lately(Generic[K, V]):
-    """What was learnt lately: no more than fits, so that no manifest makes it grow without end."""
-
-    def __init__(self, most: int = MOST_LEARNT) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._found: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        """Return what was learnt, if it is still known."""
-        with self._lock:
-            if key in self._found:
-                self._found.move_to_end(key)
-            return self._found.get(key)
-
-    def put(self, key: K, value: V) -> None:
-        """Remember it, and forget what was asked for least recently."""
-        with self._lock:
-            self._found[key] = value
-            self._found.move_to_end(key)
-            if len(self._found) > self._most:
-                self._found.popitem(last=False)
 
 
 class Kept(Generic[T]):
@@ -210,18 +175,13 @@ def _first(
 def _get(
     transport: Transport, request: ObjectRequest, start: int, stop: int | None, deadline: Deadline
 ) -> Iterator[ByteStream]:
-    headers = {**request.headers, **range_header(start, stop)}
-    with ExitStack() as stack:
-        get = transport.request(
+    def ask(ranges: Mapping[str, str]) -> AbstractContextManager[Answer]:
+        headers = {**request.headers, **ranges}
+        return transport.request(
             "GET", request.url, peer=Peer.OBJECT_STORE, headers=headers, deadline=deadline
         )
-        response = stack.enter_context(get)
-        if is_past_end(response) and start == 0 and stop is not None:
-            # Nothing has no ranges.
-            stack.close()
-            everything = _get(transport, request, 0, None, deadline)
-            yield stack.enter_context(everything)
-            return
+
+    with answer_of(ask, start, stop) as (response, stop):
         if response.status_code not in (200, 206):
             raise _refused(transport, request, response, deadline)
         # Whatever its Content-Encoding: that is how it was stored, and its size is of that.
@@ -267,6 +227,11 @@ def refuse_folder(reference: Reference, name: str) -> None:
     bucket, _, key = name.partition("/")
     if reference.unchecked and bucket and (not key or key.endswith("/")):
         raise folder(reference)
+
+
+def may_be_folder(refused: Refused, reference: Reference) -> bool:
+    """Whether what was refused may be a folder: nothing tells that of what is gone."""
+    return refused.status == 404 and reference.unchecked
 
 
 def folder(reference: Reference) -> ReferenceIsFolder:

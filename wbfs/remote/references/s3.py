@@ -19,18 +19,19 @@ from urllib.parse import urlsplit
 
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, ReferenceUnsupported, RemoteError, WbfsError
+from wbfs.model.lately import Lately
 from wbfs.remote.bytes import ByteStream
 from wbfs.remote.failures import without_secrets
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
-    Lately,
     ObjectRequest,
     Refused,
     check_etag,
     error_of,
     folder,
     if_match,
+    may_be_folder,
     missing_extra,
     name_of,
     open_object,
@@ -140,8 +141,8 @@ class S3References:
     def _is_folder(
         self, refused: Refused, reference: Reference, bucket: str, key: str, deadline: Deadline
     ) -> bool:
-        """Whether there are objects below what was refused; nothing tells that of what is gone."""
-        if refused.status != 404 or not reference.unchecked:
+        """Whether there are objects below what was refused."""
+        if not may_be_folder(refused, reference):
             return False
         signer = self._login.get(deadline) or self._anonymous.get(deadline)
         assert signer is not None
