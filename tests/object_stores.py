@@ -190,6 +190,20 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Run a server on loopback while the context lasts; yield its URL."""
+    server = QuietServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(STOP_TIMEOUT_S)
+
+
+@contextmanager
 def scripted_store() -> Iterator[Scripted]:
     """Run one; its answers' bodies are sent as they are."""
     store = Scripted(url="")
@@ -214,16 +228,8 @@ def scripted_store() -> Iterator[Scripted]:
         def log_message(self, format: str, *args: object) -> None:
             """Print nothing."""
 
-    server = QuietServer(("127.0.0.1", 0), Handler)
-    store.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(Handler) as store.url:
         yield store
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(STOP_TIMEOUT_S)
 
 
 class NoNetwork(Transport):

@@ -210,3 +210,11 @@ class StandIn:
             yield
         finally:
             assert self._call("DELETE", "faults").ok
+
+
+def users_of(keys: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return users for `StandIn.accounts`, none of whom administers it, by their names and keys."""
+    return [
+        {"name": name, "email": f"{name}@example.com", "admin": False, "api_key": key}
+        for name, key in keys.items()
+    ]

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler
 
-from object_stores import QuietServer
+from object_stores import serving
 
 USER, PASSWORD = "some one", "p@ss:w/rd"
 LOGIN = "some%20one:p%40ss:w%2Frd"
@@ -90,17 +90,11 @@ def web_server() -> Iterator[Web]:
         pass
 
     Handler.web = web
-    server = QuietServer(("127.0.0.1", 0), Handler)
-    web.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield web
-    finally:
-        web.over.set()
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
+    with serving(Handler) as web.url:
+        try:
+            yield web
+        finally:
+            web.over.set()
 
 
 @cache

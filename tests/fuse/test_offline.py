@@ -17,7 +17,7 @@ import prepared
 import pytest
 from conftest import Mounter
 from mounts import WBFS, Mount, check, run, wait_until
-from stand_in import StandIn
+from stand_in import StandIn, users_of
 
 from wbfs.model.errors import AccessDenied
 from wbfs.store.catalog import find_viewer
@@ -54,13 +54,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     folder = tmp_path_factory.mktemp("offline")
     server = StandIn(folder / "server")
     try:
-        users = [
-            {"name": name, "email": f"{name}@example.com", "admin": False, "api_key": key}
-            for name, key in KEYS.items()
-        ]
         server.accounts(
             {
-                "users": users,
+                "users": users_of(KEYS),
                 "teams": [{"name": "away", "members": {"ada": "admin"}}],
                 "organizations": [{"name": "Away Inc", "teams": ["away"]}],
             }

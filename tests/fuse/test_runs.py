@@ -16,7 +16,7 @@ import pytest
 from conftest import Mounter
 from lineage import used
 from mounts import WBFS, Mount, check, wait_until
-from stand_in import StandIn
+from stand_in import StandIn, users_of
 
 KEYS = {"writer": "f" * 39 + "1", "viewer": "f" * 39 + "2"}
 NAMES = (
@@ -64,12 +64,9 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     server = StandIn(tmp_path_factory.mktemp("lineage-server"))
     try:
-        users = [
-            {"name": name, "email": f"{name}@example.com", "admin": False, "api_key": key}
-            for name, key in KEYS.items()
-        ]
         members = {"writer": "admin", "viewer": "view-only"}
-        server.accounts({"users": users, "teams": [{"name": "lineage-team", "members": members}]})
+        teams = [{"name": "lineage-team", "members": members}]
+        server.accounts({"users": users_of(KEYS), "teams": teams})
         env = server.env(tmp_path_factory.mktemp("lineage-home"), KEYS["writer"])
         done = prepared.run_sdk("-c", LOG, env=env)
         assert done.returncode == 0, done.stderr[-2000:]

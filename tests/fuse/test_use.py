@@ -12,7 +12,7 @@ import pytest
 from conftest import Mounter
 from lineage import used
 from mounts import COMMAND_TIMEOUT_S, Mount
-from stand_in import StandIn
+from stand_in import StandIn, users_of
 
 KEYS = {"user": "d" * 39 + "1", "viewer": "d" * 39 + "2"}
 LOG = """
@@ -48,14 +48,10 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """Log all of it on a server of this module's own, since faults hit all who use one."""
     server = StandIn(tmp_path_factory.mktemp("use-server"))
     try:
-        users = [
-            {"name": name, "email": f"{name}@example.com", "admin": False, "api_key": key}
-            for name, key in KEYS.items()
-        ]
         members = {"user": "admin", "viewer": "view-only"}
         server.accounts(
             {
-                "users": users,
+                "users": users_of(KEYS),
                 "teams": [{"name": "use-team", "members": members}],
                 "organizations": [{"name": "Use", "teams": ["use-team"]}],
             }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ariadne import MutationType, ObjectType
@@ -67,21 +67,22 @@ def _user(member: ProjectMember, info: Info) -> User:
 
 @mutation.field("createProjectMembers")
 def create_project_members(_: None, info: Info, input: dict[str, Any]) -> dict[str, bool]:
-    ctx = info.context
-    with ctx.services.database.transaction():
-        project = _administered(ctx, input)
-        for entity in _entities(ctx, input):
-            ctx.services.projects.add_member(project, entity)
-    return {"success": True}
+    return _change_members(info, input, info.context.services.projects.add_member)
 
 
 @mutation.field("deleteProjectMembers")
 def delete_project_members(_: None, info: Info, input: dict[str, Any]) -> dict[str, bool]:
+    return _change_members(info, input, info.context.services.projects.remove_member)
+
+
+def _change_members(
+    info: Info, input: dict[str, Any], change: Callable[[Project, Entity], None]
+) -> dict[str, bool]:
     ctx = info.context
     with ctx.services.database.transaction():
         project = _administered(ctx, input)
         for entity in _entities(ctx, input):
-            ctx.services.projects.remove_member(project, entity)
+            change(project, entity)
     return {"success": True}
 
 
