@@ -10,11 +10,12 @@ import threading
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wbfs.model.errors import StoreError, StoreFull
-from wbfs.store.eviction import Bounds
+from wbfs.store.eviction import Bounds, Pruned, prune
 from wbfs.store.folder import prepare_cache
 from wbfs.store.room import Room, State
 from wbfs.store.sdk_cache import SdkCache
@@ -116,6 +117,26 @@ def test_threads_that_write_at_once(cache_dir: Path) -> None:
     assert 10 < most <= 40 + 3
     room.count()
     assert room.used == SIZE * sum(path.is_file() for path in (cache_dir / "blobs").rglob("*"))
+
+
+def test_what_others_take_while_a_scan_finds_nothing_too_much(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others = room_of(cache_dir), room_of(cache_dir)
+    mine.count()
+    # Counted, and no longer there.
+    mine.take(LIMIT)
+
+    def prune_meanwhile(*args: Any, **options: Any) -> Pruned:
+        pruned = prune(*args, **options)
+        monkeypatch.undo()
+        with others._tally.locked() as numbers:
+            numbers.taken += LIMIT
+        return pruned
+
+    monkeypatch.setattr("wbfs.store.room.prune", prune_meanwhile)
+    mine.take(SIZE)
+    assert mine.state is State.CACHING
 
 
 def test_a_count_that_somebody_removed(cache_dir: Path) -> None:

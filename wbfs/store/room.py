@@ -304,7 +304,7 @@ class Room:
                         pruned = self._prune(size)
                         if self._fits(size):
                             return
-                        if not pruned.removed_files:
+                        if pruned.still_over and not pruned.removed_files:
                             break
                     self._full_until = time.monotonic() + FULL_S
         full = StoreFull(
