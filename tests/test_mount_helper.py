@@ -74,12 +74,26 @@ def test_variables_are_set(
     assert mount_helper.os.environ["WANDB_BASE_URL"] == "https://a.example/?b=c"
 
 
+def test_what_the_table_says_is_not_said_by_the_environment(
+    mounted: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A mount in front would have mount(8), and a boot, wait for ever.
+    for name in ("FOREGROUND", "SOURCE", "MOUNTPOINT", "FD_SOCKET"):
+        monkeypatch.setenv(f"WBFS_{name}", "1")
+    monkeypatch.setenv("WBFS_ALIAS_TTL", "7")
+    assert run_helper(["none", str(tmp_path), "-o", "env=WBFS_FOREGROUND=1"]) == 0
+    (options,) = mounted
+    assert (options["foreground"], options["fd_socket"], options["alias_ttl"]) == (False, None, 7)
+    assert not {"WBFS_SOURCE", "WBFS_MOUNTPOINT"} & mount_helper.os.environ.keys()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ("alow_other", "there is no option 'alow_other': there are cache_dir, cache_size"),
         ("alow_other=hunter2", "there is no option 'alow_other'"),
         ("foreground", "there is no option 'foreground'"),
+        ("fd_socket=/a", "there is no option 'fd_socket'"),
         ("help", "there is no option 'help'"),
         ("pin=yes", "the option pin takes no value"),
         ("cache_dir", "the option cache_dir needs a value, as in cache_dir=..."),

@@ -15,6 +15,10 @@ from daemons import END_TIMEOUT_S
 from mounts import WBFS, run, wait_until
 from stand_in import StandIn
 
+from wbfs.daemon.mounts import health
+from wbfs.daemon.mounts.mountpoint import prepare_mountpoint
+from wbfs.model.errors import NotNow
+
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount for others")
 
 USER = 12345
@@ -164,6 +168,21 @@ def test_what_is_no_descriptor_of_fuse(serve: Serve, tmp_path: Path, what: str) 
         assert process.wait(END_TIMEOUT_S) == code, said(tmp_path)
     [line] = said(tmp_path).splitlines()
     assert words in line
+
+
+def test_a_mount_that_nobody_serves(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mount"
+    monkeypatch.setattr(health, "LOOK_TIMEOUT_S", 0.3)
+    with passing.mounted(path) as descriptor:
+        # Neither looks at it from a process that could not be left behind.
+        with pytest.raises(NotNow, match=rf"at {path} \(fuse\) does not answer"):
+            prepare_mountpoint(path, make=True)
+        done = run(*WBFS, "umount", "--if-mounted", path, env=env_of(stand_in, tmp_path))
+        assert done.returncode == 2
+        assert f"wbfs has not mounted what is at {path} (fuse)" in done.stderr
+        os.close(descriptor)
 
 
 def test_a_mountpoint_beside_a_socket(serve: Serve, tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import click
 
 from wbfs.cli.echo import echo
 from wbfs.cli.mount import mount
+from wbfs.cli.mount_options import asked_for, is_generic, is_known, option_words, options_of
 from wbfs.cli.options import AnyPath
 from wbfs.cli.places import settle_paths
 from wbfs.daemon.exit_codes import WRONG_USE, exit_code_of
@@ -27,19 +28,6 @@ MOUNT_FAILED = 32
 EVERYTHING = ("", "none", "wbfs")
 """Sources in the table that stand for no SOURCE: its first column can't be left out."""
 
-# What mount(8) and mount.fuse3 deal with, or what holds for every mount of wbfs, or doesn't matter
-# where nothing is written and nothing is a program or a device.
-# fmt: off
-_GENERIC = frozenset((
-    "async", "atime", "auto", "default_permissions", "defaults", "dev", "diratime", "dirsync",
-    "exec", "fsname", "group", "iversion", "lazytime", "loud", "mand", "noatime", "noauto",
-    "nodev", "nodiratime", "noexec", "nofail", "noiversion", "nolazytime", "nomand", "norelatime",
-    "nostrictatime", "nosuid", "nouser", "owner", "relatime", "ro", "rw", "silent", "strictatime",
-    "subtype", "suid", "sync", "user", "users", "_netdev", "comment",
-))
-# fmt: on
-_IN_FRONT = "foreground"
-"""The one option that mount(8) can't have: it waits for its helper to end."""
 _SECRET = re.compile(r"(KEY|PASSWORD|SECRET|TOKEN)$", re.IGNORECASE)
 
 
@@ -69,16 +57,20 @@ def mount_helper(
     """
     environment: dict[str, str] = {}
     words: list[str] = []
-    for name, value in _options(texts):
+    for name, value in options_of(*texts):
         if name == "env":
             variable, setting = _variable(value or "")
             environment[variable] = setting
-        elif not _is_generic(name):
-            words += _words(name, value, sloppy=sloppy)
+        elif name == "remount":
+            raise UsageError(
+                "the options of a mount of wbfs can't be changed: unmount it, and mount it again"
+            )
+        elif not is_generic(name) and not (sloppy and not is_known(name)):
+            words += option_words(name, value, also=("env",))
     os.environ.update(environment)
     settle_paths()
     sources = [] if source in EVERYTHING else [source]
-    with mount.make_context("mount.wbfs", [*words, "--", *sources, mountpoint]) as context:
+    with asked_for([*words, "--", *sources, mountpoint]) as context:
         if not fake and not _is_mounted("".join(sources), mountpoint):
             mount.invoke(context)
 
@@ -98,18 +90,6 @@ def run_helper(arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
-def _options(texts: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield names and values; a value may be in double quotes, and have commas then."""
-    for text in texts:
-        for option in re.findall(r'(?:"[^"]*"|[^,])+', text):
-            name, is_set, value = option.partition("=")
-            yield name, value.replace('"', "") if is_set else None
-
-
-def _is_generic(name: str) -> bool:
-    return name in _GENERIC or name.startswith(("x-", "X-"))
-
-
 def _variable(text: str) -> tuple[str, str]:
     """Return a variable's name and value. Raises UsageError, without the value."""
     name, is_set, value = text.partition("=")
@@ -121,31 +101,6 @@ def _variable(text: str) -> tuple[str, str]:
             " netrc's form that only root may read, and name that with env=NETRC=FILE"
         )
     return name, value
-
-
-def _words(name: str, value: str | None, *, sloppy: bool) -> list[str]:
-    """Return an option as `wbfs mount` has it. Raises UsageError."""
-    if name == "remount":
-        raise UsageError(
-            "the options of a mount of wbfs can't be changed: unmount it, and mount it again"
-        )
-    word = f"--{name.replace('_', '-')}"
-    known = {
-        spelling: option
-        for option in mount.params
-        if isinstance(option, click.Option) and option.name != _IN_FRONT
-        for spelling in option.opts
-    }
-    if word not in known:
-        if sloppy:
-            return []
-        names = (one[2:].replace("-", "_") for one in known if one.startswith("--"))
-        raise UsageError(f"there is no option {name!r}: there are {', '.join(names)}, and env")
-    is_flag = known[word].is_flag
-    if is_flag == (value is not None):
-        how = "takes no value" if is_flag else f"needs a value, as in {name}=..."
-        raise UsageError(f"the option {name} {how}")
-    return [word] if value is None else [f"{word}={value}"]
 
 
 def _is_mounted(source: str, mountpoint: str) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from wbfs.daemon.mounts.health import Health, health_of
-from wbfs.daemon.mounts.table import mount_at, resolve
+from wbfs.daemon.mounts.table import Mount, mount_at, resolve
 from wbfs.model.errors import NoFuse, NotNow, UsageError
 
 COMMAND_TIMEOUT_S = 10.0
@@ -29,19 +29,8 @@ def prepare_mountpoint(path: Path, *, make: bool) -> None:
             " --device /dev/fuse --cap-add SYS_ADMIN"
         )
     mount = mount_at(path)
-    if mount is not None and mount.is_ours:
-        health = health_of(path)
-        if health is Health.HANGS:
-            raise NotNow(
-                f"{path} is a mount of wbfs already, whose daemon does not answer: end it with"
-                f" wbfs umount --force {path}"
-            )
-        if health is not Health.DEAD:
-            raise NotNow(
-                f"{path} is a mount of wbfs already: choose another directory, or unmount it first"
-                f" (wbfs umount {path})"
-            )
-        unmount(path, lazy=True)
+    if mount is not None:
+        _make_way(path, mount)
     try:
         if make:
             path.mkdir(parents=True, exist_ok=True)
@@ -58,6 +47,32 @@ def prepare_mountpoint(path: Path, *, make: bool) -> None:
         raise UsageError(
             f"{path} is not empty, and a mount would hide what is in it: choose an empty directory"
         )
+
+
+def _make_way(path: Path, mount: Mount) -> None:
+    """Take down what is mounted there where it is ours and dead.
+
+    Raises NotNow where it is ours and isn't dead, and where it hangs, whosever it is.
+    """
+    health = health_of(path)
+    if not mount.is_ours:
+        if health is Health.HANGS:
+            raise NotNow(
+                f"what is mounted at {path} ({mount.filesystem_type}) does not answer: have whoever"
+                " has mounted it take it down, or choose another directory"
+            )
+        return
+    if health is Health.HANGS:
+        raise NotNow(
+            f"{path} is a mount of wbfs already, whose daemon does not answer: end it with"
+            f" wbfs umount --force {path}"
+        )
+    if health is not Health.DEAD:
+        raise NotNow(
+            f"{path} is a mount of wbfs already: choose another directory, or unmount it first"
+            f" (wbfs umount {path})"
+        )
+    unmount(path, lazy=True)
 
 
 def refuse_inside(path: Path, mountpoint: Path, option: str) -> None:

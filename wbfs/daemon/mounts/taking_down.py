@@ -57,14 +57,20 @@ def find_mounts(paths: Sequence[Path] | None, *, only_dead: bool) -> list[Path]:
 def take_down(path: Path, *, lazy: bool, force: bool) -> None:
     """Take our mount at `path` down and wait until its daemon has ended.
 
-    Raises NotMounted, UsageError.
+    Raises NotMounted, and UsageError where it is another program's mount, or doesn't come down.
 
     With `lazy` programs go on with what they have open, and the daemon until the last has left;
     with `force` whatever they wait for fails, and the daemon is killed where it doesn't end.
     """
     mount = mount_at(path)
-    if mount is None or not mount.is_ours:
+    if mount is None:
         raise NotMounted(f"wbfs is not mounted at {path}: see findmnt -t {FILESYSTEM_TYPE}")
+    if not mount.is_ours:
+        # It may be one that was passed to a daemon of ours, which can't take it down either.
+        raise UsageError(
+            f"wbfs has not mounted what is at {path} ({mount.filesystem_type}): whoever has mounted"
+            f" it takes it down, with umount {path} for instance"
+        )
     records = Records()
     record = None if mount.is_another_users else records.find(mount.device)
     process = record.open_process() if record else None
