@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from wbfs.cli.echo import echo_path
 from wbfs.cli.interruption import quiet_interruption
 from wbfs.cli.options import (
     AnyPath,
+    as_of_option,
     cache_dir_option,
     cache_size_option,
     lock_option,
@@ -46,6 +48,7 @@ from wbfs.model.settings import SessionSettings
     help="Warn of references whose object is gone, and do without them.",
 )
 @lock_option
+@as_of_option
 @cache_dir_option("Where what is fetched is kept as well; mounts may share it.")
 @cache_size_option
 @min_free_option
@@ -57,6 +60,7 @@ def get(
     path_prefix: str,
     allow_missing_references: bool,
     locks: tuple[Locked, ...],
+    as_of: datetime | None,
     cache_dir: Path,
     cache_size: int | None,
     min_free: int,
@@ -91,6 +95,7 @@ def get(
             cache_size=cache_size,
             min_free=min_free,
             timeout_s=timeout,
+            as_of=as_of,
             manifest_limit=manifest_limit,
         )
         order = Download(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from wbfs.cli.logs import default_log_file, show_warnings, start_logging
 from wbfs.cli.options import (
     AnyPath,
     Seconds,
+    as_of_option,
     cache_dir_option,
     cache_size_option,
     lock_option,
@@ -78,6 +80,7 @@ class _Octal(click.ParamType[int]):
 )
 @click.option("--pin", is_flag=True, help="Resolve each alias once: it never moves in this mount.")
 @lock_option
+@as_of_option
 @click.option(
     "--path-prefix",
     default="",
@@ -183,6 +186,7 @@ def mount(
     run: str,
     pin: bool,
     locks: tuple[Locked, ...],
+    as_of: datetime | None,
     offline: bool,
     path_prefix: str,
     verify: str,
@@ -259,6 +263,7 @@ def mount(
         manifest_limit=manifest_limit,
         pin=pin,
         locks=locks,
+        as_of=as_of,
         offline=offline,
         verify_always=verify == "always",
         private_references=allow_private_references or not allow_other,

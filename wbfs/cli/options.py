@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,26 @@ class Seconds(click.FloatRange):
         if not math.isfinite(seconds):
             self.fail(f"{value!r} is no number of seconds", param, ctx)
         return seconds
+
+
+class Moment(click.ParamType[datetime]):
+    """A moment of the past, as ISO 8601 writes it, with its zone."""
+
+    name = "time"
+
+    def convert(
+        self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Return the moment."""
+        try:
+            moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"{value!r} is no time as 2026-11-01T12:00Z is one", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"{value!r} has no zone: put Z behind it, or +01:00", param, ctx)
+        if moment > datetime.now(UTC):
+            self.fail(f"{value!r} is not over yet", param, ctx)
+        return moment
 
 
 class AnyPath(click.ParamType[Path]):
@@ -106,4 +127,12 @@ lock_option = click.option(
     metavar="FILE",
     help="Take each alias that is in this file to be the version that it names there; wbfs lock"
     " writes one.",
+)
+as_of_option = click.option(
+    "--as-of",
+    envvar="WBFS_AS_OF",
+    type=Moment(),
+    metavar="TIME",
+    help="Take artifacts to have the versions, and the latest one, that they had at this moment, as"
+    " 2026-11-01T12:00Z; see wbfs help runs.",
 )

@@ -48,7 +48,8 @@ def _rows(seen: Seen) -> Iterator[tuple[str, str]]:
     record, status = seen.record, seen.status
     if record or status:
         server = record.server if record else status.get("server")
-        yield "source", f"{seen.source or 'everything'}, of {server}{_user(status)}"
+        text = f"{seen.source or 'everything'}, of {server}{_user(status)}"
+        yield "source", f"{text}, as of {status['as_of']}" if status.get("as_of") else text
     if seen.mount is not None and seen.mount.is_another_users:
         yield "owner", _owner(seen.mount.user_id)
     yield from _daemon(seen)

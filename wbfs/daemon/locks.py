@@ -27,6 +27,11 @@ async def locked_version(session: Session, locked: Locked) -> Version:
     try:
         version = await session.version(entity, project, collection, locked.version)
     except NotFound as error:
+        if session.names.then:
+            raise UsageError(
+                f"{locked_to}, which was not there{session.names.then}, or is gone: leave --lock or"
+                " --as-of out"
+            ) from error
         raise NotFound(
             f"{locked_to}, which is gone: {error}; see wbfs lock --check, and move it with wbfs"
             " lock --update"

@@ -35,6 +35,7 @@ from wbfs.model.runs import Run, parse_run
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.artifacts import WandbApi
 from wbfs.remote.credentials import Credentials, NoKey, load_credentials
+from wbfs.remote.past import PastApi
 from wbfs.remote.references import References
 from wbfs.remote.transport import Deadline, Transport
 from wbfs.store.blobs import Blobs
@@ -116,8 +117,8 @@ class Session:
             await work.ended.wait()
         if not isinstance(found, VersionDirectory):
             raise NotFound(
-                f"there is no version or alias {alias!r} of {entity}/{project}/{collection}, or you"
-                " may not see it"
+                f"there is no version or alias {alias!r} of {entity}/{project}/{collection}"
+                f"{self.names.then}, or you may not see it"
             )
         return found.version
 
@@ -211,7 +212,11 @@ async def open_session(
         private_references=settings.private_references,
     )
     try:
-        api = WandbApi(transport=transport, credentials=credentials)
+        api = (
+            WandbApi(transport=transport, credentials=credentials)
+            if settings.as_of is None
+            else PastApi(transport=transport, credentials=credentials, as_of=settings.as_of)
+        )
         offload = Offload()
         login = await _log_in(settings, credentials, api, offload)
         catalog = Catalog(

@@ -59,6 +59,7 @@ class Status:
             "alias_ttl_s": settings.alias_ttl_s,
             "timeout_s": settings.timeout_s,
             "pin": settings.pin,
+            "as_of": settings.as_of.isoformat() if settings.as_of else None,
             "verify_always": settings.verify_always,
             "kernel": {
                 "read_ahead_kb": self.kernel.read_ahead_kb,

@@ -101,6 +101,11 @@ class Names:
         self._organization_flights: Flights[str] = Flights(background)
 
     @property
+    def then(self) -> str:
+        """What is said behind a name of which moment it is, if not of now."""
+        return f" as of {self._api.as_of}" if self._api.as_of else ""
+
+    @property
     def outage(self) -> Outage | None:
         """Since when the server can't be had; None where it answered when it was asked last."""
         return self._reach.outage
@@ -154,8 +159,14 @@ class Names:
             what=f"look up {name!r} in {path_of(directory)}",
         )
 
-    async def _find(self, directory: Listed, name: str, key: tuple[Inode, str]) -> Answer:
+    def _place(self, directory: Listed) -> str:
+        """Return the catalog's name of a directory: of another moment it is another one."""
         path = path_of(directory)
+        is_past = self._api.as_of and isinstance(directory, CollectionDirectory)
+        return f"{path}/{self._api.as_of}" if is_past else path
+
+    async def _find(self, directory: Listed, name: str, key: tuple[Inode, str]) -> Answer:
+        path = self._place(directory)
         kept = await self._kept.name(path, name)
         if kept is not None:
             left_s = self._left_s(kept.given_at, self._ttl_of(kept.thing))
@@ -196,7 +207,7 @@ class Names:
         )
 
     async def _find_children(self, directory: Listed, inode: Inode) -> Listing:
-        path = path_of(directory)
+        path = self._place(directory)
         old = self._listings.get(inode)
         listed_at = await self._kept.listed_at(path)
         if listed_at is not None and self._left_s(listed_at, self._ttl_s) > 0:
@@ -355,7 +366,7 @@ class Names:
         """Raise the error of what the server can't be asked for and never said before."""
         if not isinstance(error, Offline):
             raise error
-        reason = self._kept.failure or f"it was never {told} before"
+        reason = self._kept.failure or f"it was never {told} before{self.then}"
         raise Offline(f"this mount is offline (--offline) and {reason}") from error
 
     def _ttl_of(self, thing: Thing | None) -> float:

@@ -104,6 +104,7 @@ class Tree:
         if not isinstance(top, VersionDirectory):
             raise NotFound(
                 f"there is no version or alias {mounted.alias!r} of {path_of(mounted.base)}"
+                f"{self._names.then}"
             )
         if not mounted.folder:
             return top, answer.valid_until

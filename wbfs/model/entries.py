@@ -62,7 +62,8 @@ class Version:
     """One immutable artifact as a member of one collection.
 
     `name` is `vN` with the collection's own index, which for a link is not the source's.
-    `metadata` is JSON text. `digest` is the digest of the manifest, in hexadecimal.
+    `metadata` is JSON text. `digest` is the digest of the manifest, in hexadecimal. `joined_at_ns`
+    is when it was logged to the collection, or linked to it; 0 where that wasn't asked for.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Version:
     size: int = 0
     file_count: int = 0
     created_at_ns: int = 0
+    joined_at_ns: int = 0
     description: str = ""
     metadata: str = "{}"
 

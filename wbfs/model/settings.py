@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from wbfs.model.locks import Locked
@@ -32,6 +33,7 @@ class SessionSettings:
     `sdk_cache_dir` is the wandb SDK's own cache directory. Times are in seconds, sizes in bytes; a
     `cache_size` of None is no limit. With `offline` no request is made at all. With `verify_always`
     no byte of a large file is served before its digest was checked, as of small ones.
+    With `as_of` artifacts have the versions and aliases of that moment, which has a zone.
     `private_references` is whether manifests' URLs may lead to loopback and private addresses,
     `file_references` whether they may name files of this machine.
     """
@@ -44,6 +46,7 @@ class SessionSettings:
     timeout_s: float = TIMEOUT_S
     manifest_limit: int = MANIFEST_LIMIT_BYTES
     pin: bool = False
+    as_of: datetime | None = None
     offline: bool = False
     verify_always: bool = False
     private_references: bool = True

@@ -124,7 +124,7 @@ def parse_listed_version(edge: Mapping[str, Any], place: tuple[str, str, str]) -
         return None
     # Those of its other collections are listed too.
     aliases = [alias["alias"] for alias in node.get("aliases") or () if parse_place(alias) == place]
-    return parse_version(node, place, edge["version"], aliases)
+    return parse_version(node, place, edge["version"], aliases, membership_at(node, place))
 
 
 @_parses
@@ -155,12 +155,16 @@ def parse_member(
         raise NotFound(f"{missing}: it is {str(artifact.get('state')).lower()}")
     aliases = [alias["alias"] for alias in membership.get("aliases") or ()]
     own_name = next(filter(is_version_name, aliases), f"v{membership['versionIndex']}")
-    return parse_version(artifact, place, own_name, aliases)
+    return parse_version(artifact, place, own_name, aliases, membership)
 
 
 @_parses
 def parse_version(
-    artifact: Mapping[str, Any], place: tuple[str, str, str], name: str, aliases: Sequence[str]
+    artifact: Mapping[str, Any],
+    place: tuple[str, str, str],
+    name: str,
+    aliases: Sequence[str],
+    membership: Mapping[str, Any] | None,
 ) -> Version:
     """Return an artifact as the version `name` of the collection at `place`."""
     entity, project, collection = place
@@ -178,9 +182,19 @@ def parse_version(
         size=int(artifact.get("size") or 0),
         file_count=int(artifact.get("fileCount") or 0),
         created_at_ns=_time_ns(artifact["createdAt"]),
+        joined_at_ns=_joined_at_ns(artifact, membership),
         description=artifact.get("description") or "",
         metadata=artifact.get("metadata") or "{}",
     )
+
+
+def _joined_at_ns(artifact: Mapping[str, Any], membership: Mapping[str, Any] | None) -> int:
+    """Return when an artifact was logged to a collection, or linked to it; 0 for not known."""
+    if membership is None:
+        return 0
+    kind = (membership.get("artifactCollection") or {}).get("__typename")
+    since = artifact if kind == "ArtifactSequence" else membership
+    return _time_ns(since["createdAt"]) if since.get("createdAt") else 0
 
 
 def _time_ns(text: str) -> int:

@@ -51,7 +51,12 @@ MANIFEST_ATTEMPTS = 3
 
 
 class WandbApi:
-    """The artifacts that one user may see."""
+    """The artifacts that one user may see.
+
+    `as_of` is the moment of which their versions are, as ISO 8601 writes it; empty for now.
+    """
+
+    as_of = ""
 
     def __init__(self, *, transport: Transport, credentials: Credentials) -> None:
         self._transport = transport
@@ -152,8 +157,21 @@ class WandbApi:
 
         Raises NotFound.
         """
+        return self._list_versions(collection, wanted, deadline, with_memberships=False)
+
+    def _list_versions(
+        self,
+        collection: Collection,
+        wanted: PageRequest,
+        deadline: Deadline,
+        *,
+        with_memberships: bool,
+    ) -> Page[Version]:
+        """Do what `versions` does; with memberships it is known when each joined, too."""
         edges = self._graphql.page(
-            queries.versions(with_algorithm=self._has_algorithms(deadline)),
+            queries.versions(
+                with_algorithm=self._has_algorithms(deadline), with_memberships=with_memberships
+            ),
             {
                 "entity": collection.entity,
                 "project": collection.project,

@@ -71,8 +71,16 @@ def _artifact_fields(with_algorithm: bool) -> str:
     """
 
 
-def versions(*, with_algorithm: bool) -> str:
+_MEMBERSHIPS = f"""
+  artifactMemberships {{
+    edges {{ node {{ versionIndex createdAt aliases {{ alias }} {_PLACE} }} }}
+  }}
+"""
+
+
+def versions(*, with_algorithm: bool, with_memberships: bool) -> str:
     """Return the query for a collection's versions, with their aliases in all collections."""
+    memberships = _MEMBERSHIPS if with_memberships else ""
     return f"""
     query ProjectArtifacts(
       $entity: String!, $project: String!, $type: String!, $collection: String!,
@@ -86,7 +94,9 @@ def versions(*, with_algorithm: bool) -> str:
               pageInfo {{ endCursor hasNextPage }}
               edges {{
                 version
-                node {{ {_artifact_fields(with_algorithm)} aliases {{ alias {_PLACE} }} }}
+                node {{
+                  {_artifact_fields(with_algorithm)} aliases {{ alias {_PLACE} }} {memberships}
+                }}
               }}
             }}
           }}
@@ -102,7 +112,7 @@ def membership(*, with_algorithm: bool) -> str:
     query ArtifactMembershipByName($entity: String!, $project: String!, $name: String!) {{
       project(name: $project, entityName: $entity) {{
         artifactCollectionMembership(name: $name) {{
-          versionIndex aliases {{ alias }} {_PLACE}
+          versionIndex createdAt aliases {{ alias }} {_PLACE}
           artifact {{ {_artifact_fields(with_algorithm)} }}
         }}
       }}
@@ -114,7 +124,7 @@ def _logged_fields(with_algorithm: bool) -> str:
     return f"""
       {_artifact_fields(with_algorithm)}
       artifactSequence {{ __typename name project {{ name entity {{ name }} }} }}
-      artifactMemberships {{ edges {{ node {{ versionIndex aliases {{ alias }} {_PLACE} }} }} }}
+      {_MEMBERSHIPS}
     """
 
 

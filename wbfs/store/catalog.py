@@ -114,7 +114,8 @@ def find_viewer(cache_dir: Path, server: str, login: str | None) -> Viewer:
 class Catalog:
     """What one user was told by one server, in one cache directory.
 
-    A directory is `/`, an entity, `entity/project` or `entity/project/collection`.
+    A directory is `/`, an entity, `entity/project` or `entity/project/collection`, and behind that
+    a moment where it is the collection of then.
     """
 
     def __init__(
