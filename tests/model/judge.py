@@ -17,7 +17,7 @@ from typing import Any
 from contents import Content
 from faults import LATE, NOT_MOUNTED, Cause, Fault
 
-from wbfs.remote.bytes import SLOWEST_BYTES_PER_S
+from wbfs.remote.http.bytes import SLOWEST_BYTES_PER_S
 
 NO_ROOM = re.compile(r"can't be kept to be checked|there is no room in the cache|the disk is full")
 SHOWN_STEPS, SHOWN_READS = 80, 25

@@ -9,7 +9,7 @@ from contents import Files, data, digest
 from large_manifest import Client, md5
 from stand_in import StandIn
 
-from wbfs.devserver.manifests import artifact_digest, serialize_manifest
+from wbfs.devserver.data.manifests import artifact_digest, serialize_manifest
 
 ENTITY, PROJECT = "admin", "model"
 

@@ -14,9 +14,9 @@ from stand_in import StandIn
 from starlette.applications import Starlette
 
 from wbfs.devserver.api import FEATURES, ApiSettings, create_api
-from wbfs.devserver.database import Database
-from wbfs.devserver.files import create_files
-from wbfs.devserver.origin import Origin
+from wbfs.devserver.data.database import Database
+from wbfs.devserver.objects.files import create_files
+from wbfs.devserver.objects.origin import Origin
 
 pytestmark = pytest.mark.sdk
 

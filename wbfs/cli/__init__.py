@@ -1,1 +1,1 @@
-"""The commands, one module each."""
+"""The commands, in rooms by what they are about."""

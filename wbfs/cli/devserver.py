@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from wbfs.cli.echo import echo
-from wbfs.cli.options import AnyPath
+from wbfs.cli.given.options import AnyPath
+from wbfs.cli.words.echo import echo
 from wbfs.model.errors import UsageError
 
 

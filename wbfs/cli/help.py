@@ -7,7 +7,7 @@ from importlib.resources.abc import Traversable
 
 import click
 
-from wbfs.cli.echo import echo, echo_page
+from wbfs.cli.words.echo import echo, echo_page
 from wbfs.model.errors import UsageError
 
 

@@ -9,22 +9,22 @@ from typing import NoReturn
 import click
 
 from wbfs import __version__
-from wbfs.cli.cache import cache
 from wbfs.cli.deploy import deploy
 from wbfs.cli.devserver import devserver
-from wbfs.cli.doctor import doctor
-from wbfs.cli.echo import echo
-from wbfs.cli.get import get
+from wbfs.cli.files.cache import cache
+from wbfs.cli.files.get import get
+from wbfs.cli.files.prefetch import prefetch
+from wbfs.cli.given.places import settle_paths
 from wbfs.cli.help import help_
-from wbfs.cli.lock import lock
-from wbfs.cli.mount import mount
-from wbfs.cli.mount_helper import run_helper
-from wbfs.cli.places import settle_paths
-from wbfs.cli.prefetch import prefetch
-from wbfs.cli.status import status
-from wbfs.cli.umount import umount
-from wbfs.cli.use import use
-from wbfs.cli.why import why
+from wbfs.cli.mounts.doctor import doctor
+from wbfs.cli.mounts.mount import mount
+from wbfs.cli.mounts.mount_helper import run_helper
+from wbfs.cli.mounts.status import status
+from wbfs.cli.mounts.umount import umount
+from wbfs.cli.mounts.why import why
+from wbfs.cli.versions.lock import lock
+from wbfs.cli.versions.use import use
+from wbfs.cli.words.echo import echo
 from wbfs.daemon.exit_codes import exit_code_of
 from wbfs.model.errors import WbfsError
 

@@ -22,10 +22,10 @@ from wbfs.daemon.mounts.mountpoint import FUSE_CONF, users_may_allow_other
 from wbfs.model.errors import WbfsError
 from wbfs.model.settings import MIN_FREE_BYTES
 from wbfs.model.text import plain
-from wbfs.remote.artifacts import WandbApi
+from wbfs.remote.api.artifacts import WandbApi
 from wbfs.remote.credentials import Credentials, load_credentials
-from wbfs.remote.redirects import Peer
-from wbfs.remote.transport import Deadline, Transport
+from wbfs.remote.http.redirects import Peer
+from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.store.folder import check_cache, disk_of
 
 DESCRIPTORS = 65536

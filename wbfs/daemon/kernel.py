@@ -10,7 +10,7 @@ import pyfuse3
 import trio
 
 from wbfs.daemon.mounts.connection import CONTROL, set_connection
-from wbfs.fetch.background import Background
+from wbfs.fetch.work.background import Background
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from wbfs.daemon.lineage.recorder import Recorder
 from wbfs.fetch.fetcher import Fetcher
-from wbfs.fetch.offload import Offload
+from wbfs.fetch.work.offload import Offload
 from wbfs.model.errors import UsageError
 
 log = logging.getLogger(__name__)

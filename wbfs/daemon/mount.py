@@ -19,7 +19,7 @@ from wbfs.daemon.kernel import Kernel
 from wbfs.daemon.lineage.recorder import Recorder, recording
 from wbfs.daemon.locks import pin_locked
 from wbfs.daemon.metrics import Metrics
-from wbfs.daemon.mounts.health import Health, health_of
+from wbfs.daemon.mounts.looking.health import Health, health_of
 from wbfs.daemon.mounts.mountpoint import (
     FUSE_CONF,
     prepare_mountpoint,
@@ -31,8 +31,8 @@ from wbfs.daemon.serving import answer
 from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status
 from wbfs.daemon.supervisor import Supervisor
-from wbfs.fetch.background import Background, in_background
-from wbfs.fetch.offload import Kind
+from wbfs.fetch.work.background import Background, in_background
+from wbfs.fetch.work.offload import Kind
 from wbfs.fs.control import Control, ErrorLog, LeftOut
 from wbfs.fs.operations import Operations, Ownership
 from wbfs.fs.prefix import PathPrefix
@@ -40,7 +40,7 @@ from wbfs.fs.tree import Tree, find_mounted
 from wbfs.fs.under_way import UnderWay
 from wbfs.model.errors import NO_DESCRIPTOR, MountLost, NoFuse, WbfsError, no_descriptor
 from wbfs.model.settings import MountSettings
-from wbfs.store.manifests import remove_abandoned_tables
+from wbfs.store.known.manifests import remove_abandoned_tables
 
 log = logging.getLogger(__name__)
 

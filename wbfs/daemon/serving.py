@@ -15,7 +15,7 @@ import pyfuse3
 import trio
 
 from wbfs.daemon.kernel import MAX_BACKGROUND
-from wbfs.fetch.background import Background
+from wbfs.fetch.work.background import Background
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,15 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from wbfs.fetch.apart.small_files import Setup
-from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.fetcher import Fetcher
-from wbfs.fetch.offload import Kind, Offload, checkpoint
-from wbfs.fetch.outage import Reach
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.sources import Sources
+from wbfs.fetch.work.background import Background
+from wbfs.fetch.work.offload import Kind, Offload, checkpoint
+from wbfs.fetch.work.outage import Reach
 from wbfs.fetch.writeback import Writeback
-from wbfs.fs.names import Names
+from wbfs.fs.above.names import Names
 from wbfs.fs.nodes import (
     CollectionDirectory,
     EntityDirectory,
@@ -33,20 +33,20 @@ from wbfs.model.errors import AccessDenied, NotFound, RemoteError, StoreError, W
 from wbfs.model.names import REGISTRY_PREFIX, Source, parse_source
 from wbfs.model.runs import Run, parse_run
 from wbfs.model.settings import SessionSettings
-from wbfs.remote.artifacts import WandbApi
+from wbfs.remote.api.artifacts import WandbApi
+from wbfs.remote.api.past import PastApi
 from wbfs.remote.credentials import Credentials, NoKey, load_credentials
-from wbfs.remote.past import PastApi
+from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.remote.references import References
-from wbfs.remote.transport import Deadline, Transport
-from wbfs.store.blobs import Blobs
-from wbfs.store.catalog import Catalog, find_viewer
-from wbfs.store.eviction import Bounds
+from wbfs.store.bounds.eviction import Bounds
+from wbfs.store.bounds.room import Room
+from wbfs.store.content.blobs import Blobs
+from wbfs.store.content.partial import PartialBlobs
+from wbfs.store.content.sdk_cache import SdkCache
 from wbfs.store.folder import prepare_cache
-from wbfs.store.manifests import Manifests
-from wbfs.store.partial import PartialBlobs
-from wbfs.store.room import Room
-from wbfs.store.sdk_cache import SdkCache
-from wbfs.store.sizes import KnownSizes
+from wbfs.store.known.catalog import Catalog, find_viewer
+from wbfs.store.known.manifests import Manifests
+from wbfs.store.known.sizes import KnownSizes
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from wbfs.devserver.accounts import Access, Accounts, User
-from wbfs.devserver.artifacts import Artifacts, Entry
-from wbfs.devserver.database import Database
+from wbfs.devserver.data.accounts import Access, Accounts, User
+from wbfs.devserver.data.artifacts import Artifacts, Entry
+from wbfs.devserver.data.database import Database
+from wbfs.devserver.data.ids import decode_id
+from wbfs.devserver.data.memberships import Memberships
+from wbfs.devserver.data.paging import Pager
+from wbfs.devserver.data.projects import Projects
+from wbfs.devserver.data.runs import Runs
 from wbfs.devserver.errors import (
     ApiError,
     InvalidRequest,
@@ -31,15 +36,10 @@ from wbfs.devserver.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from wbfs.devserver.ids import decode_id
-from wbfs.devserver.memberships import Memberships
-from wbfs.devserver.origin import Origin
-from wbfs.devserver.paging import Pager
-from wbfs.devserver.projects import Projects
+from wbfs.devserver.objects.origin import Origin
+from wbfs.devserver.objects.uploads import Uploads
 from wbfs.devserver.resolvers import make_schema
 from wbfs.devserver.resolvers.context import Context, ServerOptions, Services
-from wbfs.devserver.runs import Runs
-from wbfs.devserver.uploads import Uploads
 
 KEPT_QUERIES = 200
 """Texts that are parsed and validated once."""

@@ -25,10 +25,10 @@ from starlette.types import ASGIApp
 
 from wbfs.devserver.api import ApiSettings, create_api
 from wbfs.devserver.certificates import load_certificates
-from wbfs.devserver.database import Database
+from wbfs.devserver.data.database import Database
 from wbfs.devserver.faults import ConnectionCut, Faults, FaultSettings
-from wbfs.devserver.files import create_files
-from wbfs.devserver.origin import URL_LIFETIME_S, Origin
+from wbfs.devserver.objects.files import create_files
+from wbfs.devserver.objects.origin import URL_LIFETIME_S, Origin
 from wbfs.devserver.request_log import CONTROL_PREFIX, RequestLog
 
 STOP_TIMEOUT_S = 1

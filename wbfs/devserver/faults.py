@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wbfs.devserver.files import refuse
+from wbfs.devserver.objects.files import refuse
+from wbfs.devserver.objects.signing import EXPIRED, SIGNATURE, issue_time
 from wbfs.devserver.request_log import CONTROL_PREFIX
-from wbfs.devserver.signing import EXPIRED, SIGNATURE, issue_time
 
 SLOW_PIECE_BYTES = 16 << 10
 REDIRECTED = "redirected"

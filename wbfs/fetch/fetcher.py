@@ -16,20 +16,20 @@ import trio
 from wbfs.fetch.ahead.listed import ListedFolders
 from wbfs.fetch.ahead.loaders import Loaders, Was
 from wbfs.fetch.ahead.queue import Prefetch
-from wbfs.fetch.flights import Flights
 from wbfs.fetch.journal import Journal
 from wbfs.fetch.large.files import LargeFiles, OpenLargeFile
-from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.sizes import Sizes
 from wbfs.fetch.small.whole import LARGEST_WHOLE, WholeFiles, is_large, is_sized_by_reading
 from wbfs.fetch.transfer import stretched
 from wbfs.fetch.wanted import Wanted
+from wbfs.fetch.work.flights import Flights
+from wbfs.fetch.work.offload import Kind
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import BadHandle, ReferenceChanged, StaleInode, StoreError, WbfsError
-from wbfs.remote.transport import Deadline
-from wbfs.store.blobs import SealedBlob
-from wbfs.store.manifests import File, ManifestTable
+from wbfs.remote.http.transport import Deadline
+from wbfs.store.content.blobs import SealedBlob
+from wbfs.store.known.manifests import File, ManifestTable
 
 log = logging.getLogger(__name__)
 

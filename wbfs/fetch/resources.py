@@ -8,20 +8,20 @@ from functools import partial
 from typing import TypeVar
 
 from wbfs.fetch.apart.small_files import Setup
-from wbfs.fetch.background import Background
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.journal import Journal
 from wbfs.fetch.large.ranges import RangeHabits
-from wbfs.fetch.offload import Kind, Offload
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.transfer import Opener
 from wbfs.fetch.wanted import Wanted
+from wbfs.fetch.work.background import Background
+from wbfs.fetch.work.offload import Kind, Offload
 from wbfs.fetch.writeback import Writeback
-from wbfs.remote.transport import Deadline
-from wbfs.store.blobs import Blobs, read_fully, read_in_memory
-from wbfs.store.partial import PartialBlobs
-from wbfs.store.room import Room
-from wbfs.store.sizes import KnownSizes
+from wbfs.remote.http.transport import Deadline
+from wbfs.store.bounds.room import Room
+from wbfs.store.content.blobs import Blobs, read_fully, read_in_memory
+from wbfs.store.content.partial import PartialBlobs
+from wbfs.store.known.sizes import KnownSizes
 
 T = TypeVar("T")
 

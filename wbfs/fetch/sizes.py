@@ -18,12 +18,12 @@ from typing import TypeVar
 
 import trio
 
-from wbfs.fetch.flights import Flights
-from wbfs.fetch.offload import Kind
-from wbfs.fetch.outage import SilentServers
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.small.whole import WholeFiles
 from wbfs.fetch.wanted import Wanted
+from wbfs.fetch.work.flights import Flights
+from wbfs.fetch.work.offload import Kind
+from wbfs.fetch.work.outage import SilentServers
 from wbfs.model.entries import ARTIFACT_SCHEME, Blob, Entry, Version
 from wbfs.model.errors import (
     Offline,
@@ -33,8 +33,8 @@ from wbfs.model.errors import (
     WbfsError,
 )
 from wbfs.model.lately import Lately
-from wbfs.remote.transport import Deadline
-from wbfs.store.manifests import File, ManifestTable
+from wbfs.remote.http.transport import Deadline
+from wbfs.store.known.manifests import File, ManifestTable
 
 log = logging.getLogger(__name__)
 

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from wbfs.fetch.apart.manifests import MAX_HOPS, ManifestLoader
-from wbfs.fetch.background import Background
-from wbfs.fetch.outage import Reach
 from wbfs.fetch.small.urls import SignedUrls
+from wbfs.fetch.work.background import Background
+from wbfs.fetch.work.outage import Reach
 from wbfs.model.digests import new_hasher
 from wbfs.model.entries import ARTIFACT_SCHEME, Blob, Entry, Reference, Version, split_artifact_uri
 from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
-from wbfs.remote.artifacts import WandbApi
-from wbfs.remote.bytes import ByteStream, Location, open_stream
-from wbfs.remote.failures import host_of, without_login
+from wbfs.remote.api.artifacts import WandbApi
+from wbfs.remote.http.bytes import ByteStream, Location, open_stream
+from wbfs.remote.http.failures import host_of, without_login
+from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.remote.references import References
-from wbfs.remote.transport import Deadline, Transport
-from wbfs.store.manifests import Manifests, ManifestTable
+from wbfs.store.known.manifests import Manifests, ManifestTable
 
 
 class Sources:

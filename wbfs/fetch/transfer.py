@@ -21,12 +21,12 @@ from wbfs.model.errors import (
     UrlExpired,
     WbfsError,
 )
-from wbfs.remote.bodies import Piece
-from wbfs.remote.bytes import SLOWEST_BYTES_PER_S, ByteStream
-from wbfs.remote.failures import SLOW, without_secrets
-from wbfs.remote.transport import Deadline
-from wbfs.store.blobs import SealedBlob
-from wbfs.store.partial import SmallBlob
+from wbfs.remote.http.bodies import Piece
+from wbfs.remote.http.bytes import SLOWEST_BYTES_PER_S, ByteStream
+from wbfs.remote.http.failures import SLOW, without_secrets
+from wbfs.remote.http.transport import Deadline
+from wbfs.store.content.blobs import SealedBlob
+from wbfs.store.content.partial import SmallBlob
 
 T = TypeVar("T")
 

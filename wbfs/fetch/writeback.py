@@ -6,10 +6,10 @@ import logging
 
 import trio
 
-from wbfs.fetch.background import Background
-from wbfs.fetch.offload import Kind, Offload
+from wbfs.fetch.work.background import Background
+from wbfs.fetch.work.offload import Kind, Offload
 from wbfs.model.errors import StoreError
-from wbfs.store.blobs import Blobs
+from wbfs.store.content.blobs import Blobs
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import trio
 
-from wbfs.fetch.flights import SLACK_S
-from wbfs.fs.questions import Child
+from wbfs.fetch.work.flights import SLACK_S
+from wbfs.fs.above.questions import Child
 from wbfs.model.errors import Defect, RemoteError, RemoteTimeout, WbfsError, while_doing
 
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 from wbfs.fs.inodes import ROOT_INODE, Inode, TreeKey, inode_of, tree_key
 from wbfs.model.entries import Collection, Entry, Project, Version
-from wbfs.remote.failures import without_login
-from wbfs.store.manifests import ROOT_FOLDER, File, Folder
+from wbfs.remote.http.failures import without_login
+from wbfs.store.known.manifests import ROOT_FOLDER, File, Folder
 
 XATTR_PREFIX = "user.wandb."
 FILE_XATTRS = ("digest", "size", "birth_artifact", "uri")

@@ -23,8 +23,8 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from wbfs.fetch.background import Background
 from wbfs.fetch.fetcher import Fetcher, Reader
+from wbfs.fetch.work.background import Background
 from wbfs.fs.control import CONTROL_NAME, Control, ControlFile, ErrorLog, LeftOut
 from wbfs.fs.errno_map import errno_for
 from wbfs.fs.folders import OpenFolder, Row, chunk_end
@@ -44,7 +44,7 @@ from wbfs.model.entries import Version
 from wbfs.model.errors import InodeTaken, WbfsError
 from wbfs.model.names import NAME_MAX
 from wbfs.store.folder import disk_of
-from wbfs.store.manifests import UNSIZED
+from wbfs.store.known.manifests import UNSIZED
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import trio
 from wbfs.fetch.fetcher import Fetcher, Reader
 from wbfs.fetch.sizes import Size
 from wbfs.fetch.small.whole import is_sized_by_reading
+from wbfs.fs.above.names import Names
 from wbfs.fs.folders import FolderRows, OpenFolder, Row, Shows
 from wbfs.fs.inodes import ROOT_INODE, Inode, TreeKey, inode_of, split_inode
 from wbfs.fs.listings import Listing
-from wbfs.fs.names import Names
 from wbfs.fs.nodes import (
     Attributes,
     CollectionDirectory,
@@ -38,7 +38,7 @@ from wbfs.fs.prefix import PathPrefix
 from wbfs.model.entries import Version
 from wbfs.model.errors import InodeTaken, IsADirectory, NotADirectory, NotFound, StaleInode
 from wbfs.model.names import Source, is_safe_component
-from wbfs.store.manifests import ROOT_FOLDER, UNSIZED, File, ManifestTable
+from wbfs.store.known.manifests import ROOT_FOLDER, UNSIZED, File, ManifestTable
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from mounts import run
 from stand_in import StandIn
 
 from benchmark.site.data import files_below
-from wbfs.devserver.ids import decode_id
-from wbfs.devserver.manifests import artifact_digest, serialize_manifest
+from wbfs.devserver.data.ids import decode_id
+from wbfs.devserver.data.manifests import artifact_digest, serialize_manifest
 
 PROJECT = "bench"
 LOG_TIMEOUT_S = 900.0

@@ -21,12 +21,12 @@ from wbfs.daemon.lineage.finder import Finder, Opened
 from wbfs.daemon.lineage.readers import Readers, kin_of
 from wbfs.daemon.lineage.sender import Sender
 from wbfs.daemon.session import Session
-from wbfs.fetch.background import Background, Work
-from wbfs.fetch.offload import Kind, Offload
+from wbfs.fetch.work.background import Background, Work
+from wbfs.fetch.work.offload import Kind, Offload
 from wbfs.model.entries import Version
 from wbfs.model.runs import Run, Use
 from wbfs.model.settings import AUTO_RUN, MountSettings
-from wbfs.store.uses import Uses
+from wbfs.store.known.uses import Uses
 
 log = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from wbfs.model.errors import (
     WbfsError,
 )
 from wbfs.model.runs import Run, Use
-from wbfs.remote.graphql import QueryRefused
-from wbfs.remote.runs import RunsApi
-from wbfs.remote.transport import Deadline
-from wbfs.store.uses import KEPT_S, Uses
+from wbfs.remote.api.graphql import QueryRefused
+from wbfs.remote.api.runs import RunsApi
+from wbfs.remote.http.transport import Deadline
+from wbfs.store.known.uses import KEPT_S, Uses
 
 log = logging.getLogger(__name__)
 

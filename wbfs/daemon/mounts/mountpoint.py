@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from wbfs.daemon.mounts.health import Health, health_of
+from wbfs.daemon.mounts.looking.health import Health, health_of
 from wbfs.daemon.mounts.table import Mount, mount_at, resolve
 from wbfs.model.errors import NoFuse, NotNow, UsageError
 

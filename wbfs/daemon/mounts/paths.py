@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from wbfs.daemon.mounts.health import Health, health_of
+from wbfs.daemon.mounts.looking.health import Health, health_of
 from wbfs.daemon.mounts.records import Record, Records
 from wbfs.daemon.mounts.table import Mount, mount_of, resolve
 from wbfs.fs.control import CONTROL_NAME

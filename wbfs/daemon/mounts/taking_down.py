@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wbfs.daemon.mounts.connection import abort
-from wbfs.daemon.mounts.health import LOOK_TIMEOUT_S, Health, has_ended, health_of
+from wbfs.daemon.mounts.looking.health import LOOK_TIMEOUT_S, Health, has_ended, health_of
+from wbfs.daemon.mounts.looking.survey import Survey
 from wbfs.daemon.mounts.mountpoint import InUse, unmount
 from wbfs.daemon.mounts.records import Record, Records
-from wbfs.daemon.mounts.survey import Survey
 from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at, who_sees
 from wbfs.model.errors import NotNow, UsageError
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from ariadne import ObjectType, QueryType
 
-from wbfs.devserver.accounts import Access, Entity, Member, Organization, User
-from wbfs.devserver.filters import Condition, parse_filters
-from wbfs.devserver.ids import encode_id
-from wbfs.devserver.memberships import Collection, Membership
-from wbfs.devserver.paging import Connection, whole
-from wbfs.devserver.projects import PROJECT_FIELDS, Project
+from wbfs.devserver.data.accounts import Access, Entity, Member, Organization, User
+from wbfs.devserver.data.filters import Condition, parse_filters
+from wbfs.devserver.data.ids import encode_id
+from wbfs.devserver.data.memberships import Collection, Membership
+from wbfs.devserver.data.paging import Connection, whole
+from wbfs.devserver.data.projects import PROJECT_FIELDS, Project
 from wbfs.devserver.resolvers.context import Info, page
 
 query = QueryType()

@@ -7,15 +7,15 @@ from typing import Any
 
 from ariadne import ObjectType, QueryType, UnionType
 
-from wbfs.devserver.accounts import Access, User
-from wbfs.devserver.artifacts import INHERITED_TTL, Artifact
-from wbfs.devserver.ids import encode_id
-from wbfs.devserver.memberships import Alias, Collection, Membership, Tag
-from wbfs.devserver.paging import Connection, PageRequest, whole
-from wbfs.devserver.projects import ArtifactType
+from wbfs.devserver.data.accounts import Access, User
+from wbfs.devserver.data.artifacts import INHERITED_TTL, Artifact
+from wbfs.devserver.data.ids import encode_id
+from wbfs.devserver.data.memberships import Alias, Collection, Membership, Tag
+from wbfs.devserver.data.paging import Connection, PageRequest, whole
+from wbfs.devserver.data.projects import ArtifactType
+from wbfs.devserver.data.runs import Run
 from wbfs.devserver.resolvers.context import Info, page
 from wbfs.devserver.resolvers.files import FileNode, entry_nodes
-from wbfs.devserver.runs import Run
 
 query = QueryType()
 artifact_type = ObjectType("Artifact")

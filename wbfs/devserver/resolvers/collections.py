@@ -8,11 +8,11 @@ from typing import Any
 
 from ariadne import InterfaceType, ObjectType, QueryType
 
-from wbfs.devserver.artifacts import Artifact
-from wbfs.devserver.ids import decode_id, encode_id
-from wbfs.devserver.memberships import Alias, Collection, Membership, Tag
-from wbfs.devserver.paging import Connection, PageInfo, whole
-from wbfs.devserver.projects import ArtifactType, Project
+from wbfs.devserver.data.artifacts import Artifact
+from wbfs.devserver.data.ids import decode_id, encode_id
+from wbfs.devserver.data.memberships import Alias, Collection, Membership, Tag
+from wbfs.devserver.data.paging import Connection, PageInfo, whole
+from wbfs.devserver.data.projects import ArtifactType, Project
 from wbfs.devserver.resolvers.context import Info, page
 from wbfs.devserver.resolvers.files import FileNode, entry_nodes
 

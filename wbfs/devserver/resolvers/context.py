@@ -8,17 +8,17 @@ from typing import TypeAlias
 
 from graphql import GraphQLResolveInfo
 
-from wbfs.devserver.accounts import Access, Accounts, User
-from wbfs.devserver.artifacts import Artifact, Artifacts
-from wbfs.devserver.database import Database
+from wbfs.devserver.data.accounts import Access, Accounts, User
+from wbfs.devserver.data.artifacts import Artifact, Artifacts
+from wbfs.devserver.data.database import Database
+from wbfs.devserver.data.ids import decode_id
+from wbfs.devserver.data.memberships import Collection, Memberships
+from wbfs.devserver.data.paging import PageRequest
+from wbfs.devserver.data.projects import Project, Projects
+from wbfs.devserver.data.runs import Run, Runs
 from wbfs.devserver.errors import NotFound, PermissionDenied
-from wbfs.devserver.ids import decode_id
-from wbfs.devserver.memberships import Collection, Memberships
-from wbfs.devserver.origin import Origin
-from wbfs.devserver.paging import PageRequest
-from wbfs.devserver.projects import Project, Projects
-from wbfs.devserver.runs import Run, Runs
-from wbfs.devserver.uploads import Uploads
+from wbfs.devserver.objects.origin import Origin
+from wbfs.devserver.objects.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

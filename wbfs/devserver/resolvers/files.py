@@ -10,14 +10,14 @@ from urllib.parse import quote
 
 from ariadne import ObjectType
 
-from wbfs.devserver.accounts import Access
-from wbfs.devserver.artifacts import Artifact, Entry
+from wbfs.devserver.data.accounts import Access
+from wbfs.devserver.data.artifacts import Artifact, Entry
+from wbfs.devserver.data.ids import encode_id
+from wbfs.devserver.data.memberships import Collection
+from wbfs.devserver.data.runs import Run, RunFile
 from wbfs.devserver.errors import PermissionDenied
-from wbfs.devserver.ids import encode_id
-from wbfs.devserver.memberships import Collection
+from wbfs.devserver.objects.uploads import ManifestRecord, Upload
 from wbfs.devserver.resolvers.context import Context, Info
-from wbfs.devserver.runs import Run, RunFile
-from wbfs.devserver.uploads import ManifestRecord, Upload
 
 file_type = ObjectType("File")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from ariadne import MutationType, ObjectType
 
-from wbfs.devserver.accounts import Access, Entity, User
+from wbfs.devserver.data.accounts import Access, Entity, User
+from wbfs.devserver.data.ids import decode_id, encode_id
+from wbfs.devserver.data.projects import Project, ProjectMember
 from wbfs.devserver.errors import NotFound
-from wbfs.devserver.ids import decode_id, encode_id
-from wbfs.devserver.projects import Project, ProjectMember
 from wbfs.devserver.resolvers.context import Context, Info
 
 mutation = MutationType()

@@ -6,10 +6,10 @@ from typing import Any
 
 from ariadne import MutationType
 
-from wbfs.devserver.accounts import Access
-from wbfs.devserver.artifacts import Artifact
+from wbfs.devserver.data.accounts import Access
+from wbfs.devserver.data.artifacts import Artifact
+from wbfs.devserver.data.memberships import Collection, Membership
 from wbfs.devserver.errors import NotFound, PermissionDenied
-from wbfs.devserver.memberships import Collection, Membership
 from wbfs.devserver.resolvers.context import Context, Info
 
 mutation = MutationType()

@@ -6,16 +6,16 @@ from typing import Any
 
 from ariadne import MutationType, ObjectType, QueryType
 
-from wbfs.devserver.accounts import Access, Entity, User
-from wbfs.devserver.artifacts import Artifact
+from wbfs.devserver.data.accounts import Access, Entity, User
+from wbfs.devserver.data.artifacts import Artifact
+from wbfs.devserver.data.filters import Condition
+from wbfs.devserver.data.ids import decode_id, encode_id
+from wbfs.devserver.data.memberships import Collection, Membership
+from wbfs.devserver.data.paging import Connection
+from wbfs.devserver.data.projects import REGISTRY_PREFIX, ArtifactType, Project
+from wbfs.devserver.data.runs import Run
 from wbfs.devserver.errors import NotFound, PermissionDenied
-from wbfs.devserver.filters import Condition
-from wbfs.devserver.ids import decode_id, encode_id
-from wbfs.devserver.memberships import Collection, Membership
-from wbfs.devserver.paging import Connection
-from wbfs.devserver.projects import REGISTRY_PREFIX, ArtifactType, Project
 from wbfs.devserver.resolvers.context import Info, page
-from wbfs.devserver.runs import Run
 
 query = QueryType()
 mutation = MutationType()

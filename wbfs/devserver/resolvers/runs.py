@@ -8,15 +8,15 @@ from typing import Any
 
 from ariadne import MutationType, ObjectType
 
-from wbfs.devserver.accounts import Access, User
-from wbfs.devserver.artifacts import Artifact
+from wbfs.devserver.data.accounts import Access, User
+from wbfs.devserver.data.artifacts import Artifact
+from wbfs.devserver.data.ids import decode_id, encode_id
+from wbfs.devserver.data.paging import Connection
+from wbfs.devserver.data.projects import Project
+from wbfs.devserver.data.runs import EVENTS, HISTORY, OUTPUT, Run, RunChange
 from wbfs.devserver.errors import NotFound
-from wbfs.devserver.ids import decode_id, encode_id
-from wbfs.devserver.paging import Connection
-from wbfs.devserver.projects import Project
 from wbfs.devserver.resolvers.context import Context, Info, page
 from wbfs.devserver.resolvers.files import FileNode, run_file_node
-from wbfs.devserver.runs import EVENTS, HISTORY, OUTPUT, Run, RunChange
 
 mutation = MutationType()
 run_type = ObjectType("Run")

@@ -6,14 +6,14 @@ from typing import Any
 
 from ariadne import MutationType
 
-from wbfs.devserver.accounts import Access
-from wbfs.devserver.artifacts import Artifact, Draft
+from wbfs.devserver.data.accounts import Access
+from wbfs.devserver.data.artifacts import Artifact, Draft
+from wbfs.devserver.data.ids import decode_id, encode_id
+from wbfs.devserver.data.paging import whole
 from wbfs.devserver.errors import InvalidRequest
-from wbfs.devserver.ids import decode_id, encode_id
-from wbfs.devserver.paging import whole
+from wbfs.devserver.objects.uploads import FileSpec, ManifestRecord
 from wbfs.devserver.resolvers.context import Info
 from wbfs.devserver.resolvers.files import FileNode, manifest_node
-from wbfs.devserver.uploads import FileSpec, ManifestRecord
 
 STORAGE_REGIONS = ("default", "minio-local")
 """Where clients may ask for files to be kept; it is all the same here."""

@@ -25,13 +25,13 @@ from functools import partial
 import trio
 
 from wbfs.fetch.ahead.queue import Prefetch
-from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.small.urls import LIFETIME_S, MOST_KEPT
+from wbfs.fetch.work.offload import Kind
 from wbfs.model.entries import Version
 from wbfs.model.errors import WbfsError
 from wbfs.model.extents import Extents
-from wbfs.store.manifests import File, Folder
+from wbfs.store.known.manifests import File, Folder
 
 log = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ from wbfs.fetch.apart import small_files
 from wbfs.fetch.apart.process import MOMENT_S, Lost, Process
 from wbfs.fetch.apart.small_files import THREADS, Order
 from wbfs.fetch.journal import Fetch
-from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import deadline_of, fetch_whole, stretched
 from wbfs.fetch.wanted import Wanted
+from wbfs.fetch.work.offload import Kind
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import StoreError, UrlExpired, WbfsError
-from wbfs.remote.transport import Deadline
+from wbfs.remote.http.transport import Deadline
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import trio
 from wbfs.fetch.apart import tables
 from wbfs.fetch.apart.process import Lost, NotStarted, Process
 from wbfs.fetch.apart.tables import Build, Done, FillIn
-from wbfs.fetch.background import Background
+from wbfs.fetch.work.background import Background
 from wbfs.model.errors import StoreError
 
 LARGE_BYTES = 2 << 20

@@ -22,8 +22,8 @@ from typing import IO
 
 from wbfs.fetch.apart.builder import LARGE_BYTES, Builder
 from wbfs.fetch.apart.tables import Build, Done, FillIn
-from wbfs.fetch.background import Background
-from wbfs.fetch.outage import Reach
+from wbfs.fetch.work.background import Background
+from wbfs.fetch.work.outage import Reach
 from wbfs.model.entries import Version
 from wbfs.model.errors import (
     AccessDenied,
@@ -35,10 +35,10 @@ from wbfs.model.errors import (
     WbfsError,
     while_doing,
 )
-from wbfs.remote.artifacts import MANIFEST_ATTEMPTS, WandbApi
-from wbfs.remote.transport import Deadline
+from wbfs.remote.api.artifacts import MANIFEST_ATTEMPTS, WandbApi
+from wbfs.remote.http.transport import Deadline
 from wbfs.store.folder import store_error
-from wbfs.store.manifests import Manifests, ManifestTable
+from wbfs.store.known.manifests import Manifests, ManifestTable
 
 log = logging.getLogger(__name__)
 

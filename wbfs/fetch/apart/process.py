@@ -22,7 +22,7 @@ import trio
 import wbfs
 from wbfs.fetch.apart import worker
 from wbfs.fetch.apart.worker import RECEIVED_BYTES, A, O, Program, packed, unpacked
-from wbfs.fetch.background import Background
+from wbfs.fetch.work.background import Background
 from wbfs.model.errors import WbfsError
 
 log = logging.getLogger(__name__)

@@ -16,14 +16,14 @@ from pathlib import Path
 from wbfs.fetch.apart.worker import Program
 from wbfs.fetch.transfer import deadline_of, fetch_whole
 from wbfs.model.entries import Entry
-from wbfs.remote.bytes import ByteStream, Location, open_stream
+from wbfs.remote.http.bytes import ByteStream, Location, open_stream
+from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.remote.references import References
-from wbfs.remote.transport import Deadline, Transport
-from wbfs.store.blobs import Blobs
-from wbfs.store.eviction import Bounds
-from wbfs.store.partial import PartialBlobs
-from wbfs.store.room import Room
-from wbfs.store.sdk_cache import SdkCache
+from wbfs.store.bounds.eviction import Bounds
+from wbfs.store.bounds.room import Room
+from wbfs.store.content.blobs import Blobs
+from wbfs.store.content.partial import PartialBlobs
+from wbfs.store.content.sdk_cache import SdkCache
 
 THREADS = 32
 """Files that are on their way at the same time."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wbfs.fetch.apart.worker import Program
-from wbfs.remote.manifests import Manifest
-from wbfs.store.manifest_writer import fill_in_sizes, write_table
+from wbfs.remote.api.manifests import Manifest
+from wbfs.store.known.manifest_writer import fill_in_sizes, write_table
 
 MEMORY_BYTES = 8 << 30
 """What the files of a version take at the most, of as many as wbfs shows."""

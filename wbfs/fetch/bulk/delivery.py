@@ -11,14 +11,14 @@ from typing import Protocol
 from wbfs.fetch.bulk.slices import Slice
 from wbfs.fetch.bulk.straight import fetch_straight
 from wbfs.fetch.bulk.target import Target, TargetError, TargetFull, copy
-from wbfs.fetch.offload import Kind, checkpoint
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.small.whole import is_large
 from wbfs.fetch.transfer import deadline_of
 from wbfs.fetch.wanted import Wanted
+from wbfs.fetch.work.offload import Kind, checkpoint
 from wbfs.model.entries import Entry
 from wbfs.model.errors import StoreError, StoreFull, WbfsError
-from wbfs.store.manifests import File
+from wbfs.store.known.manifests import File
 
 log = logging.getLogger(__name__)
 

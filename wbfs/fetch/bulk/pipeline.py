@@ -21,19 +21,19 @@ import trio
 
 from wbfs.fetch.ahead.loaders import BATCH
 from wbfs.fetch.ahead.queue import Job, Outcome
-from wbfs.fetch.background import Background, Work
 from wbfs.fetch.bulk.delivery import Delivery
 from wbfs.fetch.bulk.slices import OneFile, Slice, Slices
 from wbfs.fetch.bulk.tally import Tally
 from wbfs.fetch.fetcher import Fetcher
-from wbfs.fetch.flights import SLACK_S
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.small.whole import is_large
 from wbfs.fetch.transfer import stretched
 from wbfs.fetch.wanted import Wanted
+from wbfs.fetch.work.background import Background, Work
+from wbfs.fetch.work.flights import SLACK_S
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import NotFound, ReferenceMissing, StoreError, WbfsError
-from wbfs.store.manifests import ROOT_FOLDER, Found
+from wbfs.store.known.manifests import ROOT_FOLDER, Found
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from wbfs.fetch.transfer import Opener, transfer, twice_if_wrong
 from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Entry
-from wbfs.remote.bodies import Piece
-from wbfs.remote.transport import Deadline
-from wbfs.store.large_blob import check_content, write_fully
+from wbfs.remote.http.bodies import Piece
+from wbfs.remote.http.transport import Deadline
+from wbfs.store.content.large_blob import check_content, write_fully
 
 
 def fetch_straight(

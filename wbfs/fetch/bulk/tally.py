@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from wbfs.fetch.counters import Counters
 from wbfs.model.entries import Entry
 from wbfs.model.errors import AccessDenied, Defect, NotFound, RemoteError, StoreError, WbfsError
-from wbfs.remote.bytes import ObjectMissing
+from wbfs.remote.http.bytes import ObjectMissing
 
 FAILURES_IN_A_ROW = 64
 """Files in a row that can't be had, after which no more are asked for."""

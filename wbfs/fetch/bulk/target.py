@@ -18,8 +18,8 @@ from pathlib import Path
 
 from wbfs.model.entries import Blob
 from wbfs.model.errors import WbfsError
+from wbfs.store.content.hashing import digest_of
 from wbfs.store.folder import NOT_OFFERED, if_offered
-from wbfs.store.hashing import digest_of
 
 PIECE_BYTES = 16 << 20
 """Bytes that are copied between two looks at whether anybody still waits for the copy."""

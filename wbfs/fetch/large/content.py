@@ -18,20 +18,20 @@ from functools import partial
 
 import trio
 
-from wbfs.fetch.background import Work
-from wbfs.fetch.flights import Flights
 from wbfs.fetch.large.generation import PAST_STORE_S, Generation, Opening
 from wbfs.fetch.large.layout import HEADER_BEGINNING, header_stop, parts_of
 from wbfs.fetch.large.pages import PAST_STORE, UncheckedPages
 from wbfs.fetch.large.planner import Plan, ReadAhead
-from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import damaged, deadline_of, stretched, transfer
 from wbfs.fetch.wanted import Wanted
+from wbfs.fetch.work.background import Work
+from wbfs.fetch.work.flights import Flights
+from wbfs.fetch.work.offload import Kind
 from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError, StoreFull, WbfsError, while_doing
-from wbfs.remote.bodies import Piece
-from wbfs.store.blobs import SealedBlob
+from wbfs.remote.http.bodies import Piece
+from wbfs.store.content.blobs import SealedBlob
 
 log = logging.getLogger(__name__)
 

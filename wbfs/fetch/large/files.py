@@ -10,9 +10,9 @@ from wbfs.fetch.large.content import LargeFile
 from wbfs.fetch.large.generation import Opening
 from wbfs.fetch.large.pages import PAST_STORE, UncheckedPages
 from wbfs.fetch.large.planner import Plan
-from wbfs.fetch.offload import THREADS, Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.wanted import Wanted
+from wbfs.fetch.work.offload import THREADS, Kind
 from wbfs.model.entries import Blob
 
 MOST_QUEUED = 4096

@@ -18,16 +18,16 @@ from functools import partial
 
 import trio
 
-from wbfs.fetch.background import Work
-from wbfs.fetch.flights import SLACK_S, no_answer
 from wbfs.fetch.large.planner import Plan, segments
-from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import RangesIgnored, damaged, deadline_of, transfer
 from wbfs.fetch.wanted import Wanted
+from wbfs.fetch.work.background import Work
+from wbfs.fetch.work.flights import SLACK_S, no_answer
+from wbfs.fetch.work.offload import Kind
 from wbfs.model.errors import IntegrityError, RemoteError, StoreError, WbfsError, while_doing
-from wbfs.remote.bodies import Piece
-from wbfs.store.large_blob import LargeBlob
+from wbfs.remote.http.bodies import Piece
+from wbfs.store.content.large_blob import LargeBlob
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 from wbfs.model.entries import Version
 from wbfs.model.errors import RemoteError
-from wbfs.remote.artifacts import WandbApi
-from wbfs.remote.transport import Deadline
-from wbfs.store.manifests import Manifests
+from wbfs.remote.api.artifacts import WandbApi
+from wbfs.remote.http.transport import Deadline
+from wbfs.store.known.manifests import Manifests
 
 LIFETIME_S = 300.0
 """Seconds that a URL is kept; one that the store refuses earlier is asked for again."""

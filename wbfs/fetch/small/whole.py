@@ -11,16 +11,16 @@ from collections.abc import Callable
 from functools import partial
 
 from wbfs.fetch.ahead.queue import Prefetch
-from wbfs.fetch.flights import Flights
-from wbfs.fetch.offload import Kind
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import deadline_of, fetch_whole, stretched
 from wbfs.fetch.wanted import Wanted
+from wbfs.fetch.work.flights import Flights
+from wbfs.fetch.work.offload import Kind
 from wbfs.model.entries import Blob, Entry
 from wbfs.model.errors import StoreError, WbfsError
-from wbfs.remote.transport import Deadline
-from wbfs.store.blobs import SealedBlob
-from wbfs.store.partial import SmallBlob
+from wbfs.remote.http.transport import Deadline
+from wbfs.store.content.blobs import SealedBlob
+from wbfs.store.content.partial import SmallBlob
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from typing import Protocol
 
 from wbfs.model.entries import AZURE_URI, Reference
 from wbfs.model.errors import ReferenceUnsupported
-from wbfs.remote.bytes import ByteStream
+from wbfs.remote.http.bytes import ByteStream
+from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.remote.references.azure import AzureReferences
 from wbfs.remote.references.file import FileReferences
 from wbfs.remote.references.gcs import GcsReferences
 from wbfs.remote.references.http import HttpReferences
 from wbfs.remote.references.s3 import S3References
-from wbfs.remote.transport import Deadline, Transport
 
 
 class ReferenceHandler(Protocol):

@@ -20,7 +20,8 @@ from urllib.parse import quote, urlencode
 from wbfs.model.entries import AZURE_URI, Reference
 from wbfs.model.errors import AccessDenied, ReferenceUnsupported, RemoteError, WbfsError
 from wbfs.model.lately import Lately
-from wbfs.remote.bytes import ByteStream
+from wbfs.remote.http.bytes import ByteStream
+from wbfs.remote.http.transport import CONNECT_TIMEOUT_S, SILENCE_S, Deadline, Transport
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
@@ -39,7 +40,6 @@ from wbfs.remote.references.objects import (
     split_name,
     timed_out,
 )
-from wbfs.remote.transport import CONNECT_TIMEOUT_S, SILENCE_S, Deadline, Transport
 
 log = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from urllib.parse import unquote
 from wbfs.model.digests import Algorithm, new_hasher
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, ReferenceChanged, ReferenceMissing, RemoteError
-from wbfs.remote.bytes import ByteStream
-from wbfs.remote.failures import without_login
-from wbfs.remote.manifests import is_digest_of_uri
-from wbfs.remote.transport import PIECE_BYTES, Deadline
+from wbfs.remote.api.manifests import is_digest_of_uri
+from wbfs.remote.http.bytes import ByteStream
+from wbfs.remote.http.failures import without_login
+from wbfs.remote.http.transport import PIECE_BYTES, Deadline
 
 FILE_OPTION = "--allow-file-references"
 

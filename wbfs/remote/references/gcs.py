@@ -20,8 +20,9 @@ import msgspec
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, RemoteError, WbfsError
 from wbfs.model.lately import Lately
-from wbfs.remote.bytes import ByteStream
-from wbfs.remote.failures import without_secrets
+from wbfs.remote.http.bytes import ByteStream
+from wbfs.remote.http.failures import without_secrets
+from wbfs.remote.http.transport import SILENCE_S, Deadline, Transport
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
@@ -37,7 +38,6 @@ from wbfs.remote.references.objects import (
     requests_by,
     split_name,
 )
-from wbfs.remote.transport import SILENCE_S, Deadline, Transport
 
 SCHEME = "gs://"
 SERVER = "https://storage.googleapis.com"

@@ -27,10 +27,10 @@ from wbfs.model.errors import (
 )
 from wbfs.model.etags import same_object
 from wbfs.model.lately import Lately
-from wbfs.remote.bytes import ByteStream, Location, ObjectMissing, content_length, open_stream
-from wbfs.remote.failures import host_of, without_secrets
-from wbfs.remote.redirects import Peer
-from wbfs.remote.transport import Deadline, Transport
+from wbfs.remote.http.bytes import ByteStream, Location, ObjectMissing, content_length, open_stream
+from wbfs.remote.http.failures import host_of, without_secrets
+from wbfs.remote.http.redirects import Peer
+from wbfs.remote.http.transport import Deadline, Transport
 
 HEAD_TIMEOUT_S = 5.0
 """Seconds that a server has to answer HEAD, which some don't: it can be asked otherwise."""

@@ -26,11 +26,11 @@ from wbfs.model.errors import (
     RemoteTimeout,
     WbfsError,
 )
-from wbfs.remote.bytes import ERROR_BODY_BYTES, ByteStream, answer_of, stream_of
-from wbfs.remote.failures import host_of, without_secrets
-from wbfs.remote.redirects import Peer
-from wbfs.remote.sending import Answer
-from wbfs.remote.transport import Deadline, Transport
+from wbfs.remote.http.bytes import ERROR_BODY_BYTES, ByteStream, answer_of, stream_of
+from wbfs.remote.http.failures import host_of, without_secrets
+from wbfs.remote.http.redirects import Peer
+from wbfs.remote.http.sending import Answer
+from wbfs.remote.http.transport import Deadline, Transport
 
 LOOK_AGAIN_S = 60.0
 """Seconds after which credentials that were not found, or were refused, are looked for again."""

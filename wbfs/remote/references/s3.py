@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 from wbfs.model.entries import Reference
 from wbfs.model.errors import AccessDenied, ReferenceUnsupported, RemoteError, WbfsError
 from wbfs.model.lately import Lately
-from wbfs.remote.bytes import ByteStream
-from wbfs.remote.failures import without_secrets
+from wbfs.remote.http.bytes import ByteStream
+from wbfs.remote.http.failures import without_secrets
+from wbfs.remote.http.transport import CONNECT_TIMEOUT_S, SILENCE_S, Deadline, Transport
 from wbfs.remote.references.objects import (
     LOOK_AGAIN_S,
     Kept,
@@ -40,7 +41,6 @@ from wbfs.remote.references.objects import (
     split_name,
     timed_out,
 )
-from wbfs.remote.transport import CONNECT_TIMEOUT_S, SILENCE_S, Deadline, Transport
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,136 @@
+"""`wbfs deploy`: each sample is what its reader takes, as it is printed and with values put in."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from click.testing import CliRunner
+from mounts import check, run
+
+from wbfs.cli.deploy import SAMPLES, SETTINGS, deploy
+from wbfs.cli.main import commands
+from wbfs.cli.mounts.mount_helper import run_helper
+from wbfs.model.errors import UsageError
+
+FOLDER = Path(__file__).parents[3] / "wbfs" / "deploy"
+
+
+def printed(*arguments: str) -> str:
+    done = CliRunner().invoke(deploy, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+def test_the_topics_and_their_keys_are_listed() -> None:
+    listed = printed()
+    assert re.findall(r"^wbfs deploy (\w+) ", listed, re.MULTILINE) == sorted(SAMPLES)
+    assert "--set cache-dir, mountpoint, netrc, server, source\n" in listed
+    assert {name for name, _ in SAMPLES.values()} == {path.name for path in FOLDER.iterdir()}
+
+
+@pytest.mark.parametrize("topic", SAMPLES)
+def test_every_key_has_a_value_and_can_be_set(topic: str) -> None:
+    keys = re.findall(r"<<(.*?)>>", (FOLDER / SAMPLES[topic][0]).read_text())
+    assert set(keys) <= SETTINGS.keys()
+    assert "<<" not in printed(topic)
+    for key in set(keys):
+        sample = printed(topic, "--set", f"{key}=4321")
+        assert sample.count("4321") >= keys.count(key)
+
+
+def test_every_key_is_of_some_sample() -> None:
+    texts = "".join(path.read_text() for path in FOLDER.iterdir())
+    assert {key for key in SETTINGS if f"<<{key}>>" in texts} == SETTINGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nginx"], r"no sample 'nginx': there are compose, fstab"),
+        (["fstab", "--set", "image=a"], r"its keys are cache-dir, mountpoint, netrc, server, so"),
+        (["fstab", "--set", "mountpoint"], r"give KEY=VALUE"),
+        (["grafana", "--set", "a=b"], r"its keys are none"),
+        (["fstab", "--set", "mountpoint=/a b"], r"--set mountpoint: '/a b' has characters"),
+        (["slurm", "--set", "source=$(reboot)"], r"has characters that may mean"),
+        (["systemd", "--set", "netrc=/%i"], r"has characters that may mean"),
+        (["compose", "--set", "image="], r"has characters that may mean"),
+    ],
+)
+def test_what_can_not_be_put_in_is_said(arguments: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        printed(*arguments)
+
+
+def check_command(words: list[str]) -> None:
+    """Check that a call of wbfs in a sample is one that this version takes."""
+    assert words[0].endswith("wbfs")
+    command = commands.commands[words[1]]
+    command.make_context(words[1], words[2:])
+
+
+def test_the_table_is_taken_by_mount_wbfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {"HOME": str(tmp_path)})
+    (line,) = [line for line in printed("fstab").splitlines() if line[0] != "#"]
+    source, mountpoint, filesystem_type, options, dump, order = line.split()
+    assert (filesystem_type, dump, order) == ("wbfs", "0", "0")
+    assert run_helper([source, mountpoint, "-f", "-o", options]) == 0
+
+
+def test_the_table_makes_units(tmp_path: Path) -> None:
+    generator = Path("/lib/systemd/system-generators/systemd-fstab-generator")
+    if not generator.exists():
+        pytest.skip("systemd is not installed")
+    (tmp_path / "fstab").write_text(printed("fstab"))
+    made = tmp_path / "made"
+    made.mkdir()
+    check(generator, made, made, made, env={"SYSTEMD_FSTAB": str(tmp_path / "fstab")})
+    unit = (made / "srv-wbfs-data.mount").read_text()
+    assert "Type=wbfs" in unit
+    assert "What=my-team/my-project/bike-dataset:v3" in unit
+    assert (made / "srv-wbfs-data.automount").exists()
+
+
+def test_the_unit_is_taken_by_systemd(tmp_path: Path) -> None:
+    unit = tmp_path / "wbfs@.service"
+    unit.write_text(printed("systemd", "--set", f"wbfs={shutil.which('true')}"))
+    for call in re.findall(r"^Exec\w+=(/\S+wbfs .*)", printed("systemd"), re.MULTILINE):
+        check_command(call.split())
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed")
+    done = run("systemd-analyze", "verify", tmp_path / "wbfs@srv-wbfs-data.service")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_script_is_one(tmp_path: Path) -> None:
+    script = tmp_path / "slurm.sh"
+    script.write_text(printed("slurm"))
+    check("bash", "-n", script)
+
+
+def test_the_services_are_those_of_a_compose_file() -> None:
+    document: dict[str, Any] = yaml.safe_load(printed("compose", "--set", "folder=/data"))
+    daemon, training = document["services"]["wbfs"], document["services"]["train"]
+    assert daemon["command"][-1] == training["command"][-1] == "/data/data"
+    assert training["depends_on"]["wbfs"]["condition"] == "service_healthy"
+    check_command(daemon["command"])
+    check_command(daemon["healthcheck"]["test"][1:])
+    assert daemon["volumes"][0]["source"] == training["volumes"][0]["source"] == "/data"
+    assert document["volumes"].keys() == {daemon["volumes"][1].partition(":")[0]}
+    assert document["secrets"].keys() == set(daemon["secrets"])
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.34"])
+def test_the_pod_is_one(version: str) -> None:
+    document: dict[str, Any] = yaml.safe_load(printed("kubernetes"))
+    kubernetes_validate.validate(document, version, strict=True)
+    (daemon,) = document["spec"]["initContainers"]
+    shell = daemon["command"][2].partition("exec ")[2].removesuffix(' "$@"').split()
+    check_command([*shell, *daemon["args"]])
+    for probe in ("startupProbe", "livenessProbe"):
+        check_command(daemon[probe]["exec"]["command"])

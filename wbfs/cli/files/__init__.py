@@ -1,0 +1,1 @@
+"""Commands about files: getting them, and what the cache has of them."""

@@ -1,0 +1,1 @@
+"""What users give: options, paths, and names of sources."""

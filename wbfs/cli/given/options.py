@@ -1,0 +1,138 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import platformdirs
+
+from wbfs.cli.given.places import user_path
+from wbfs.cli.versions.lock_files import read_locks
+from wbfs.cli.words.sizes import Size
+from wbfs.model.locks import Locked
+from wbfs.model.settings import MANIFEST_LIMIT_BYTES, MIN_FREE_BYTES, TIMEOUT_S
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds that a clock can reach: no `nan`, which is beyond no bound, nor `inf`."""
+
+    def convert(
+        self, value: float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
+
+
+class Moment(click.ParamType[datetime]):
+    """A moment of the past, as ISO 8601 writes it, with its zone."""
+
+    name = "time"
+
+    def convert(
+        self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Return the moment."""
+        try:
+            moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"{value!r} is no time as 2026-11-01T12:00Z is one", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"{value!r} has no zone: put Z behind it, or +01:00", param, ctx)
+        if moment > datetime.now(UTC):
+            self.fail(f"{value!r} is not over yet", param, ctx)
+        return moment
+
+
+class AnyPath(click.ParamType[Path]):
+    """A path, made absolute. Not click's own type, which looks at what is there: that may hang."""
+
+    name = "path"
+
+    def convert(
+        self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        """Return the path; `~` is the home, also where no shell has said so."""
+        if not str(value):
+            self.fail("an empty text is no path", param, ctx)
+        return user_path(str(value))
+
+
+def cache_dir_option(purpose: str) -> Callable[[F], F]:
+    """Return the option for the cache's directory; `purpose` says what it is for."""
+    return click.option(
+        "--cache-dir",
+        envvar="WBFS_CACHE_DIR",
+        type=AnyPath(),
+        metavar="DIRECTORY",
+        default=lambda: platformdirs.user_cache_path("wbfs"),
+        show_default="WBFS_CACHE_DIR, or ~/.cache/wbfs",
+        help=purpose,
+    )
+
+
+cache_size_option = click.option(
+    "--cache-size",
+    type=Size(),
+    show_default="no limit",
+    help="How large the cache may grow; what was used least recently goes first.",
+)
+min_free_option = click.option(
+    "--min-free",
+    type=Size(),
+    default=MIN_FREE_BYTES,
+    show_default="1GiB",
+    help="What the cache leaves free on its disk.",
+)
+manifest_limit_option = click.option(
+    "--manifest-limit",
+    envvar="WBFS_MANIFEST_LIMIT",
+    type=Size(),
+    default=MANIFEST_LIMIT_BYTES,
+    show_default="WBFS_MANIFEST_LIMIT, or 4GiB",
+    help="How large the list of a version's files may be that is taken from the server.",
+)
+timeout_option = click.option(
+    "--timeout",
+    type=Seconds(min=1),
+    default=TIMEOUT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an operation may wait for the server without a byte coming, with all retries. In"
+    " all a file may take this, and a second more for each 64 KiB.",
+)
+
+
+def _read_lock(
+    context: click.Context, parameter: click.Parameter, path: Path | None
+) -> tuple[Locked, ...]:
+    return () if path is None else tuple(read_locks(path).values())
+
+
+lock_option = click.option(
+    "--lock",
+    "locks",
+    envvar="WBFS_LOCK",
+    type=AnyPath(),
+    callback=_read_lock,
+    metavar="FILE",
+    help="Take each alias that is in this file to be the version that it names there; wbfs lock"
+    " writes one.",
+)
+as_of_option = click.option(
+    "--as-of",
+    envvar="WBFS_AS_OF",
+    type=Moment(),
+    metavar="TIME",
+    help="Take artifacts to have the versions, and the latest one, that they had at this moment, as"
+    " 2026-11-01T12:00Z; see wbfs help runs.",
+)

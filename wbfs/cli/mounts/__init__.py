@@ -1,0 +1,1 @@
+"""Commands about mounts: making them, ending them, and how they are."""

@@ -1,0 +1,103 @@
+"""`wbfs status --watch`: how mounts go, second by second."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from wbfs.cli.words.sizes import show_size
+from wbfs.model.errors import UsageError
+from wbfs.model.text import plain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from wbfs.daemon.mounts.looking.survey import Seen, Survey
+
+EVERY_S = 1.0
+COLUMNS = (
+    *("mount", "state", "network", "disk", "memory", "requests", "open", "waiting"),
+    *("fetching", "prefetched", "used", "wasted"),
+)
+CAPTION = (
+    "bytes a second: fetched from the network, read from the cache's disk, read from its memory"
+    " (what the kernel has of a mount's own files is served unseen); Ctrl-C ends it"
+)
+
+
+def watch(survey: Survey, timeout_s: float) -> None:
+    """Show the mounts until it is interrupted. Raises UsageError."""
+    try:
+        from rich.live import Live
+    except ImportError:
+        raise UsageError(
+            "--watch needs rich, which is not installed: run pip install 'wbfs[watch]'"
+        ) from None
+
+    before: dict[str, _Counts] = {}
+    try:
+        with Live(auto_refresh=False) as live:
+            while True:
+                began_s = time.monotonic()
+                seen = survey.look(timeout_s)
+                live.update(_table(seen, before), refresh=True)
+                before = {str(one.path): _Counts(one.status) for one in seen}
+                time.sleep(max(0.0, began_s + EVERY_S - time.monotonic()))
+    except KeyboardInterrupt:
+        return
+
+
+class _Counts:
+    """What has been counted up to a moment of the monotonic clock."""
+
+    def __init__(self, status: dict[str, Any]) -> None:
+        fetched = status.get("fetched", {})
+        self.at_s = time.monotonic()
+        self.network: int = fetched.get("fetched_bytes", 0)
+        self.memory: int = fetched.get("from_memory_bytes", 0)
+        self.disk: int = max(0, fetched.get("served_bytes", 0) - self.memory)
+        self.requests: int = sum(status.get("requests", {}).values())
+
+    def rates(self, before: _Counts | None) -> list[str]:
+        """Return what is counted a second since then, for people to read."""
+        if before is None or self.requests < before.requests:
+            # It has just begun, or begun again.
+            return ["", "", "", ""]
+        passed_s = max(self.at_s - before.at_s, 0.001)
+        sizes = [
+            (self.network, before.network),
+            (self.disk, before.disk),
+            (self.memory, before.memory),
+        ]
+        shown = [f"{show_size(int((now - then) / passed_s))}/s" for now, then in sizes]
+        return [*shown, f"{(self.requests - before.requests) / passed_s:.0f}/s"]
+
+
+def _table(seen: list[Seen], before: dict[str, _Counts]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(caption=CAPTION)
+    for number, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if number < 2 else "right")
+    for one in seen:
+        status, path = one.status, str(one.path)
+        row = [path, str(one.health), *_Counts(status).rates(before.get(path)), *_levels(status)]
+        table.add_row(*(Text(plain(text)) for text in row))
+    return table
+
+
+def _levels(status: dict[str, Any]) -> list[str]:
+    fetched = status.get("fetched")
+    if fetched is None:
+        return [""] * 6
+    return [
+        str(status.get("open_files", 0)),
+        # Without the one that asks.
+        str(max(0, status.get("waiting", {}).get("requests", 1) - 1)),
+        str(fetched.get("in_progress", 0)),
+        *(
+            show_size(fetched.get(name, 0))
+            for name in ("prefetched_bytes", "used_bytes", "wasted_bytes")
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""How mounts are, seen from outside: none that hangs can hold up who looks."""

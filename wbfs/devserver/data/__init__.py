@@ -1,0 +1,1 @@
+"""What the stand-in server knows: its database, and what is in it."""

@@ -1,0 +1,1 @@
+"""What is above the versions: asked of the server, and kept for a while. Trio thread."""

@@ -1,0 +1,1 @@
+"""HTTP: connections, requests, answers and what goes wrong with them. Blocking code."""

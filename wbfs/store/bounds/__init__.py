@@ -1,0 +1,1 @@
+"""How much the cache has and may have, and what goes first. Blocking code."""

@@ -1,0 +1,1 @@
+"""What servers said, kept over mounts: names, manifests, sizes, and which runs used what."""
