@@ -34,7 +34,8 @@ from wbfs.daemon.supervisor import Supervisor
 from wbfs.fetch.work.background import Background, in_background
 from wbfs.fetch.work.offload import Kind
 from wbfs.fs.control import Control, ErrorLog, LeftOut
-from wbfs.fs.operations import Operations, Ownership
+from wbfs.fs.entries import Ownership
+from wbfs.fs.operations import Operations
 from wbfs.fs.prefix import PathPrefix
 from wbfs.fs.tree import Tree, find_mounted
 from wbfs.fs.under_way import UnderWay

@@ -28,7 +28,7 @@ from wbfs.fetch.work.offload import Kind
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import BadHandle, ReferenceChanged, StaleInode, StoreError, WbfsError
 from wbfs.remote.http.transport import Deadline
-from wbfs.store.content.blobs import SealedBlob
+from wbfs.store.content.sealed import SealedBlob
 from wbfs.store.known.manifests import File, ManifestTable
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from wbfs.fetch.work.offload import Kind, Offload
 from wbfs.fetch.writeback import Writeback
 from wbfs.remote.http.transport import Deadline
 from wbfs.store.bounds.room import Room
-from wbfs.store.content.blobs import Blobs, read_fully, read_in_memory
+from wbfs.store.content.blobs import Blobs
 from wbfs.store.content.partial import PartialBlobs
+from wbfs.store.content.sealed import read_fully, read_in_memory
 from wbfs.store.known.sizes import KnownSizes
 
 T = TypeVar("T")

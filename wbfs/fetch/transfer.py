@@ -25,8 +25,8 @@ from wbfs.remote.http.bodies import Piece
 from wbfs.remote.http.bytes import SLOWEST_BYTES_PER_S, ByteStream
 from wbfs.remote.http.failures import SLOW, without_secrets
 from wbfs.remote.http.transport import Deadline
-from wbfs.store.content.blobs import SealedBlob
 from wbfs.store.content.partial import SmallBlob
+from wbfs.store.content.sealed import SealedBlob
 
 T = TypeVar("T")
 

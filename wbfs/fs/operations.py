@@ -25,14 +25,14 @@ import trio
 
 from wbfs.fetch.fetcher import Fetcher, Reader
 from wbfs.fetch.work.background import Background
-from wbfs.fs.control import CONTROL_NAME, Control, ControlFile, ErrorLog, LeftOut
+from wbfs.fs.control import CONTROL_NAME, Control, ErrorLog, LeftOut
+from wbfs.fs.entries import BLOCK_SIZE, FOREVER_S, Entries, Ownership, no_such_name
 from wbfs.fs.errno_map import errno_for
 from wbfs.fs.folders import OpenFolder, Row, chunk_end
 from wbfs.fs.handles import HandleId, Handles
 from wbfs.fs.inodes import CONTROL_FOLDER, ROOT_INODE, Inode
 from wbfs.fs.nodes import (
     XATTR_PREFIX,
-    Attributes,
     Directory,
     Node,
     listed_xattrs,
@@ -48,9 +48,6 @@ from wbfs.store.known.manifests import UNSIZED
 
 log = logging.getLogger(__name__)
 
-FOREVER_S = 10 * 365 * 86400.0
-"""The time-out of what never changes: everything below a version."""
-BLOCK_SIZE = 4096
 DOTS = (b".", b"..")
 LOG_AGAIN_S = 60.0
 """Seconds before the same error is logged again."""
@@ -59,15 +56,6 @@ MAX_LOGGED = 1000
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ownership:
-    """Whose the files are, and which permission bits they don't have."""
-
-    uid: int
-    gid: int
-    umask: int
 
 
 @dataclass(slots=True)
@@ -153,10 +141,9 @@ class Operations(pyfuse3.Operations):
         self._under_way = under_way
         self._refuses = False
         self._idle = trio.Event()
-        self._ownership = ownership
+        self._entries = Entries(ownership)
         self._cache_dir = cache_dir
         self._on_open = on_open
-        self._began_ns = time.time_ns()
         self._files: Handles[Reader | OpenControlFile] = Handles()
         self._directories: Handles[OpenDirectory | None] = Handles()
         self._logged: dict[tuple[str, str], float] = {}
@@ -202,14 +189,14 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         text = os.fsdecode(name)
         if parent_inode == ROOT_INODE and text == CONTROL_NAME:
-            return self._control_folder_attributes()
+            return self._entries.control_folder()
         if parent_inode == CONTROL_FOLDER:
             file = self._control.by_name(text)
-            return self._control_file_attributes(file) if file else _no_such_name(FOREVER_S)
+            return self._entries.control_file(file) if file else no_such_name(FOREVER_S)
         found = await self._tree.look_up(Inode(parent_inode), text)
         if found.attributes is None:
-            return _no_such_name(found.ttl_s)
-        return self._entry(found.attributes, found.ttl_s)
+            return no_such_name(found.ttl_s)
+        return self._entries.of(found.attributes, found.ttl_s)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Numbers are computed: there is nothing to forget."""
@@ -217,15 +204,15 @@ class Operations(pyfuse3.Operations):
     @_operation
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         if inode == CONTROL_FOLDER:
-            return self._control_folder_attributes()
+            return self._entries.control_folder()
         if (file := self._control.by_inode(Inode(inode))) is not None:
-            return self._control_file_attributes(file)
+            return self._entries.control_file(file)
         if inode == ROOT_INODE:
             # The mountpoint must answer also while the server doesn't.
             node, valid_until = await self._tree.root()
             attributes = self._tree.attributes(node, is_root=True)
-            return self._entry(attributes, valid_until - trio.current_time())
-        return self._entry(await self._tree.stat(Inode(inode)), math.inf)
+            return self._entries.of(attributes, valid_until - trio.current_time())
+        return self._entries.of(await self._tree.stat(Inode(inode)), math.inf)
 
     # Directories
 
@@ -241,12 +228,12 @@ class Operations(pyfuse3.Operations):
         opened = self._directories.get(HandleId(fh))
         if opened is None:
             for number, file in enumerate(self._control.files[start_id:], start_id + 1):
-                attributes = self._control_file_attributes(file)
+                attributes = self._entries.control_file(file)
                 if not pyfuse3.readdir_reply(token, file.name.encode(), attributes, number):
                     return
             return
         listing = opened.listing
-        own = self._entry(self._tree.attributes(listing.node), listing.ttl_s)
+        own = self._entries.of(self._tree.attributes(listing.node), listing.ttl_s)
         # The directory itself and the one above: the kernel looks at their names only.
         for number, dots in enumerate(DOTS[start_id:], start_id + 1):
             if not pyfuse3.readdir_reply(token, dots, own, number):
@@ -272,7 +259,7 @@ class Operations(pyfuse3.Operations):
                     # One name less is better than none.
                     self._report("readdir", errno.EIO, error)
                     continue
-                entry = self._entry(shown, listing.ttl_s)
+                entry = self._entries.of(shown, listing.ttl_s)
                 if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, number):
                     return
                 has_replied = True
@@ -293,7 +280,7 @@ class Operations(pyfuse3.Operations):
         Return whether there is room for more.
         """
         file = copy(folder)
-        file.st_mode = pyfuse3.ModeT(stat.S_IFREG | 0o444 & ~self._ownership.umask)
+        file.st_mode = pyfuse3.ModeT(stat.S_IFREG | 0o444 & ~self._entries.ownership.umask)
         unsure = copy(file)
         # The kernel takes attributes with every name; these it is to ask for when they are wanted.
         unsure.attr_timeout = 0.0
@@ -409,48 +396,3 @@ class Operations(pyfuse3.Operations):
         if inode == CONTROL_FOLDER or self._control.by_inode(Inode(inode)):
             return None
         return await self._tree.node(Inode(inode))
-
-    def _entry(self, attributes: Attributes, ttl_s: float) -> pyfuse3.EntryAttributes:
-        timeout_s = min(max(ttl_s, 0.0), FOREVER_S)
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = attributes.inode
-        entry.generation = 0
-        entry.entry_timeout = timeout_s
-        entry.attr_timeout = FOREVER_S if attributes.inode != ROOT_INODE else timeout_s
-        if not attributes.size_is_sure:
-            entry.attr_timeout = 0.0
-        entry.st_mode = attributes.mode & ~self._ownership.umask
-        entry.st_nlink = 1
-        entry.st_uid = self._ownership.uid
-        entry.st_gid = self._ownership.gid
-        entry.st_size = attributes.size
-        entry.st_blksize = BLOCK_SIZE
-        entry.st_blocks = -(-attributes.size // 512)
-        # The server doesn't say how old the root and entities are.
-        mtime_ns = attributes.mtime_ns or self._began_ns
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = mtime_ns
-        return entry
-
-    def _control_folder_attributes(self) -> pyfuse3.EntryAttributes:
-        return self._control_entry(CONTROL_FOLDER, stat.S_IFDIR | 0o500)
-
-    def _control_file_attributes(self, file: ControlFile) -> pyfuse3.EntryAttributes:
-        return self._control_entry(file.inode, stat.S_IFREG | 0o400)
-
-    def _control_entry(self, inode: Inode, mode: int) -> pyfuse3.EntryAttributes:
-        """Return attributes that let in whoever mounted, whose paths and errors are in there.
-
-        With `default_permissions` the kernel keeps others out.
-        """
-        entry = self._entry(Attributes(inode=inode, mode=mode, size=0, mtime_ns=0), math.inf)
-        entry.st_mode = pyfuse3.ModeT(mode)
-        entry.st_uid, entry.st_gid = os.getuid(), os.getgid()
-        return entry
-
-
-def _no_such_name(ttl_s: float) -> pyfuse3.EntryAttributes:
-    """Return the answer that lets the kernel remember that a name is not there."""
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = 0
-    entry.entry_timeout = min(max(ttl_s, 0.0), FOREVER_S)
-    return entry

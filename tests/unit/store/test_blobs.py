@@ -13,9 +13,10 @@ from fetching import unbounded
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError
-from wbfs.store.content.blobs import Blobs, read_fully, read_in_memory
+from wbfs.store.content.blobs import Blobs
 from wbfs.store.content.partial import PartialBlobs
 from wbfs.store.content.sdk_cache import SdkCache
+from wbfs.store.content.sealed import read_fully, read_in_memory
 
 CONTENT = b"some bytes " * 1000
 

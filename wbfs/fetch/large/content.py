@@ -31,7 +31,7 @@ from wbfs.fetch.work.offload import Kind
 from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError, StoreFull, WbfsError, while_doing
 from wbfs.remote.http.bodies import Piece
-from wbfs.store.content.blobs import SealedBlob
+from wbfs.store.content.sealed import SealedBlob
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from wbfs.fetch.work.offload import Kind
 from wbfs.model.entries import Blob, Entry
 from wbfs.model.errors import StoreError, WbfsError
 from wbfs.remote.http.transport import Deadline
-from wbfs.store.content.blobs import SealedBlob
 from wbfs.store.content.partial import SmallBlob
+from wbfs.store.content.sealed import SealedBlob
 
 log = logging.getLogger(__name__)
 

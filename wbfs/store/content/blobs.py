@@ -27,7 +27,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from wbfs.model.entries import Blob
-from wbfs.model.errors import NO_DESCRIPTOR, StoreError
+from wbfs.model.errors import NO_DESCRIPTOR
 from wbfs.store.bounds.room import Room
 from wbfs.store.content.hashing import digest_of
 from wbfs.store.content.marks import (
@@ -41,6 +41,7 @@ from wbfs.store.content.marks import (
     is_the_sdks,
 )
 from wbfs.store.content.sdk_cache import SdkCache
+from wbfs.store.content.sealed import SealedBlob, mark_used
 from wbfs.store.folder import (
     disk_of,
     if_offered,
@@ -55,8 +56,6 @@ from wbfs.store.folder import (
 
 log = logging.getLogger(__name__)
 
-USE_NOTED_NS = 60 * 10**9
-"""Nanoseconds in which a cached file's further uses are not noted again."""
 MOST_UNMARKED = 1 << 16
 """Files that are known to be right without a mark, should the disk never take one."""
 
@@ -410,64 +409,3 @@ def blob_path(cache_dir: Path, blob: Blob) -> Path:
 
 def _place(blob: Blob) -> str:
     return f"blobs/{blob.key.partition('-')[2][:2]}/{blob.key}"
-
-
-class SealedBlob:
-    """A sealed blob that is open, and closed when nobody refers to it any more.
-
-    However many readers waited for it, each finds it here: by its name it may be evicted at once.
-    `in_memory` tells that it has no name, and takes memory while it is open; `was_unread` that it
-    was prefetched, and is opened for the first time.
-    """
-
-    def __init__(self, fd: int, *, in_memory: bool = False) -> None:
-        self.fd = fd
-        self.in_memory = in_memory
-        self.was_unread = False
-
-    def __del__(self) -> None:
-        os.close(self.fd)
-
-    def reopen(self) -> int:
-        """Return a descriptor of the caller's own."""
-        return os.dup(self.fd)
-
-
-def read_in_memory(fd: int, buffer: memoryview, offset: int) -> int:
-    """Read what the kernel has in memory, without ever waiting for a disk; return how much."""
-    try:
-        return os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-    except OSError:
-        # Nothing in memory, or a filesystem that can't tell: `read_fully` finds out which.
-        return 0
-
-
-def read_fully(fd: int, buffer: memoryview, offset: int) -> None:
-    """Fill `buffer` with the bytes of a cached blob at `offset`. Raises StoreError."""
-    done = 0
-    try:
-        while done < len(buffer) and (count := os.preadv(fd, [buffer[done:]], offset + done)):
-            done += count
-    except OSError as error:
-        raise store_error("read a cached blob", error) from error
-    if done < len(buffer):
-        raise StoreError("can't read a cached blob: it is shorter than it was when it was sealed")
-
-
-def mark_used(fd: int, found: os.stat_result | None = None) -> bool:
-    """Keep a cached file from eviction while `fd` is open, and note when it was used last.
-
-    `found` is what `fstat` has said of it, where that is known. Return False where it is being
-    evicted at this moment.
-    """
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    found = found or os.fstat(fd)
-    now_ns = time.time_ns()
-    if now_ns - found.st_atime_ns > USE_NOTED_NS:
-        # Somebody else's file, or one on a disk that became read-only; it may go a little early.
-        with contextlib.suppress(OSError):
-            os.utime(fd, ns=(now_ns, found.st_mtime_ns))
-    return True

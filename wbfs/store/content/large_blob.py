@@ -24,9 +24,10 @@ from typing import NamedTuple
 from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError
 from wbfs.model.extents import Extents
-from wbfs.store.content.blobs import Blobs, SealedBlob, read_fully, read_in_memory
+from wbfs.store.content.blobs import Blobs
 from wbfs.store.content.hashing import RunningDigest
 from wbfs.store.content.marks import BLOCK_BYTES, MAP_SUFFIX
+from wbfs.store.content.sealed import SealedBlob, read_fully, read_in_memory
 from wbfs.store.folder import is_at, open_file, store_error, temporary_file
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ class LargeBlob:
             write_fully(fd, piece, offset)
 
     def read_in_memory(self, buffer: memoryview, offset: int) -> int:
-        """Read what the kernel has in memory; see `blobs.read_in_memory`. Raises StoreError."""
+        """Read what the kernel has in memory; see `sealed.read_in_memory`. Raises StoreError."""
         with self._in_use() as fd:
             return read_in_memory(fd, buffer, offset)
 

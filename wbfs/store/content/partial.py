@@ -18,7 +18,7 @@ from typing import Self
 from wbfs.model.digests import new_hasher
 from wbfs.model.entries import Blob
 from wbfs.model.errors import StoreError, StoreFull
-from wbfs.store.content.blobs import Blobs, SealedBlob
+from wbfs.store.content.blobs import Blobs
 from wbfs.store.content.large_blob import (
     LargeBlob,
     check_content,
@@ -26,6 +26,7 @@ from wbfs.store.content.large_blob import (
     write_fully,
 )
 from wbfs.store.content.marks import BLOCK_BYTES, MAP_SUFFIX
+from wbfs.store.content.sealed import SealedBlob
 from wbfs.store.folder import create_file, is_at, open_file, store_error, temporary_file
 
 TEMPORARY_TRIES = 3

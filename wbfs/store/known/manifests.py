@@ -29,8 +29,8 @@ from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, LeftOut, Reference
 from wbfs.model.errors import StoreError
 from wbfs.store.bounds.room import Room
-from wbfs.store.content.blobs import mark_used
 from wbfs.store.content.marks import BLOCK_BYTES
+from wbfs.store.content.sealed import mark_used
 from wbfs.store.folder import open_file, store_error
 from wbfs.store.known.places import Cached, Elsewhere, Place, Scratch, remove_leftovers
 
