@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from large_manifest import log_version_of
 from mounts import WBFS, Mount, run, wait_until
 from stand_in import StandIn
 
@@ -72,7 +73,11 @@ def test_a_file_before_and_after_it_is_read(mount: Mount, stand_in: StandIn) -> 
     assert Path(here).read_text() == text
     assert rows["last fetch"].startswith(f"for a reader, {len(text)} B in 0.")
     assert "from" not in rows
-    assert why(mount, "v0/folder")["folder"] == "folder"
+    folder = why(mount, "v0/folder")
+    assert folder["folder"] == "folder"
+    assert folder["here"].startswith(f"1 file, {len(text)} B whole")
+    assert folder["not here"].startswith("2 files, ")
+    assert folder["from"] == f"{stand_in.base_url}, by a signed URL: {folder['not here']}"
     assert why(mount, "v0/asked.txt")["reference"] == f"{stand_in.public_url}/asked.txt"
 
 
@@ -81,6 +86,13 @@ def test_a_part_and_a_failure(mount: Mount, stand_in: StandIn) -> None:
         os.pread(file.fileno(), 4096, LARGE // 2)
         rows = why(mount, "v0/large.bin")
         assert re.fullmatch(r"in part, [\d.]+ [kM]B", rows["here"]) or "whole" in rows["here"]
+        done = run(*WBFS, "why", mount.path / "v0", env=mount.env)
+        assert "folder     all of the version\nin all     5 files, " in done.stdout
+        assert re.search(
+            r"^in part +1 file, 6.3 MB, of which [\d.]+ [kM]B are here$", done.stdout, re.M
+        )
+        host = stand_in.public_url.removesuffix("/public")
+        assert re.search(rf"^from +{host}: 1 file, 9 B$", done.stdout, re.M)
     with stand_in.faults(port="files", match="^/artifacts|^/wandb_artifacts", wrong_bytes=True):
         done = run("cat", mount.path / "v0/folder/b.txt")
         assert "Input/output error" in done.stderr
@@ -90,6 +102,23 @@ def test_a_part_and_a_failure(mount: Mount, stand_in: StandIn) -> None:
         done = run(*WBFS, "status", mount.path, env=mount.env)
         assert re.search(r"  errors +\S+ EIO: .*b\.txt", done.stdout)
     assert (mount.path / "v0/folder/b.txt").read_text()
+
+
+def test_a_folder_of_very_many_files(mount: Mount, stand_in: StandIn, tmp_path: Path) -> None:
+    logged = log_version_of(stand_in, "many", folders=2, files_per_folder=10_000)
+    above = Mount(
+        path=tmp_path / "mount",
+        env=mount.env,
+        cache_dir=mount.cache_dir,
+        log_file=tmp_path / "log",
+        source=logged.source,
+        program=None,
+    )
+    try:
+        rows = why(above, "")
+    finally:
+        above.take_down()
+    assert rows["in all"].startswith("20,000 files, ")
 
 
 def test_who_waits_for_what(mount: Mount, stand_in: StandIn) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -16,9 +17,11 @@ from wbfs.model.errors import UsageError
 
 if TYPE_CHECKING:
     from wbfs.daemon.mounts.looking.closely import Known
-    from wbfs.store.bounds.inventory import Held
+    from wbfs.store.bounds.held import Held, Holdings
 
 SHOWN_ERRORS = 3
+LOOKED_AT_TOGETHER = 256
+"""Files of a folder that are counted before it is looked at the clock."""
 
 
 @click.command(short_help="Show what a file of a mount is, and why it is or isn't here.")
@@ -30,15 +33,18 @@ SHOWN_ERRORS = 3
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the mount may take to say what the path is.",
+    help="How long the mount may take to say what the path is, and how long a folder's files are"
+    " counted.",
 )
 def why(path: str, timeout_s: float) -> None:
     """Show of which version a path below a mount is, and whether its bytes are here: in whole or in
-    part, where from, how long its last fetch took, and what failed.
+    part, from where they would come, how long the last fetch took, and what failed. Of a folder it
+    is how many of all files below it.
 
     \b
-    Example:
+    Examples:
       wbfs why ~/artifacts/my-team/my-project/bike-dataset/latest/images/1.png
+      wbfs why ~/artifacts/my-team/my-project/bike-dataset/latest
     """
     from wbfs.daemon.mounts.looking.apart import run_apart
     from wbfs.daemon.mounts.looking.closely import look_closely
@@ -46,33 +52,39 @@ def why(path: str, timeout_s: float) -> None:
     known = run_apart(lambda: look_closely(path), timeout_s=timeout_s, doing=f"tell what {path} is")
     if known is None:
         raise UsageError(f"{path} is not below a mount of wbfs, or isn't there: see wbfs status")
-    for what, text in _rows(known):
+    for what, text in _rows(known, timeout_s):
         echo(f"{what:<10} {text}")
 
 
-def _rows(known: Known) -> Iterator[tuple[str, str]]:
+def _rows(known: Known, timeout_s: float) -> Iterator[tuple[str, str]]:
     """Yield what is told, and the text."""
-    from wbfs.store.bounds.inventory import held
+    from wbfs.store.bounds.held import holdings
 
     mounted, attributes = known.mounted, known.attributes
     aliases = f", {attributes['aliases']}" if "aliases" in attributes else ""
     yield "version", f"{mounted.version} ({attributes.get('type', 'artifact')}{aliases})"
-    if known.is_folder:
-        yield "folder", mounted.path or "all of the version"
-        return
-    yield "file", mounted.path
+    cache = mounted.cache
+    server = urlsplit(cache.server).netloc
+    held = holdings(cache.cache_dir, sdk_cache_dir(), server, mounted.artifact_id)
+    try:
+        rows = _of_folder if known.is_folder else _of_file
+        yield from rows(known, held, time.monotonic() + timeout_s)
+    finally:
+        if held is not None:
+            held.close()
+    for error in known.errors[-SHOWN_ERRORS:]:
+        yield "failed", f"{error.get('time')} {error.get('errno')}: {error.get('cause')}"
+
+
+def _of_file(known: Known, held: Holdings | None, until_s: float) -> Iterator[tuple[str, str]]:
+    yield "file", known.mounted.path
+    attributes = known.attributes
     for name in ("digest", "uri"):
         if name in attributes:
             yield {"uri": "reference"}.get(name, name), attributes[name]
     if "size" in attributes:
         yield "size", show_size(int(attributes["size"]))
-    found = held(
-        mounted.cache.cache_dir,
-        sdk_cache_dir(),
-        urlsplit(mounted.cache.server).netloc,
-        mounted.artifact_id,
-        mounted.path,
-    )
+    found = held.of_file(known.mounted.path) if held else None
     if found is not None:
         yield "here", _where(found)
         if not found.is_sealed:
@@ -81,8 +93,55 @@ def _rows(known: Known) -> Iterator[tuple[str, str]]:
         text = f"for {fetch['why']}, {show_size(fetch['bytes'] or fetch['size'] or 0)} in"
         text += f" {fetch['seconds']:.3g} s until {fetch['at']}"
         yield "last fetch", f"{text}: {fetch['error']}" if fetch["error"] else text
-    for error in known.errors[-SHOWN_ERRORS:]:
-        yield "failed", f"{error.get('time')} {error.get('errno')}: {error.get('cause')}"
+
+
+def _of_folder(known: Known, held: Holdings | None, until_s: float) -> Iterator[tuple[str, str]]:
+    mounted = known.mounted
+    yield "folder", mounted.path or "all of the version"
+    if held is None:
+        yield "here", "can't be told: the list of its files is not in the cache at the moment"
+        return
+    all_of_it, sealed, in_part, absent = _Count(), _Count(), _Count(), _Count()
+    sources: dict[str, _Count] = {}
+    partial_bytes = 0
+    for found in held.below(mounted.path):
+        entry = found.entry
+        if not entry.path.startswith(mounted.path_prefix):
+            continue
+        all_of_it.add(entry.size)
+        (sealed if found.is_sealed else in_part if found.partial_bytes else absent).add(entry.size)
+        if not found.is_sealed:
+            partial_bytes += found.partial_bytes
+            source = _source(known, found, _origin)
+            sources.setdefault(source, _Count()).add(entry.size)
+        if all_of_it.files % LOOKED_AT_TOGETHER == 0 and time.monotonic() > until_s:
+            yield "counted", f"the first {all_of_it} only: a longer --timeout counts more"
+            break
+    else:
+        yield "in all", str(all_of_it)
+    yield "here", f"{sealed} whole and checked"
+    if in_part.files:
+        yield "in part", f"{in_part}, of which {show_size(partial_bytes)} are here"
+    if absent.files:
+        yield "not here", str(absent)
+    for source, count in sources.items():
+        yield "from", f"{source}: {count}"
+
+
+class _Count:
+    """How many files, and their bytes as far as they are known."""
+
+    def __init__(self) -> None:
+        self.files = self._bytes = self._unsized = 0
+
+    def add(self, size: int | None) -> None:
+        self.files += 1
+        self._bytes += size or 0
+        self._unsized += size is None
+
+    def __str__(self) -> str:
+        text = f"{self.files:,} file{'' if self.files == 1 else 's'}, {show_size(self._bytes)}"
+        return f"{text} and {self._unsized:,} of unknown size" if self._unsized else text
 
 
 def _where(found: Held) -> str:
@@ -93,12 +152,17 @@ def _where(found: Held) -> str:
     return "no"
 
 
-def _source(known: Known, found: Held) -> str:
-    reference = found.entry.reference
+def _source(known: Known, found: Held, shown: Callable[[str], str] = str) -> str:
+    """Return from where a file would come; a reference's URI is `shown`."""
     if found.is_with_sdk:
         return "the wandb SDK's cache, once its digest was checked"
     if known.mounted.cache.offline:
         return "nowhere: it is mounted with --offline"
-    if reference is not None:
-        return reference.uri
-    return f"{known.mounted.cache.server}, by a signed URL"
+    reference = found.entry.reference
+    return shown(reference.uri) if reference else f"{known.mounted.cache.server}, by a signed URL"
+
+
+def _origin(uri: str) -> str:
+    """Return whose a reference is: a bucket's or a host's."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.partition('/')[0]}"

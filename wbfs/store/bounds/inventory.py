@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wbfs.model.digests import Algorithm
-from wbfs.model.entries import Entry
 from wbfs.model.errors import StoreError
 from wbfs.store.bounds.eviction import cached_files
 from wbfs.store.content.blobs import blob_path
 from wbfs.store.content.hashing import digest_of
-from wbfs.store.content.marks import BLOCK_BYTES
-from wbfs.store.content.sdk_cache import SdkCache
 from wbfs.store.folder import open_file
 from wbfs.store.known.catalog import catalog_path
-from wbfs.store.known.manifests import ManifestTable, table_path
+from wbfs.store.known.manifests import ManifestTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,44 +65,6 @@ def _disk(cache_dir: Path) -> os.statvfs_result:
         return os.statvfs(cache_dir)
     except OSError as error:
         raise StoreError(f"there is no cache at {cache_dir}: {error.strerror}") from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """What a cache has of a file: where it is or would be, sealed or so many bytes in part."""
-
-    entry: Entry
-    path: Path
-    is_sealed: bool
-    partial_bytes: int
-    is_with_sdk: bool
-
-
-def held(
-    cache_dir: Path, sdk_cache_dir: Path, server: str, artifact_id: str, path: str
-) -> Held | None:
-    """Return what the cache has of a file of a server's version; None where it knows of none."""
-    try:
-        table = ManifestTable(table_path(cache_dir, server, artifact_id))
-    except (OSError, StoreError):
-        return None
-    with contextlib.closing(table):
-        entry = table.entry(path)
-    if entry is None:
-        return None
-    blob = entry.blob
-    partial = cache_dir / "partial" / blob.key
-    sealed = blob_path(cache_dir, blob)
-    descriptor = SdkCache(sdk_cache_dir).open(blob)
-    if descriptor is not None:
-        os.close(descriptor)
-    return Held(
-        entry=entry,
-        path=sealed,
-        is_sealed=sealed.exists(),
-        partial_bytes=partial.lstat().st_blocks * BLOCK_BYTES if partial.exists() else 0,
-        is_with_sdk=descriptor is not None,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,4 +76,4 @@ class SdkCache:
         algorithm, _, digest = key.partition("-")
         if algorithm not in set(Algorithm):
             return None
-        return self._objects / algorithm / digest[:2] / digest[2:]
+        return self._objects / f"{algorithm}/{digest[:2]}/{digest[2:]}"

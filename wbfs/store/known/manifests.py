@@ -52,9 +52,13 @@ FORMAT = 5
 """What `about` says of a table as `wbfs.store.known.manifest_writer` writes it."""
 UNSIZED = -1
 """What stands for the size of a file that nothing is known of."""
-_FILES = (
-    "SELECT id, folder, name, size, digest, kind, uri, token, etag, version_id"
-    " FROM files LEFT JOIN links ON file = id"
+_COLUMNS = "id, folder, name, size, digest, kind, uri, token, etag, version_id"
+_FILES = f"SELECT {_COLUMNS} FROM files LEFT JOIN links ON file = id"
+
+_BELOW = (
+    "WITH RECURSIVE below(number) AS (SELECT ? UNION"
+    " SELECT folders.id FROM folders JOIN below ON parent = number)"
+    f" SELECT {_COLUMNS} FROM below JOIN files ON folder = number LEFT JOIN links ON file = id"
 )
 
 
@@ -182,6 +186,12 @@ class ManifestTable:
         rows = self._db.execute(f"{_FILES} WHERE id >= ? AND id < ? ORDER BY id", (first, stop))
         return (self._file_of(row, self._path_to(row[1])) for row in rows)
 
+    def entries_below(self, path: str) -> Iterator[Entry]:
+        """Yield the entries of all files below the folder at `path`, empty for the whole tree."""
+        folder = self._folder_at(path)
+        rows = self._db.execute(_BELOW, (folder.id if folder else None,))
+        return (self._file_of(row, self._path_to(row[1])).entry for row in rows)
+
     def find(self, folder: int, name: str) -> Found | None:
         """Return what `name` is in the folder of that number."""
         row = self._db.execute(
@@ -258,14 +268,15 @@ class ManifestTable:
         return [prefix + name for (name,) in rows]
 
     def _file_at(self, path: str) -> File | None:
-        *folders, name = path.split("/")
-        number = ROOT_FOLDER
-        for part in folders:
-            folder = self.folder_by_name(number, part)
-            if folder is None:
-                return None
-            number = folder.id
-        return self.file_by_name(number, name)
+        above, _, name = path.rpartition("/")
+        folder = self._folder_at(above)
+        return self.file_by_name(folder.id, name) if folder else None
+
+    def _folder_at(self, path: str) -> Folder | None:
+        folder = self.folder(ROOT_FOLDER)
+        for name in path.split("/") if path else ():
+            folder = self.folder_by_name(folder.id, name) if folder else None
+        return folder
 
     def _folder(self, where: str, values: tuple[int | str, ...]) -> Folder | None:
         row = self._db.execute(f"SELECT * FROM folders WHERE {where}", values).fetchone()

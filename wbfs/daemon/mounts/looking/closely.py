@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -34,12 +35,17 @@ def look_closely(text: str) -> Known | None:
     mount = mount_of(path)
     if mounted is None or mount is None:
         return None
+    is_folder = path.is_dir()
+    if is_folder:
+        # The list of its files is fetched, if it isn't here; where it can't be, the errors say so.
+        with contextlib.suppress(OSError), os.scandir(path) as entries:
+            next(entries, None)
     full = f"{mounted.version}/{mounted.path}"
     fetches = _lines(mount.mountpoint, "fetches.jsonl")
     errors = _lines(mount.mountpoint, "errors.jsonl")
     return Known(
         mounted=mounted,
-        is_folder=path.is_dir(),
+        is_folder=is_folder,
         attributes=_attributes(path),
         fetch=next((one for one in reversed(fetches) if one.get("path") == full), None),
         errors=[one for one in errors if full in str(one.get("cause"))],
