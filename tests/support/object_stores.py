@@ -151,7 +151,9 @@ def gcs_server(folder: Path) -> Iterator[str]:
 @contextmanager
 def azure_server(folder: Path) -> Iterator[str]:
     """Run Azurite; yield its URL."""
-    program = shutil.which("azurite-blob")
+    # scripts/setup puts it beside this very Python, which need not be on the PATH.
+    beside = os.path.dirname(sys.executable)
+    program = shutil.which("azurite-blob", path=f"{beside}:{os.environ.get('PATH', '')}")
     if program is None:
         pytest.skip("Azurite, a stand-in for Azure, is not installed: it needs node and npm")
     port = free_port()
