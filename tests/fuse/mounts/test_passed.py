@@ -15,7 +15,7 @@ from daemons import END_TIMEOUT_S
 from mounts import WBFS, run, wait_until
 from stand_in import StandIn
 
-from wbfs.daemon.mounts import health
+from wbfs.daemon.mounts.looking import health
 from wbfs.daemon.mounts.mountpoint import prepare_mountpoint
 from wbfs.model.errors import NotNow
 
