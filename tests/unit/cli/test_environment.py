@@ -42,11 +42,21 @@ def test_paths_are_those_of_the_start(work: Path, name: str) -> None:
 
 
 def test_a_tilde_is_the_home(work: Path) -> None:
-    os.environ |= {"NETRC": "~/netrc", "WANDB_CACHE_DIR": "~", "AWS_CONFIG_FILE": "~nobody-x/aws"}
+    os.environ |= {"NETRC": "~/netrc", "WANDB_CACHE_DIR": "~", "AWS_CONFIG_FILE": "./~nobody-x/aws"}
     settle_paths()
     assert os.environ["NETRC"] == "/home/ada/netrc"
     assert sdk_cache_dir() == Path("/home/ada")
     assert os.environ["AWS_CONFIG_FILE"] == f"{work}/~nobody-x/aws"
+
+
+@pytest.mark.parametrize("name", ["HOME", "WBFS_CACHE_DIR", "AWS_CONFIG_FILE"])
+def test_nobody_s_home(work: Path, name: str) -> None:
+    os.environ[name] = "~nobody-x/there"
+    with pytest.raises(UsageError, match=f"^{name} '~nobody-x/there': there is no such home"):
+        settle_paths()
+    # Where things are looked for, one place more is missing, and none is made.
+    os.environ |= {name: "/there", "PYTHONPATH": "~nobody-x"}
+    settle_paths()
 
 
 def test_what_is_unset_or_empty_stays_so(work: Path) -> None:

@@ -52,7 +52,8 @@ def settle_paths() -> None:
     """Have the environment's paths mean what they mean now, wherever a daemon goes later.
 
     Libraries, and programs that are started, read them when they need them. A `~` that no shell
-    has replaced is the home too. Raises UsageError where the working directory is gone.
+    has replaced is the home too. Raises UsageError where the working directory is gone, and where
+    a `~user` is nobody that this machine knows.
     """
     os.environ["HOME"] = os.environ.get("HOME") or _home_of_the_user()
     if os.environ["HOME"] == NO_HOME and not os.access(NO_HOME, os.W_OK):
@@ -63,14 +64,12 @@ def settle_paths() -> None:
     for name in _LISTS:
         if paths := os.environ.get(name):
             # An empty one means the working directory to some, and to others nothing.
-            settled = (path and str(_settled(name, path)) for path in paths.split(":"))
+            settled = (path and str(_absolute(name, path)) for path in paths.split(":"))
             os.environ[name] = ":".join(settled)
 
 
 def user_path(text: str) -> Path:
     """Return the absolute path that a user means. Raises UsageError."""
-    if os.path.expanduser(text).startswith("~"):
-        raise UsageError(f"the path {text!r}: there is no such home here; write the path out")
     return _settled("the path", text)
 
 
@@ -108,6 +107,15 @@ def _own_temporary() -> Path | None:
 
 
 def _settled(name: str, text: str) -> Path:
+    if os.path.expanduser(text).startswith("~"):
+        raise UsageError(
+            f"{name} {text!r}: there is no such home here; write the path out (./~ for a name that"
+            " begins so)"
+        )
+    return _absolute(name, text)
+
+
+def _absolute(name: str, text: str) -> Path:
     path = Path(os.path.expanduser(text))
     try:
         # Nothing is looked up: what is there may hang.
