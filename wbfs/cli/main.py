@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from typing import NoReturn
 
@@ -14,6 +13,7 @@ from wbfs.cli.devserver import devserver
 from wbfs.cli.files.cache import cache
 from wbfs.cli.files.get import get
 from wbfs.cli.files.prefetch import prefetch
+from wbfs.cli.given.descriptors import allow_descriptors
 from wbfs.cli.given.places import settle_paths
 from wbfs.cli.help import help_
 from wbfs.cli.mounts.doctor import doctor
@@ -70,8 +70,8 @@ def main() -> None:
         case [source, _, "-o", _] if source not in commands.commands:
             main_of_helper()
     try:
+        allow_descriptors()
         settle_paths()
-        _allow_descriptors()
         commands()
     except WbfsError as error:
         echo(f"wbfs: {error}", err=True)
@@ -80,14 +80,7 @@ def main() -> None:
 
 def main_of_helper() -> NoReturn:
     """Run `mount.wbfs`."""
-    _allow_descriptors()
     sys.exit(run_helper(sys.argv[1:]))
-
-
-def _allow_descriptors() -> None:
-    """Have as many files open as the machine lets this process: 1,024 are a default for others."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

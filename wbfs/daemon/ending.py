@@ -10,6 +10,9 @@ from types import FrameType
 
 import trio
 
+from wbfs.fetch.work.background import Work
+from wbfs.model.errors import WbfsError
+
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -61,13 +64,15 @@ def signals_noted() -> Iterator[list[int]]:
 class Ending:
     """Whether the mount was told to end; the trio thread's.
 
-    Until `serving` is set there is nothing to take down, and `starting` is cancelled.
+    Until `serving` is set there is nothing to take down, and `starting` is cancelled. `failure` is
+    why it ends where nobody was told that it has begun.
     """
 
     def __init__(self, starting: trio.CancelScope) -> None:
         self._starting = starting
         self.told = trio.Event()
         self.serving = False
+        self.failure: WbfsError | None = None
 
     async def listen(self, noted: list[int]) -> None:
         """Wait for signals, beginning with those that were noted, until cancelled."""
@@ -76,6 +81,14 @@ class Ending:
                 self._tell(number)
             async for number in signals:
                 self._tell(number)
+
+    async def unless_begun(self, announcing: Work[None]) -> None:
+        """End the mount where nobody could be told that it answers: it would be waited for."""
+        try:
+            await announcing.result()
+        except WbfsError as error:
+            self.failure = error
+            self.told.set()
 
     def _tell(self, number: int) -> None:
         log.info("%s: unmounting", signal.Signals(number).name)

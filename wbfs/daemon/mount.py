@@ -29,6 +29,7 @@ from wbfs.daemon.mounts.mountpoint import (
 from wbfs.daemon.mounts.own import OwnMount
 from wbfs.daemon.serving import answer
 from wbfs.daemon.session import Session, open_session
+from wbfs.daemon.spare import Spare, spare_descriptors
 from wbfs.daemon.status import Status
 from wbfs.daemon.supervisor import Supervisor
 from wbfs.fetch.work.background import Background, in_background
@@ -108,7 +109,10 @@ async def _mount(
         with ExitStack() as stack:
             if settings.metrics_port is not None:
                 stack.enter_context(metrics.served(settings.metrics_address, settings.metrics_port))
-            await _serve(background, settings, operations, session, kernel, ending, supervisor)
+            spare = stack.enter_context(spare_descriptors(f"mount on {settings.mountpoint}"))
+            await _serve(
+                background, settings, operations, session, kernel, ending, supervisor, spare
+            )
 
 
 def _operations(
@@ -165,6 +169,7 @@ async def _serve(
     kernel: Kernel,
     ending: Ending,
     supervisor: Supervisor,
+    spare: Spare,
 ) -> None:
     mountpoint = str(settings.mountpoint)
     options = {"default_permissions", "fsname=wbfs", "subtype=wbfs", "ro"}
@@ -175,25 +180,33 @@ async def _serve(
     except RuntimeError as error:
         raise _why_not(settings, error) from error
     ending.serving = True
-    own = OwnMount(settings, server=session.credentials.base_url)
+    own = None
     try:
-        background.spawn(
+        own = OwnMount(settings, server=session.credentials.base_url)
+        announcing = background.spawn(
             partial(_announce, settings, operations, session, kernel, own, supervisor),
             name="announce the mount",
+            is_awaited=True,
         )
+        background.spawn(partial(ending.unless_begun, announcing), name="wait for the announcement")
         try:
             await answer(background, operations, kernel, ending.told)
         finally:
             # To unmount takes descriptors, and programs may have had all of them.
             operations.close()
+            spare.free()
         is_lost = own.is_there and not ending.told.is_set()
     finally:
         try:
-            own.take_down()
+            if own is not None:
+                own.take_down()
         finally:
             # It is ours to unmount: pyfuse3 would unmount whatever is at that place by now.
-            pyfuse3.close(unmount=False)
-            own.forget()
+            pyfuse3.close(unmount=own is None and settings.descriptor is None)
+            if own is not None:
+                own.forget()
+    if ending.failure is not None:
+        raise ending.failure
     if is_lost:
         raise MountLost(
             f"the mount of {mountpoint} was lost, since its connection to the kernel was aborted:"
@@ -242,7 +255,7 @@ async def _announce(
     own: OwnMount,
     supervisor: Supervisor,
 ) -> None:
-    """Tell that the mount answers, once it does, and tidy up what others left in the cache."""
+    """Tell that the mount answers, once it does, and have the cache tidied up."""
     offload = session.offload
     if settings.descriptor is not None:
         # It may be mounted where this process does not see it.
@@ -262,6 +275,12 @@ async def _announce(
     background = session.resources.background
     if supervisor.watchdog_s is not None:
         background.spawn(partial(_watch, settings, supervisor), name="tell that it answers")
+    background.spawn(partial(_tidy_up, settings, session), name="tidy up the cache")
+
+
+async def _tidy_up(settings: MountSettings, session: Session) -> None:
+    """Remove what others left in the cache, and count the rest."""
+    offload = session.offload
     removed = await offload.run(Kind.DISK, session.partial.remove_abandoned)
     if removed:
         log.info("removed %d abandoned downloads from the cache", removed)

@@ -1,4 +1,4 @@
-"""Descriptors that are kept for the end: to unmount takes some, and others may have all the rest."""
+"""Descriptors kept for the end: to unmount takes some, and others may have all the rest."""
 
 from __future__ import annotations
 

@@ -282,6 +282,39 @@ def test_few_descriptors(artifact: str, mounter: Mounter) -> None:
         assert (folder / f"{number}.txt").read_text() == str(number)
 
 
+HOLD = 'for n in $(seq "$1"); do exec {fd}</dev/null; done; shift; exec "$@"'
+
+
+@pytest.mark.parametrize("free", [11, 18, 20])
+def test_too_few_descriptors_leave_no_mount(
+    artifact: str, stand_in: StandIn, tmp_path: Path, free: int
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    env = stand_in.env(tmp_path / "home")
+    command = (*WBFS, "mount", "--cache-dir", tmp_path / "cache", artifact, place)
+    done = run("prlimit", "--nofile=64", "bash", "-c", HOLD, "-", str(61 - free), *command, env=env)
+    assert done.returncode == 1, done.stderr
+    assert "ulimit -Hn" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not os.path.ismount(place)
+
+
+@pytest.mark.parametrize(
+    "words", [("mount", "x/y"), ("get", "x/y/z:v0"), ("prefetch", "x/y/z:v0"), ("status",)]
+)
+def test_a_limit_that_is_too_low_is_named(
+    stand_in: StandIn, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    env = stand_in.env(tmp_path / "home")
+    done = run("prlimit", "--nofile=63", *WBFS, *words, env=env)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "wbfs: this process may have 63 files open at once, and wbfs needs 64: raise the hard limit"
+        " (ulimit -Hn)\n"
+    )
+
+
 def test_a_page_of_the_app_as_a_source(
     artifact: str, stand_in: StandIn, mounter: Mounter, tmp_path: Path
 ) -> None:
