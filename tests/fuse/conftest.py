@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
@@ -13,7 +14,19 @@ import pytest
 from corpus import CorpusItem, accounts, log_corpus, write_reference_files
 from daemons import Daemon
 from mounts import Mount, check
+from podman import Podman
 from stand_in import StandIn
+
+LOG = """
+import wandb
+with wandb.init(project="contained") as run:
+    artifact = wandb.Artifact("data", type="dataset")
+    for number in range(20):
+        with artifact.new_file(f"folder/{number}.txt") as file:
+            file.write(f"content {number}")
+    run.log_artifact(artifact).wait()
+    print(run.entity)
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -124,3 +137,44 @@ def start(stand_in: StandIn, tmp_path: Path) -> Iterator[Starter]:
     yield start_one
     for daemon in daemons:
         daemon.take_down()
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Podman]:
+    """Return podman, where it works."""
+    if os.getuid() != 0:
+        pytest.skip("only root may have containers that mount")
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed: apt-get install podman runc tini")
+    engine = Podman()
+    try:
+        done = engine.run("true")
+        if done.returncode != 0:
+            pytest.skip(f"podman starts no container here: {done.stderr.strip()}")
+        yield engine
+    finally:
+        engine.take_down()
+
+
+@pytest.fixture
+def podman(engine: Podman) -> Iterator[Podman]:
+    """Return podman, whose containers end with the test."""
+    yield engine
+    engine.remove_containers()
+
+
+@pytest.fixture(scope="session")
+def contained(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the name of a version for containers, whose files say their number."""
+    return f"{stand_in.run_sdk(LOG, tmp_path_factory.mktemp('home'))}/contained/data:v0"
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder whose mounts are passed on to who has it, and back."""
+    path = tmp_path / "shared"
+    path.mkdir()
+    check("mount", "--bind", path, path)
+    check("mount", "--make-rshared", path)
+    yield path
+    check("umount", "-R", "-l", path)

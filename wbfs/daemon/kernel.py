@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from pathlib import Path
 
 import pyfuse3
 import trio
 
-from wbfs.daemon.mounts.connection import CONTROL, set_connection
+from wbfs.daemon.mounts.connection import (
+    CONTROL,
+    read_ahead_setting,
+    set_connection,
+    set_read_ahead,
+)
 from wbfs.fetch.work.background import Background
 
 log = logging.getLogger(__name__)
@@ -76,11 +80,15 @@ def _set_up(device: str) -> tuple[int | None, int | None]:
 
 def _read_ahead(device: str) -> int | None:
     """Raise how far the kernel reads ahead; return how far that is now."""
-    setting = Path("/sys/class/bdi", device, "read_ahead_kb")
+    setting = read_ahead_setting(device)
     try:
-        setting.write_text(str(READ_AHEAD_KB))
-    except OSError as error:
-        log.info("the kernel reads ahead by its default; root may set %s: %s", setting, error)
+        set_read_ahead(device, READ_AHEAD_KB)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info(
+            "the kernel reads ahead by its default; root may set %s (%s)",
+            setting,
+            type(error).__name__,
+        )
     try:
         return int(setting.read_text())
     except (OSError, ValueError) as error:

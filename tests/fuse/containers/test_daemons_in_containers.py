@@ -1,0 +1,215 @@
+"""A daemon in a container: what it needs, that it comes down, and who reads what it mounts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import passing
+import pytest
+from mounts import WBFS, run, wait_until
+from podman import MOUNTING, UNPRIVILEGED, Container, Podman
+from stand_in import StandIn
+from training import READ, wait_for
+
+LOST = "Transport endpoint is not connected"
+CONTAINERFILE = (Path(__file__).parents[3] / "scripts/Containerfile").read_text()
+STOP_TIMEOUT_S = 10.0
+
+
+def words_of(instruction: str) -> list[str]:
+    """Return the program of the image's Containerfile."""
+    [found] = re.findall(rf"{instruction} (\[.*\])$", CONTAINERFILE, re.MULTILINE)
+    words: list[str] = json.loads(found)
+    return words
+
+
+ENTRY = words_of("ENTRYPOINT")
+HEALTH = words_of("HEALTHCHECK .*CMD")
+MOUNT = [*ENTRY, "mount", "--cache-dir", "/tmp/cache"]
+
+
+@pytest.fixture(autouse=True)
+def tini() -> None:
+    if shutil.which("tini") is None:
+        pytest.skip("tini is not installed: apt-get install tini")
+
+
+@pytest.fixture
+def env(stand_in: StandIn) -> dict[str, str]:
+    """Return what containers are told: the server and the key, nothing else."""
+    return {"WANDB_BASE_URL": stand_in.base_url, "WANDB_API_KEY": stand_in.api_key}
+
+
+def start(
+    podman: Podman,
+    env: dict[str, str],
+    *words: str | Path,
+    options: Sequence[str | Path] = MOUNTING,
+    name: str = "daemon",
+) -> Container:
+    """Start a mount by the image's entry, on a root that is read-only."""
+    return podman.start(name, *MOUNT, *words, options=["--read-only", *options], env=env)
+
+
+def read_beside(podman: Podman, shared: Path, *paths: str) -> Container:
+    """Start what reads the files in another container, which may do nothing at all."""
+    return podman.start(
+        "training",
+        *(sys.executable, "-u", "-c", READ, *paths),
+        options=[f"--volume={shared}:/data:ro,rslave", *UNPRIVILEGED, "--read-only"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "/dev/fuse is missing"),
+        (["--device", "/dev/fuse"], "it takes --cap-add SYS_ADMIN beside --device /dev/fuse"),
+    ],
+)
+def test_what_a_container_lacks(
+    podman: Podman, env: dict[str, str], options: list[str], words: str
+) -> None:
+    done = podman.run(*MOUNT, "/mnt", options=["--read-only", *options], env=env)
+    assert done.returncode == 78
+    assert words in done.stderr
+
+
+def test_it_mounts_and_ends(
+    podman: Podman, stand_in: StandIn, env: dict[str, str], contained: str
+) -> None:
+    """With one capability, on a volume's own root, and nowhere to write but there and in /tmp.
+
+    Without a home, and in front without being told.
+    """
+    options = [*MOUNTING, "--cap-drop=ALL", "--env=HOME=/", "--volume=data:/data"]
+    daemon = start(podman, env, contained, "/data", options=options)
+    daemon.wait_until_mounted()
+    assert daemon.check("cat", "/data/folder/7.txt") == "content 7"
+    settings = json.loads(daemon.check("cat", "/data/.wbfs/status.json"))["kernel"]
+    assert settings == {"read_ahead_kb": 512, "max_background": 2048}
+    # What nobody waits for is waited for.
+    daemon.check("sh", "-c", "(sleep 0.01 &); sleep 0.1")
+    assert ") Z " not in daemon.check("sh", "-c", "cat /proc/[0-9]*/stat")
+    with stand_in.faults(port="files", delay_s=60.0):
+        daemon.check("sh", "-c", "cat /data/folder/8.txt > /dev/null 2>&1 &")
+        started_s = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - started_s < STOP_TIMEOUT_S
+
+
+def test_a_program_beside_it(podman: Podman, env: dict[str, str], contained: str) -> None:
+    script = "wbfs mount --cache-dir /tmp/cache $0 /mnt && cat /mnt/folder/7.txt"
+    options = ["--read-only", *MOUNTING, "--env=XDG_STATE_HOME=/tmp"]
+    done = podman.run("sh", "-c", script, contained, options=options, env=env)
+    assert (done.returncode, done.stdout) == (0, "content 7"), done.stderr
+
+
+def test_its_health(podman: Podman, stand_in: StandIn, env: dict[str, str], contained: str) -> None:
+    daemon = start(podman, env, "--timeout=1", contained.partition("/")[0], "/mnt")
+    daemon.wait_until_mounted()
+    assert daemon.run(*HEALTH).returncode == 0
+    with stand_in.faults(port="api", error_share=1.0, error_status=503):
+        daemon.run("stat", "/mnt/other")
+        assert daemon.run(*HEALTH).returncode == 6
+    daemon.check("umount", "/mnt")
+    assert daemon.exit_code() == 0
+
+
+def test_two_with_one_cache(podman: Podman, env: dict[str, str], contained: str) -> None:
+    script = "wbfs mount $0 /mnt && cat /mnt/folder/* && wbfs umount /mnt"
+    command = ["sh", "-c", script, contained]
+    options = [*MOUNTING, "--read-only", "--volume=cache:/cache"]
+    options += ["--env=WBFS_CACHE_DIR=/cache/wbfs", "--env=XDG_STATE_HOME=/tmp"]
+    first = podman.run(*command, options=options, env=env)
+    second = podman.run(*command, options=[*options, "--env=WBFS_OFFLINE=1"], env=env)
+    for done in (first, second):
+        assert done.returncode == 0, done.stderr
+        assert "content 7" in done.stdout
+    # Another user has to have another one.
+    done = podman.run(*command, options=[*options, "--user", "1000"], env=env)
+    assert done.returncode == 2
+    assert "/cache/wbfs" in done.stderr
+    assert "belongs to" in done.stderr
+
+
+@pytest.fixture
+def sidecar(podman: Podman, env: dict[str, str], contained: str, shared: Path) -> Container:
+    """Return a daemon whose mount the host has, too."""
+    mountpoint = shared / "mount"
+    return start(
+        podman,
+        env,
+        *("--allow-other", "--make-dir", contained, mountpoint),
+        options=[*MOUNTING, f"--volume={shared}:{shared}:rshared", "--restart=on-failure"],
+    )
+
+
+def test_a_sidecar_comes_back_under_training(
+    podman: Podman, sidecar: Container, shared: Path, env: dict[str, str], contained: str
+) -> None:
+    sidecar.wait_until_mounted()
+    training = read_beside(podman, shared, "/data/mount/folder/7.txt")
+    wait_for(training, "content 7", "content 7")
+    first = sidecar.pid
+    os.kill(first, signal.SIGKILL)
+    # It is started again by itself, takes the dead mount down, and makes another.
+    wait_until(lambda: sidecar.pid not in (0, first), what="it was started again")
+    wait_for(training, "content 7", LOST)
+    # So does another one in its place.
+    sidecar.kill()
+    podman("rm", "--force", "--time", "0", sidecar.name)
+    assert LOST in run("stat", "-f", shared / "mount").stderr
+    words = ("--allow-other", "--make-dir", contained, shared / "mount")
+    options = [*MOUNTING, f"--volume={shared}:{shared}:rshared"]
+    another = start(podman, env, *words, options=options, name="another")
+    wait_for(training, "content 7", LOST)
+    # The host may take it down, whose process it is not.
+    done = run(*WBFS, "umount", shared / "mount", timeout_s=STOP_TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    assert another.exit_code() == 0
+    wait_for(training, "No such file or directory", LOST)
+    assert os.listdir(shared / "mount") == []
+
+
+@pytest.mark.parametrize("user", ["1000:1000", "1000710000:0"])
+def test_without_any_privilege(
+    podman: Podman, env: dict[str, str], contained: str, shared: Path, tmp_path: Path, user: str
+) -> None:
+    """The one who may mount passes the descriptor, and does so again once the daemon was killed."""
+    (tmp_path / "passed").mkdir(mode=0o777)
+    (tmp_path / "passed").chmod(0o777)
+    socket = tmp_path / "passed/socket"
+    options = [*UNPRIVILEGED, "--user", user, f"--volume={socket.parent}:/passed"]
+    daemon = start(
+        podman,
+        env,
+        *("--fd-socket", "/passed/socket", contained),
+        options=[*options, "--restart=on-failure"],
+    )
+    training = None
+    for held in ("content 7", LOST):
+        with passing.mounted(shared / "mount") as descriptor:
+            with passing.listening(socket) as listener:
+                socket.chmod(0o777)
+                passing.give(listener, descriptor)
+                os.close(descriptor)
+            socket.unlink()
+            wait_until(
+                lambda: run("cat", shared / "mount/folder/7.txt").stdout == "content 7",
+                what="it serves",
+            )
+            training = training or read_beside(podman, shared, "/data/mount/folder/7.txt")
+            wait_for(training, "content 7", held)
+            status = Path(f"/proc/{daemon.pid}/status").read_text()
+            assert "CapEff:\t0000000000000000" in status
+            os.kill(daemon.pid, signal.SIGKILL)
+            wait_for(training, LOST, LOST)

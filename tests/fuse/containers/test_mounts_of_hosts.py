@@ -1,0 +1,82 @@
+"""A mount that a host makes, in containers that read it: who can, and what they see at its end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Mounter
+from mounts import WBFS, Mount, run
+from podman import UNPRIVILEGED, Container, Podman
+from training import READ, wait_for
+
+LOST = "Transport endpoint is not connected"
+GONE = "No such file or directory"
+
+
+@pytest.fixture
+def mount(mounter: Mounter, shared: Path, contained: str) -> Mount:
+    return mounter(contained, path=shared / "mount", options=["--allow-other"])
+
+
+def test_every_container_reads(podman: Podman, mount: Mount) -> None:
+    for options in (
+        [],
+        [*UNPRIVILEGED, "--read-only"],
+        ["--uidmap", "0:100000:65536"],
+        ["--user", "1000710000:0"],
+    ):
+        volume = ["--volume", f"{mount.path}:/data:ro,rslave"]
+        done = podman.run("cat", "/data/folder/7.txt", options=[*volume, *options])
+        assert (done.returncode, done.stdout) == (0, "content 7"), (options, done.stderr[-500:])
+    # Below it, too; and nobody writes, whatever the volume says.
+    script = "cat /data/7.txt; touch /data/x || true; df /data"
+    volume = ["--volume", f"{mount.path}/folder:/data"]
+    done = podman.run("sh", "-c", script, options=volume)
+    assert done.stdout.startswith("content 7")
+    assert "Read-only file system" in done.stderr
+
+
+def test_without_allow_other_no_container_starts(
+    podman: Podman, mounter: Mounter, shared: Path, contained: str
+) -> None:
+    mount = mounter(contained, path=shared / "mount")
+    volume = ["--volume", f"{mount.path}:/data:ro", "--user", "1000"]
+    done = podman.run("cat", "/data/folder/7.txt", options=volume)
+    assert done.returncode == 1
+    assert "Permission denied" in done.stderr
+
+
+@pytest.fixture
+def training(podman: Podman, mount: Mount, shared: Path) -> Container:
+    """Return what reads on and on: by the folder above, by the mountpoint, and a held file."""
+    volumes = [f"--volume={shared}:/data:ro,rslave", f"--volume={mount.path}:/alone:ro,rslave"]
+    return podman.start(
+        "training",
+        *(sys.executable, "-u", "-c", READ),
+        *("/data/mount/folder/7.txt", "/alone/folder/7.txt"),
+        options=[*volumes, *UNPRIVILEGED, "--read-only"],
+    )
+
+
+def test_a_container_goes_on_with_the_next_daemon(
+    mounter: Mounter, mount: Mount, training: Container, contained: str
+) -> None:
+    wait_for(training, "content 7", "content 7", "content 7")
+    mount.kill()
+    wait_for(training, LOST, LOST, LOST)
+    mounter(contained, path=mount.path, options=["--allow-other"])
+    # What was open is lost, and so is a mountpoint that was bound itself.
+    wait_for(training, "content 7", LOST, LOST)
+    assert training.pid
+
+
+def test_a_container_holds_a_mount_that_is_taken_down(mount: Mount, training: Container) -> None:
+    wait_for(training, "content 7", "content 7", "content 7")
+    done = run(*WBFS, "umount", mount.path, env=mount.env)
+    assert done.returncode == 1
+    assert f"{mount.path} is in use" in done.stderr
+    mount.take_down()
+    # Nothing of it stays but what was bound.
+    wait_for(training, GONE, LOST, LOST)
