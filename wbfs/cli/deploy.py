@@ -12,6 +12,7 @@ from wbfs.model.errors import UsageError
 
 SAMPLES = {
     "compose": ("compose.yaml", "Docker or podman compose: the daemon as a service"),
+    "fluid": ("fluid.yaml", "Fluid's ThinRuntime: one daemon a node, a volume for many pods"),
     "fstab": ("fstab", "a line of /etc/fstab"),
     "grafana": ("grafana.json", "a dashboard over the metrics of wbfs mount --metrics-port"),
     "kubernetes": ("kubernetes.yaml", "a pod with the daemon as a native sidecar"),
@@ -26,6 +27,7 @@ SETTINGS = {
     "image": "registry.example/wbfs:latest",
     "metrics-port": "9170",
     "mountpoint": "/srv/wbfs/data",
+    "name": "bike-dataset",
     "netrc": "/etc/wbfs/netrc",
     "server": "https://api.wandb.ai",
     "source": "my-team/my-project/bike-dataset:v3",

@@ -17,6 +17,7 @@ from wbfs.cli.given.descriptors import allow_descriptors
 from wbfs.cli.given.places import settle_paths
 from wbfs.cli.help import help_
 from wbfs.cli.mounts.doctor import doctor
+from wbfs.cli.mounts.fluid import fluid
 from wbfs.cli.mounts.mount import mount
 from wbfs.cli.mounts.mount_helper import run_helper
 from wbfs.cli.mounts.status import status
@@ -58,6 +59,7 @@ commands.add_command(use)
 commands.add_command(cache)
 commands.add_command(devserver)
 commands.add_command(deploy)
+commands.add_command(fluid)
 commands.add_command(help_)
 
 

@@ -52,7 +52,7 @@ def test_every_key_is_of_some_sample() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nginx"], r"no sample 'nginx': there are compose, fstab"),
+        (["nginx"], r"no sample 'nginx': there are compose, fluid, fstab"),
         (["fstab", "--set", "image=a"], r"its keys are cache-dir, mountpoint, netrc, server, so"),
         (["fstab", "--set", "mountpoint"], r"give KEY=VALUE"),
         (["grafana", "--set", "a=b"], r"its keys are none"),
@@ -134,3 +134,31 @@ def test_the_pod_is_one(version: str) -> None:
     check_command([*shell, *daemon["args"]])
     for probe in ("startupProbe", "livenessProbe"):
         check_command(daemon[probe]["exec"]["command"])
+
+
+def test_fluid_mounts_by_it() -> None:
+    profile, dataset, runtime = yaml.safe_load_all(printed("fluid", "--set", "name=bikes"))
+    assert [one["kind"] for one in (profile, dataset, runtime)] == [
+        "ThinRuntimeProfile",
+        "Dataset",
+        "ThinRuntime",
+    ]
+    assert {one["apiVersion"] for one in (profile, dataset, runtime)} == {"data.fluid.io/v1alpha1"}
+    assert dataset["metadata"] == runtime["metadata"] == {"name": "bikes"}
+    assert runtime["spec"]["profileName"] == profile["metadata"]["name"]
+    (level,) = runtime["spec"]["tieredstore"]["levels"]
+    assert level["path"] == runtime["spec"]["fuse"]["options"]["cache-dir"]
+    # What becomes of it, by the chart of Fluid.
+    fuse = profile["spec"]["fuse"]
+    container = {"name": "thin-fuse", "securityContext": {"privileged": True}}
+    names = ("image", "imagePullPolicy", "args", "env", "resources", "readinessProbe")
+    container |= {name: fuse[name] for name in (*names, "livenessProbe")}
+    assert fuse.keys() <= container.keys()
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fuse"}}
+    pod["spec"] = {"containers": [container], "restartPolicy": "Always"}
+    kubernetes_validate.validate(pod, "1.34", strict=True)
+    check_command(["wbfs", *fuse["args"]])
+    for probe in ("readinessProbe", "livenessProbe"):
+        shell, flag, command = fuse[probe]["exec"]["command"]
+        assert (shell, flag) == ("/bin/sh", "-c")
+        check_command(command.replace('"$MOUNT_POINT"', "/a").split())
