@@ -4,7 +4,8 @@
 
 As those of memory cards, of network shares and of other FUSE daemons do: `chmod=EPERM`,
 `link=EOPNOTSUPP`, `utime=EPERM`, `rename=ENOSYS`. Extended attributes, O_TMPFILE, fallocate and
-SEEK_HOLE it never has; `second=1` keeps times to the second only, as ext3 did.
+SEEK_HOLE it never has. `colon=EINVAL` refuses names with a colon; `second=1` keeps times to the
+second only, as ext3 did; `lower=1` knows no upper case; `untold=1` tells nothing of its size.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ class OddFilesystem(pyfuse3.Operations):
 
     enable_writeback_cache = False
 
-    def __init__(self, folder: Path, refused: dict[str, int], *, coarse: bool) -> None:
+    def __init__(self, folder: Path, refused: dict[str, int], flags: set[str]) -> None:
         super().__init__()
         self._refused = refused
-        self._coarse = coarse
+        self._flags = flags
         self._paths: dict[int, bytes] = {pyfuse3.ROOT_INODE: os.fsencode(folder)}
         # What is open, for when it has no path any more.
         self._open: dict[int, int] = {}
@@ -50,7 +51,9 @@ class OddFilesystem(pyfuse3.Operations):
             raise pyfuse3.FUSEError(self._refused[operation])
 
     def _path(self, parent: int, name: bytes) -> bytes:
-        return os.path.join(self._paths[parent], name)
+        if b":" in name:
+            self._refuse("colon")
+        return os.path.join(self._paths[parent], name.lower() if "lower" in self._flags else name)
 
     def _at(self, inode: int) -> bytes:
         """Return a path that leads to a file, be it that it was unlinked."""
@@ -66,7 +69,7 @@ class OddFilesystem(pyfuse3.Operations):
         entry = pyfuse3.EntryAttributes()
         for name in ("mode", "nlink", "uid", "gid", "size", "atime_ns", "mtime_ns", "ctime_ns"):
             value = getattr(found, f"st_{name}")
-            if self._coarse and name.endswith("_ns"):
+            if "second" in self._flags and name.endswith("_ns"):
                 value = value // SECOND_NS * SECOND_NS
             setattr(entry, f"st_{name}", value)
         is_root = path == self._paths[pyfuse3.ROOT_INODE]
@@ -203,7 +206,8 @@ class OddFilesystem(pyfuse3.Operations):
     async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
         found, data = os.statvfs(self._paths[pyfuse3.ROOT_INODE]), pyfuse3.StatvfsData()
         for name in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail"):
-            setattr(data, f"f_{name}", getattr(found, f"f_{name}"))
+            if "untold" not in self._flags:
+                setattr(data, f"f_{name}", getattr(found, f"f_{name}"))
         data.f_namemax = 255
         return data
 
@@ -211,9 +215,9 @@ class OddFilesystem(pyfuse3.Operations):
 def main() -> None:
     folder, mountpoint, *settings = sys.argv[1:]
     named = dict(setting.split("=") for setting in settings)
-    coarse = named.pop("second", "") == "1"
-    refused = {name: getattr(errno, number) for name, number in named.items()}
-    odd = OddFilesystem(Path(folder), refused, coarse=coarse)
+    flags = {name for name, value in named.items() if value == "1"}
+    refused = {name: getattr(errno, named[name]) for name in named.keys() - flags}
+    odd = OddFilesystem(Path(folder), refused, flags)
     pyfuse3.init(odd, mountpoint, {"fsname=odd", "default_permissions"})
     try:
         trio.run(pyfuse3.main)

@@ -26,7 +26,7 @@ from wbfs.remote.api.artifacts import WandbApi
 from wbfs.remote.credentials import Credentials, load_credentials
 from wbfs.remote.http.redirects import Peer
 from wbfs.remote.http.transport import Deadline, Transport
-from wbfs.store.folder import check_cache, disk_of
+from wbfs.store.folder import check_cache, disk_of, free_bytes
 
 DESCRIPTORS = 65536
 """Files and connections open at once that a busy data loader takes, and more."""
@@ -146,8 +146,8 @@ def _cache(cache_dir: Path) -> Finding:
     if not os.access(there, os.W_OK):
         text = f"{cache_dir} can't be written"
         return Finding("cache", text, is_well=False, to_do="set WBFS_CACHE_DIR to what can be")
-    free = disk.f_bavail * disk.f_frsize
-    text = f"{cache_dir}, with {free / 1e9:.1f} GB free"
+    free = free_bytes(disk)
+    text = f"{cache_dir}, with {free / 1e9:.1f} GB free" if disk.f_blocks else str(cache_dir)
     if free < 2 * MIN_FREE_BYTES:
         to_do = "free space, or set WBFS_CACHE_DIR to another disk: nothing is kept otherwise"
         return Finding("cache", text, is_well=False, to_do=to_do)

@@ -376,7 +376,7 @@ class Operations(pyfuse3.Operations):
         except OSError as error:
             log.debug("the cache's disk has no numbers: %s", error.strerror)
         else:
-            data.f_bsize = data.f_frsize = disk.f_frsize
+            data.f_bsize = data.f_frsize = disk.f_frsize or BLOCK_SIZE
             data.f_blocks, data.f_bfree, data.f_bavail = disk.f_blocks, disk.f_bfree, disk.f_bavail
         data.f_files = data.f_ffree = data.f_favail = 0
         data.f_namemax = NAME_MAX

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 FOLDERS = ("blobs", "partial", "manifests")
 """What the cache directory has below it, each with files or with folders of files."""
+UNTOLD_BYTES = 1 << 62
+"""What a filesystem has free that says nothing of its size, as some FUSE daemons do."""
+PROBE_BYTES = 8192
 NAME_TRIES = 100
 NAME_BYTES = 6
 
@@ -37,6 +40,7 @@ _NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV}
 """What `open` says of links, folders, pipes and sockets."""
 NOT_OFFERED = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What filesystems say of operations that they don't have."""
+_NO_MODES = " (on a filesystem without modes: mount that with umask=077)"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -67,16 +71,25 @@ def _try_out(folder: Path) -> None:
         fd, path = temporary_file(folder, prefix="probe.")
     except OSError as error:
         raise store_error(f"create a file in {folder}", error) from error
-    doing = "locks (flock)"
+    doing = "free space to tell (statfs)"
     try:
+        os.fstatvfs(fd)
+        doing = "locks (flock)"
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         doing = "locks (fcntl)"
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         doing = "files that are renamed"
         path.rename(folder / f"{path.name}.renamed")
         path = folder / f"{path.name}.renamed"
+        doing = "files that can be made longer"
+        os.ftruncate(fd, PROBE_BYTES)
+        os.pwrite(fd, b"wbfs", PROBE_BYTES - 4)
+        doing = "files that can be read once they are removed"
+        path.unlink()
+        if os.pread(fd, 4, PROBE_BYTES - 4) != b"wbfs":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     except OSError as error:
-        if error.errno in (*NOT_OFFERED, errno.ENOLCK):
+        if error.errno in (*NOT_OFFERED, errno.ENOLCK, errno.ENOENT, errno.ESTALE):
             raise UsageError(
                 f"the cache can't be in {folder.parent}: its filesystem has no {doing}"
                 f" ({error.strerror}); use --cache-dir, on a local disk for instance"
@@ -96,7 +109,8 @@ def check_cache(cache_dir: Path) -> None:
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
                 raise UsageError(
                     f"the cache {cache_dir} can't be trusted: everybody may rename what is in"
-                    f" {parent}; run `chmod o-w {parent}` (or `chmod +t`), or use --cache-dir"
+                    f" {parent}; run `chmod o-w {parent}` (or `chmod +t`){_NO_MODES}, or use"
+                    " --cache-dir"
                 )
     with _saying_why(cache_dir):
         # The directory itself may be a link that its user has made.
@@ -145,8 +159,8 @@ def _refuse_others(folder: Path, found: os.stat_result) -> None:
     if found.st_mode & _WRITABLE_BY_OTHERS:
         raise UsageError(
             f"others may write to the cache folder {folder} (mode {found.st_mode & 0o7777:04o}), so"
-            f" that what is there can't be trusted: empty it and run `chmod 700 {folder}`, or use"
-            " another --cache-dir"
+            f" that what is there can't be trusted: empty it and run `chmod 700 {folder}`"
+            f"{_NO_MODES}, or use another --cache-dir"
         )
 
 
@@ -173,6 +187,11 @@ def disk_of(path: Path) -> os.statvfs_result:
         with contextlib.suppress(FileNotFoundError):
             return os.statvfs(folder)
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def free_bytes(disk: os.statvfs_result) -> int:
+    """Return how many bytes a disk has for this user; UNTOLD_BYTES where it doesn't tell."""
+    return disk.f_bavail * disk.f_frsize if disk.f_blocks else UNTOLD_BYTES
 
 
 def is_ours(found: os.stat_result) -> bool:

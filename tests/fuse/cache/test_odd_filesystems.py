@@ -31,12 +31,17 @@ with wandb.init(project="odd") as run:
     with artifact.new_file("large.bin", mode="wb") as file:
         file.write(random.Random("large").randbytes(5 << 20))
     run.log_artifact(artifact).wait()
+    names = wandb.Artifact("names", type="dataset")
+    for name in ("Read.me", "read.me", "one:two", "plain"):
+        with names.new_file(f"folder/{name}") as file:
+            file.write(name)
+    run.log_artifact(names).wait()
 print(run.entity)
 """
 HABITS = [
     ("chmod=EPERM", "link=EPERM"),
     ("chmod=EOPNOTSUPP", "link=EOPNOTSUPP", "utime=EPERM"),
-    ("chmod=ENOSYS", "link=ENOSYS", "second=1"),
+    ("chmod=ENOSYS", "link=ENOSYS", "second=1", "untold=1"),
 ]
 
 
@@ -108,6 +113,26 @@ def test_all_is_cached_and_written(
         assert done.returncode == 0, done.stderr
         assert text in done.stderr
     assert [(top / "got" / name).read_bytes() for name in files] == contents
+
+
+def test_names_that_a_filesystem_does_not_have(
+    artifact: str, odd: Callable[..., Path], stand_in: StandIn, tmp_path: Path
+) -> None:
+    top = odd("lower=1", "colon=EINVAL")
+    command = (*WBFS, "get", "--root", top / "got", "--cache-dir", tmp_path / "c")
+    source = f"{artifact.removesuffix('data')}names:v0"
+    env = stand_in.env(tmp_path / "home")
+    for counted in ("2 written, 2 failed", "0 written, 2 were right already, 2 failed"):
+        done = run(*command, source, env=env)
+        assert done.returncode == 1
+        assert counted in done.stderr
+        assert (
+            f"wbfs: can't write {top}/got/folder/read.me: its filesystem takes it for"
+            " folder/Read.me; download to another place\n" in done.stderr
+        )
+        assert "folder/one:two: Invalid argument: its filesystem may have no such" in done.stderr
+    assert (top / "got/folder/read.me").read_text() == "Read.me"
+    assert sorted(os.listdir(top / "got/folder")) == ["plain", "read.me"]
 
 
 def check_all(status: dict[str, object]) -> None:

@@ -55,7 +55,8 @@ def info(cache_dir: Path, as_json: bool) -> None:
     echo(f"manifests  {found.manifests} versions, {show_size(found.manifest_bytes)}")
     echo(f"partial    {found.partial} files, {show_size(found.partial_bytes)}")
     echo(f"names      {show_size(found.catalog_bytes)}")
-    echo(f"disk       {show_size(found.disk_free_bytes)} free")
+    free = found.disk_free_bytes
+    echo(f"disk       {'it tells no size' if free is None else f'{show_size(free)} free'}")
 
 
 @cache.command(name="list", short_help="Show the versions, and how much of each is here.")

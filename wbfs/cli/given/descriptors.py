@@ -16,7 +16,7 @@ def allow_descriptors() -> None:
     Raises UsageError where that is too few: what would fail then, and when, is anybody's guess.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < NEEDED:
+    if hard != resource.RLIM_INFINITY and hard < NEEDED:
         raise UsageError(
             f"this process may have {hard} files open at once, and wbfs needs {NEEDED}: raise the"
             " hard limit (ulimit -Hn)"

@@ -83,6 +83,7 @@ class ToTarget:
         folder = self._target.folder(piece.folder)
         for file in piece.files:
             try:
+                self._target.claim(piece.folder + file.name)
                 is_right = folder.is_right(file.name, file.entry.blob, checkpoint=checkpoint)
             except TargetError as error:
                 found.failures.append((file.entry, error))

@@ -31,6 +31,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_UNNAMED_FILES = (*NOT_OFFERED, errno.EISDIR, errno.ENOENT)
 _NO_NAME_FOR_THEM = (*NOT_OFFERED, errno.ENOENT, errno.EXDEV, errno.EMLINK)
 """What `link` says where there are no links, or no /proc."""
+_NO_SUCH_NAME = (errno.ENOENT, errno.EINVAL, errno.EILSEQ)
+"""What filesystems say of a name with a colon in it, for instance, or that is no UTF-8."""
 _NO_COPY_IN_KERNEL = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
 
 
@@ -50,6 +52,8 @@ class Target:
         self._root = root
         self._umask = umask
         self._top: TargetFolder | None = None
+        # By their names in lower case, where these are all that the filesystem tells apart.
+        self._claimed: dict[str, str] | None = None
         # Files come folder by folder.
         self._latest: tuple[str, TargetFolder] | None = None
 
@@ -67,6 +71,8 @@ class Target:
                 " --root"
             ) from error
         self._top = TargetFolder(fd, self._root, umask=self._umask)
+        if self._top.takes_case_for_nothing():
+            self._claimed = {}
 
     def _make(self, path: Path) -> int:
         """Return a directory's descriptor, made where it isn't there, and those above it."""
@@ -83,6 +89,21 @@ class Target:
             with if_offered():
                 os.fchmod(fd, 0o777 & ~self._umask)
         return fd
+
+    def claim(self, path: str) -> None:
+        """Note that a file of the artifact belongs at `path`.
+
+        Raises TargetError where the filesystem would take it for another one, as those of memory
+        cards and of Windows do where names differ in upper and lower case only.
+        """
+        if self._claimed is None:
+            return
+        other = self._claimed.setdefault(path.lower(), path)
+        if other != path:
+            raise TargetError(
+                f"can't write {self._root / path}: its filesystem takes it for {other}; download to"
+                " another place"
+            )
 
     def folder(self, path: str) -> TargetFolder:
         """Return the folder of that path in it, made where it isn't there. Raises TargetError.
@@ -110,6 +131,19 @@ class TargetFolder:
 
     def __del__(self) -> None:
         os.close(self._fd)
+
+    def takes_case_for_nothing(self) -> bool:
+        """Whether a name in upper case is that in lower case, too."""
+        name = _temporary_name()
+        try:
+            os.close(os.open(name, _FILE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._fd))
+            try:
+                return self._stat(name.upper()) is not None
+            finally:
+                os.unlink(name, dir_fd=self._fd)
+        except OSError:
+            # Nothing can be written here, which is told of each file.
+            return False
 
     def below(self, name: str) -> TargetFolder:
         """Return the folder `name` in it, made where it isn't there. Raises TargetError."""
@@ -313,4 +347,7 @@ def copy(source: int, fd: int, *, checkpoint: Callable[[], None]) -> None:
 def _error(doing: str, error: OSError) -> TargetError:
     if error.errno in _FULL:
         return TargetFull(f"can't {doing}: the disk is full; free space, or use another place")
-    return TargetError(f"can't {doing}: {error.strerror}")
+    reason = error.strerror
+    if error.errno in _NO_SUCH_NAME:
+        reason = f"{reason}: its filesystem may have no such names; download to another place"
+    return TargetError(f"can't {doing}: {reason}")

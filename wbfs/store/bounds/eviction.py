@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wbfs.store.content.marks import BLOCK_BYTES, MAP_SUFFIX, UNREAD_NS, is_the_sdks
 from wbfs.store.content.sdk_cache import SdkCache
-from wbfs.store.folder import disk_of, store_error
+from wbfs.store.folder import disk_of, free_bytes, store_error
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def free_room(cache_dir: Path, bounds: Bounds) -> int:
         disk = disk_of(cache_dir)
     except OSError as error:
         raise store_error(f"look how much room the cache {cache_dir} has", error) from error
-    return disk.f_bavail * disk.f_frsize - (bounds.min_free or 0)
+    return free_bytes(disk) - (bounds.min_free or 0)
 
 
 def excess(cache_dir: Path, used: int, bounds: Bounds, need: int = 0) -> int:

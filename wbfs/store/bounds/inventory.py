@@ -16,7 +16,7 @@ from wbfs.model.errors import StoreError
 from wbfs.store.bounds.eviction import cached_files
 from wbfs.store.content.blobs import blob_path
 from wbfs.store.content.hashing import digest_of
-from wbfs.store.folder import open_file
+from wbfs.store.folder import free_bytes, open_file
 from wbfs.store.known.catalog import catalog_path
 from wbfs.store.known.manifests import ManifestTable
 
@@ -32,7 +32,7 @@ class Summary:
     partial: int
     partial_bytes: int
     catalog_bytes: int
-    disk_free_bytes: int
+    disk_free_bytes: int | None
 
 
 def summary(cache_dir: Path) -> Summary:
@@ -49,7 +49,7 @@ def summary(cache_dir: Path) -> Summary:
         partial=len(sizes["partial"]),
         partial_bytes=sum(sizes["partial"]),
         catalog_bytes=_size_of(catalog_path(cache_dir)),
-        disk_free_bytes=disk.f_bavail * disk.f_frsize,
+        disk_free_bytes=free_bytes(disk) if disk.f_blocks else None,
     )
 
 

@@ -26,7 +26,7 @@ from wbfs.model.errors import StoreError, StoreFull
 from wbfs.store.bounds.eviction import ROOM_SHARE, Bounds, Pruned, cached_files, free_room, prune
 from wbfs.store.bounds.tally import Tally
 from wbfs.store.content.sdk_cache import SdkCache
-from wbfs.store.folder import make_folders, store_error
+from wbfs.store.folder import free_bytes, make_folders, store_error
 
 log = logging.getLogger(__name__)
 
@@ -265,7 +265,7 @@ class Room:
             limit = self.bounds.limit
             if limit is not None and (numbers.used is None or numbers.used + size > limit):
                 return False
-            if disk.f_bavail * disk.f_frsize - (self.bounds.min_free or 0) < size:
+            if free_bytes(disk) - (self.bounds.min_free or 0) < size:
                 return False
             numbers.taken += size
             if numbers.used is not None:
@@ -309,7 +309,7 @@ class Room:
                     self._full_until = time.monotonic() + FULL_S
         full = StoreFull(
             f"there is no room in the cache {self._cache_dir}, and all that is left of it is in"
-            " use: free space, raise --cache-size, or use --cache-dir"
+            " use: free space, raise --cache-size, lower --min-free, or use --cache-dir"
         )
         self._note_trouble(State.FULL, str(full))
         raise full

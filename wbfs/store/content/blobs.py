@@ -91,7 +91,7 @@ class Blobs:
         # What is open: one descriptor a content, however many handles there are.
         self._opened: WeakValueDictionary[Blob, SealedBlob] = WeakValueDictionary()
         try:
-            self._block = disk_of(cache_dir).f_frsize
+            self._block = disk_of(cache_dir).f_frsize or BLOCK_BYTES
         except OSError as error:
             raise store_error(f"look at the disk of the cache {cache_dir}", error) from error
 

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from wbfs.model.errors import StoreFull
 from wbfs.store.bounds.room import Room
-from wbfs.store.folder import disk_of, open_file, store_error, temporary_file
+from wbfs.store.folder import disk_of, free_bytes, open_file, store_error, temporary_file
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def _free(folder: Path) -> int:
         disk = disk_of(folder)
     except OSError:
         return 0
-    return 0 if disk.f_flag & os.ST_RDONLY else disk.f_bavail * disk.f_frsize
+    return 0 if disk.f_flag & os.ST_RDONLY else free_bytes(disk)
 
 
 def remove_leftovers(folder: Path) -> None:
