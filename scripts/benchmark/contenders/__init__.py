@@ -1,6 +1,6 @@
 """wbfs and its peers: mounts and downloads. Each turn starts with empty caches."""
 
-WBFS = "wbfs"
+WBFS, WBFS_RUN = "wbfs", "wbfs --run auto"
 RCLONE_DEFAULTS, RCLONE_TUNED = "rclone, defaults", "rclone, tuned"
 SDK, CURL = "SDK", "curl"
 ARIA2C, ARIA2C_CHECKED = "aria2c", "aria2c --checksum"

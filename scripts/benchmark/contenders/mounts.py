@@ -74,13 +74,16 @@ def scratch(site: Site) -> Iterator[Path]:
 
 
 @contextmanager
-def mounted_wbfs(site: Site, place: Place, state: Path) -> Iterator[Mounted]:
+def mounted_wbfs(
+    site: Site, place: Place, state: Path, *, options: Sequence[str] = ()
+) -> Iterator[Mounted]:
     """Mount wbfs; its cache and its log are below `state`."""
     mount = Mount(
         path=state / "wbfs",
         env=site.env(place, state / "home"),
         cache_dir=state / "cache",
         log_file=state / "wbfs.log",
+        options=options,
     )
     try:
         yield Mounted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from benchmark.samples import Failed, Sample
 
+PROJECT, READERS_RUN = "bench", "reader"
+"""What those that read are a run of, for mounts that look whose inputs it is."""
 READER = Path(__file__).with_name("reader.py")
 LOADER = Path(__file__).with_name("loader.py")
 DAEMON = Path(__file__).with_name("daemon.py")
@@ -32,6 +35,7 @@ def load(how: str, path: Path, **arguments: object) -> Sample:
 def _run(program: Path, what: Mapping[str, object], limit_s: float) -> Sample:
     process = subprocess.Popen(
         [sys.executable, "-I", str(program), json.dumps(what)],
+        env=os.environ | {"WANDB_PROJECT": PROJECT, "WANDB_RUN_ID": READERS_RUN},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

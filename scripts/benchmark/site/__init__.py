@@ -22,7 +22,8 @@ from certificates import Authority
 from large_manifest import log_version_of
 from stand_in import StandIn
 
-from benchmark.site.artifacts import PROJECT, log_past_sdk, log_with_sdk, share_bytes
+from benchmark.programs import PROJECT
+from benchmark.site.artifacts import log_past_sdk, log_with_sdk, share_bytes
 from benchmark.site.data import LARGE, PIECE_BYTES, Sizes, files_below, make, million_shape
 from benchmark.site.growing import log_growing
 from benchmark.site.link import build_link

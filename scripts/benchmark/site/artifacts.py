@@ -18,11 +18,11 @@ import requests
 from mounts import run
 from stand_in import StandIn
 
+from benchmark.programs import PROJECT, READERS_RUN
 from benchmark.site.data import files_below
 from wbfs.devserver.data.ids import decode_id
 from wbfs.devserver.data.manifests import artifact_digest, serialize_manifest
 
-PROJECT = "bench"
 LOG_TIMEOUT_S = 900.0
 CALL_TIMEOUT_S = 300.0
 ALGORITHM = "MANIFEST_MD5"
@@ -30,11 +30,12 @@ LOG = """
 import sys
 import wandb
 with wandb.init(project=sys.argv[1]) as run:
-    for name in sys.argv[3:]:
+    for name in sys.argv[4:]:
         artifact = wandb.Artifact(name, type="dataset")
-        artifact.add_dir(f"{sys.argv[2]}/{name}", policy="immutable", skip_cache=True)
+        artifact.add_dir(f"{sys.argv[3]}/{name}", policy="immutable", skip_cache=True)
         run.log_artifact(artifact).wait(600)
     print(run.entity)
+wandb.init(project=sys.argv[1], id=sys.argv[2]).finish()
 """
 PROJECT_ID = """
 query($entity: String!, $name: String!) { project(entityName: $entity, name: $name) { id } }
@@ -59,7 +60,7 @@ def log_with_sdk(stand_in: StandIn, plain: Path, home: Path, names: Iterable[str
 
     home: a folder for what the SDK leaves, removed again.
     """
-    command = [sys.executable, "-c", LOG, PROJECT, str(plain), *names]
+    command = [sys.executable, "-c", LOG, PROJECT, READERS_RUN, str(plain), *names]
     done = run(*command, env=stand_in.env(home), timeout_s=LOG_TIMEOUT_S)
     assert done.returncode == 0, f"the artifacts can't be logged: {done.stderr[-2000:]}"
     shutil.rmtree(home)

@@ -6,7 +6,7 @@ from large_manifest import log_version_of
 from population import Population
 from stand_in import StandIn
 
-from benchmark.site.artifacts import PROJECT
+from benchmark.programs import PROJECT
 
 FACTORS = (1, 10, 100)
 FOLDER_FILES = 100

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmark.contenders import ARIA2C, ARIA2C_CHECKED, BARE, CURL, NATIVE, SDK, WBFS
+from benchmark.contenders import ARIA2C, ARIA2C_CHECKED, BARE, CURL, NATIVE, SDK, WBFS, WBFS_RUN
 from benchmark.contenders.downloads import (
     CONNECTIONS,
     fetch_checked_with_aria2c,
@@ -23,6 +23,7 @@ from benchmark.contenders.mounts import (
     MountIt,
     about_tuned,
     mounted_daemon,
+    mounted_wbfs,
     mounts,
     scratch,
 )
@@ -45,6 +46,7 @@ def small_workloads(site: Site) -> dict[str, Workload]:
             title=f"{files}, listed and read",
             about=about_tuned(RCLONE_SMALL),
             turns={
+                WBFS_RUN: partial(_small, site, partial(mounted_wbfs, options=("--run", "auto"))),
                 **{name: partial(_small, site, how) for name, how in mounts(RCLONE_SMALL).items()},
                 BARE: lambda: _bare_small(site),
                 NATIVE: lambda: _native_small(site),
