@@ -125,7 +125,8 @@ def test_a_home_that_nobody_may_write_to(
     systemds = tmp_path / "systemds"
     systemds.mkdir()
     os.chown(systemds, 12345, 12345)
-    done = run(*command, env={**env, "CACHE_DIRECTORY": str(systemds)})
+    env |= {"HOME": "/nonexistent", "CACHE_DIRECTORY": str(systemds)}
+    done = run(*command, env=env)
     assert done.returncode == 0, done.stderr
     assert list(systemds.glob("wbfs/blobs/*/*"))
 

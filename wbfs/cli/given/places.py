@@ -56,9 +56,9 @@ def settle_paths() -> None:
     a `~user` is nobody that this machine knows.
     """
     os.environ["HOME"] = os.environ.get("HOME") or _home_of_the_user()
-    if os.environ["HOME"] == NO_HOME and not os.access(NO_HOME, os.W_OK):
-        _do_without_home()
-    for name in ("HOME", *_PATHS):
+    os.environ["HOME"] = str(_settled("HOME", os.environ["HOME"]))
+    _do_without_home()
+    for name in _PATHS:
         if path := os.environ.get(name):
             os.environ[name] = str(_settled(name, path))
     for name in _LISTS:
@@ -82,16 +82,28 @@ def _home_of_the_user() -> str:
 
 
 def _do_without_home() -> None:
-    """Have cache and state where systemd says, or else below the directory of temporary files."""
-    for name, systemds, folder in (
-        ("XDG_CACHE_HOME", "CACHE_DIRECTORY", "cache"),
-        ("XDG_STATE_HOME", "STATE_DIRECTORY", "state"),
+    """Have cache and state elsewhere where the home can't have them: a container's user's, say.
+
+    That is where systemd says, or else below the directory of temporary files.
+    """
+    for name, systemds, usual, folder in (
+        ("XDG_CACHE_HOME", "CACHE_DIRECTORY", ".cache", "cache"),
+        ("XDG_STATE_HOME", "STATE_DIRECTORY", ".local/state", "state"),
     ):
+        if os.environ.get(name) or _can_be_had(Path(os.environ["HOME"], usual)):
+            continue
         place = os.environ.get(systemds, "").partition(":")[0]
         if not place and (own := _own_temporary()):
             place = str(own / folder)
         if place:
-            os.environ[name] = os.environ.get(name) or place
+            os.environ[name] = place
+
+
+def _can_be_had(folder: Path) -> bool:
+    """Whether this user may write to a folder, or make it."""
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
 
 
 def _own_temporary() -> Path | None:
