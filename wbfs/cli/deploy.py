@@ -16,6 +16,10 @@ SAMPLES = {
     "fstab": ("fstab", "a line of /etc/fstab"),
     "grafana": ("grafana.json", "a dashboard over the metrics of wbfs mount --metrics-port"),
     "kubernetes": ("kubernetes.yaml", "a pod with the daemon as a native sidecar"),
+    "kubernetes-unprivileged": (
+        "kubernetes-unprivileged.yaml",
+        "a pod without any privilege, by a CSI driver that mounts",
+    ),
     "slurm": ("slurm.sh", "a prolog and epilog: one mount a node"),
     "systemd": ("wbfs@.service", "a unit for each mountpoint"),
 }

@@ -260,6 +260,8 @@ async def _announce(
     if settings.descriptor is not None:
         # It may be mounted where this process does not see it.
         await operations.began.wait()
+        if own.device is None:
+            await offload.run(Kind.DISK, own.find)
     else:
         try:
             # In a thread, since it is this very loop that answers.

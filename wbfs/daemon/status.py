@@ -11,6 +11,7 @@ from typing import Any
 from wbfs import __version__
 from wbfs.daemon.kernel import Kernel
 from wbfs.daemon.lineage.recorder import Recorder
+from wbfs.daemon.mounts.records import pid_namespace
 from wbfs.daemon.session import Session
 from wbfs.fs.control import CONTROL_NAME, WHY_LEFT_OUT, ErrorLog, LeftOut
 from wbfs.fs.under_way import UnderWay
@@ -38,6 +39,7 @@ class Status:
         status = {
             "version": __version__,
             "pid": os.getpid(),
+            "pids": pid_namespace(),
             "mountpoint": str(settings.mountpoint),
             "device": self.kernel.device,
             "source": settings.source,

@@ -106,7 +106,8 @@ def check_cache(cache_dir: Path) -> None:
     for parent in Path(os.path.realpath(cache_dir)).parents:
         with _saying_why(parent):
             mode = parent.stat().st_mode
-            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            is_everybodys = mode & stat.S_IWOTH and not mode & stat.S_ISVTX
+            if is_everybodys and not _is_a_pods(parent):
                 raise UsageError(
                     f"the cache {cache_dir} can't be trusted: everybody may rename what is in"
                     f" {parent}; run `chmod o-w {parent}` (or `chmod +t`){_NO_MODES}, or use"
@@ -118,6 +119,15 @@ def check_cache(cache_dir: Path) -> None:
     for folder in _folders_below(cache_dir):
         with _saying_why(folder):
             _refuse_others(folder, folder.lstat())
+
+
+def _is_a_pods(folder: Path) -> bool:
+    """Whether it is an emptyDir of Kubernetes, which everybody may write to, in its pod alone."""
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        _, _, _, root, mountpoint, *_ = line.split(b" ")
+        if mountpoint == os.fsencode(folder):
+            return b"/volumes/kubernetes.io~empty-dir/" in root
+    return False
 
 
 def _folders_below(cache_dir: Path) -> Iterator[Path]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import passing
 import pytest
+import yaml
 from daemons import END_TIMEOUT_S
-from mounts import WBFS, run, wait_until
+from mounts import WBFS, check, run, wait_until
 from stand_in import StandIn
 
 from wbfs.daemon.mounts.looking import health
@@ -22,12 +26,24 @@ from wbfs.model.errors import NotNow
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount for others")
 
 USER = 12345
-UNPRIVILEGED = [
-    *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"),
-    # Only to read Python, wherever it is installed.
-    *("--bounding-set=-all,+dac_read_search", "--inh-caps=-all,+dac_read_search"),
-    "--ambient-caps=+dac_read_search",
-]
+
+
+def unprivileged(user: int) -> list[str]:
+    """Return what runs a program as a user who may do nothing."""
+    return [
+        *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs"),
+        # Only to read Python, wherever it is installed.
+        *("--bounding-set=-all,+dac_read_search", "--inh-caps=-all,+dac_read_search"),
+        "--ambient-caps=+dac_read_search",
+    ]
+
+
+OLD_KERNEL = """
+from wbfs.cli.main import main
+from wbfs.daemon.mounts import own
+own.device_of = lambda descriptor: None
+main()
+"""
 LOG = """
 import wandb
 with wandb.init(project="passed") as run:
@@ -103,7 +119,9 @@ def test_a_descriptor_without_any_privilege(
 ) -> None:
     before = {line: line.read_text() for line in Path("/sys/class/bdi").glob("*/read_ahead_kb")}
     with passing.mounted(tmp_path / "mount", user=USER) as descriptor:
-        process = serve(artifact, f"/dev/fd/{descriptor}", fds=[descriptor], before=UNPRIVILEGED)
+        process = serve(
+            artifact, f"/dev/fd/{descriptor}", fds=[descriptor], before=unprivileged(USER)
+        )
         os.close(descriptor)
         wait_for(process, tmp_path)
         status = Path(f"/proc/{process.pid}/status").read_text()
@@ -146,6 +164,66 @@ def test_a_socket_that_is_made_later(
         # It ends as it does with a mount of its own: unmounted by whoever has mounted it.
         run("umount", tmp_path / "mount")
         assert process.wait(END_TIMEOUT_S) == 0, said(tmp_path)
+
+
+def test_a_pod_by_the_sample(stand_in: StandIn, artifact: str, tmp_path: Path) -> None:
+    """The driver is a stand-in, and the kernel one that does not tell a descriptor's mount."""
+    words = [f"source={artifact}", f"server={stand_in.base_url}"]
+    sample = check(
+        *WBFS, "deploy", "kubernetes-unprivileged", *(w for word in words for w in ("--set", word))
+    )
+    pod = yaml.safe_load(sample)["spec"]
+    (sidecar,) = pod["initContainers"]
+    user = sidecar["securityContext"]["runAsUser"]
+    places = {one["mountPath"]: tmp_path / one["name"] for one in sidecar["volumeMounts"]}
+
+    def here(text: str) -> str:
+        """Put this test's folders in for those of the container."""
+        for path, place in places.items():
+            text = re.sub(rf"^{path}(?=/|$)", str(place), text)
+        return text
+
+    env = {one["name"]: here(one["value"]) for one in sidecar["env"]}
+    env |= {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb/api-key").write_text(stand_in.api_key)
+    cleanup = ExitStack()
+    for name in ("fuse", "cache"):
+        volume = tmp_path / "pods/1/volumes/kubernetes.io~empty-dir" / name
+        volume.mkdir(parents=True)
+        volume.chmod(0o777)
+        (tmp_path / name).mkdir()
+        check("mount", "--bind", volume, tmp_path / name)
+        cleanup.callback(run, "umount", "-l", tmp_path / name)
+    attributes = pod["volumes"][1]["csi"]["volumeAttributes"]
+    target = places["/data"]
+    before = unprivileged(user)
+    with (
+        cleanup,
+        passing.driver(places["/fuse"] / attributes["fdPassingSocketName"], target, user=user),
+        (tmp_path / "log").open("wb") as log,
+    ):
+        process = subprocess.Popen(
+            [*before, sys.executable, "-c", OLD_KERNEL, *map(here, sidecar["args"])],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            probe = [*before, *WBFS, *map(here, sidecar["startupProbe"]["exec"]["command"][1:])]
+            wait_until(
+                lambda: run(*probe, env=env).returncode == 0 or process.poll() is not None,
+                timeout_s=END_TIMEOUT_S,
+                what="the probe succeeds",
+            )
+            assert (target / "a.txt").read_text() == "content"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(END_TIMEOUT_S) == 0
+        finally:
+            process.kill()
+            process.wait(END_TIMEOUT_S)
+            print(said(tmp_path))
 
 
 @pytest.mark.parametrize("what", ["closed", "another file", "nothing passed", "another passed"])

@@ -29,7 +29,7 @@ def printed(*arguments: str) -> str:
 
 def test_the_topics_and_their_keys_are_listed() -> None:
     listed = printed()
-    assert re.findall(r"^wbfs deploy (\w+) ", listed, re.MULTILINE) == sorted(SAMPLES)
+    assert re.findall(r"^wbfs deploy ([\w-]+) ", listed, re.MULTILINE) == sorted(SAMPLES)
     assert "--set cache-dir, mountpoint, netrc, server, source\n" in listed
     assert {name for name, _ in SAMPLES.values()} == {path.name for path in FOLDER.iterdir()}
 
@@ -125,15 +125,33 @@ def test_the_services_are_those_of_a_compose_file() -> None:
     assert document["secrets"].keys() == set(daemon["secrets"])
 
 
+@pytest.mark.parametrize("topic", ["kubernetes", "kubernetes-unprivileged"])
 @pytest.mark.parametrize("version", ["1.29", "1.34"])
-def test_the_pod_is_one(version: str) -> None:
-    document: dict[str, Any] = yaml.safe_load(printed("kubernetes"))
+def test_the_pod_is_one(topic: str, version: str) -> None:
+    document: dict[str, Any] = yaml.safe_load(printed(topic))
     kubernetes_validate.validate(document, version, strict=True)
-    (daemon,) = document["spec"]["initContainers"]
-    shell = daemon["command"][2].partition("exec ")[2].removesuffix(' "$@"').split()
-    check_command([*shell, *daemon["args"]])
-    for probe in ("startupProbe", "livenessProbe"):
+    spec = document["spec"]
+    (daemon,), (training,) = spec["initContainers"], spec["containers"]
+    check_command(["wbfs", *daemon["args"]])
+    for probe in {"startupProbe", "livenessProbe"} & daemon.keys():
         check_command(daemon[probe]["exec"]["command"])
+    volumes = {volume["name"] for volume in spec["volumes"]}
+    assert {mount["name"] for mount in daemon["volumeMounts"]} == volumes
+    variables = {one["name"] for one in daemon["env"] if one["name"].startswith("WBFS_")}
+    options = {option.name for option in commands.commands["mount"].params}
+    assert {name.removeprefix("WBFS_").lower() for name in variables} <= options
+    # Whatever the daemon needs, what trains needs nothing.
+    assert "securityContext" not in training
+
+
+def test_a_pod_without_privileges_has_none() -> None:
+    document: dict[str, Any] = yaml.safe_load(printed("kubernetes-unprivileged"))
+    (daemon,) = document["spec"]["initContainers"]
+    context = daemon["securityContext"]
+    assert context["runAsNonRoot"]
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert not context["allowPrivilegeEscalation"]
+    assert not any("hostPath" in volume for volume in document["spec"]["volumes"])
 
 
 def test_fluid_mounts_by_it() -> None:

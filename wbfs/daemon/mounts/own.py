@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 
+from wbfs.daemon.mounts.looking.health import Question
 from wbfs.daemon.mounts.mountpoint import unmount
 from wbfs.daemon.mounts.passed import device_of
 from wbfs.daemon.mounts.records import Record, Records, pid_namespace, start_of
@@ -15,23 +17,52 @@ from wbfs.model.settings import MountSettings
 log = logging.getLogger(__name__)
 
 
+FIND_TIMEOUT_S = 5.0
+"""Seconds that mounts have to say whether they are this process's."""
+
+
 class OwnMount:
     """The one mount of this process, with its record; `device` is its number, "0:45"."""
 
     def __init__(self, settings: MountSettings, *, server: str) -> None:
         """Find it, which has just been mounted, and write its record."""
+        self._settings = settings
+        self._server = server
         self._path = settings.mountpoint
         self._is_anothers = settings.descriptor is not None
         self._records = Records()
+        self._record: Record | None = None
         if settings.descriptor is not None:
             device = device_of(settings.descriptor)
         else:
             mount = mount_at(self._path)
             # None where somebody was quick to unmount it.
             device = mount.device if mount and mount.is_ours else None
-        self._record = _record(settings, server, device) if device else None
-        if self._record is not None:
-            self._records.write(self._record)
+        if device is not None:
+            self._note(device)
+
+    def find(self) -> None:
+        """Find it by asking, once it answers: kernels before 6.16 don't tell by its descriptor.
+
+        Blocking: what is asked may hang, and it is this very process that answers.
+        """
+        questions = {
+            mount.device: Question(mount.mountpoint, "status")
+            for mount in mounts()
+            if mount.filesystem_type.partition(".")[0] == "fuse"
+        }
+        until_s = time.monotonic() + FIND_TIMEOUT_S
+        for device, question in questions.items():
+            question.wait(until_s)
+            said = question.status
+            if (said.get("pid"), said.get("pids")) == (os.getpid(), pid_namespace()):
+                # What is mounted at its path by now.
+                self._note(question.answer.get("device", device))
+            question.close()
+
+    def _note(self, device: str) -> None:
+        self._record = _record(self._settings, self._server, device)
+        self._records.write(self._record)
 
     @property
     def device(self) -> str | None:

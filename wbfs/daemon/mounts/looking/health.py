@@ -89,6 +89,15 @@ class Question:
             return {}
         return found if isinstance(found, dict) else {}
 
+    @property
+    def status(self) -> dict[str, Any]:
+        """What the mount says of itself, which may be anything; empty where it says nothing."""
+        try:
+            found = json.loads(self.answer.get("status") or "{}")
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def close(self) -> None:
         """Let go of it, whether or not there is an answer."""
         os.close(self._answer)

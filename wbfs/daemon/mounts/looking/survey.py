@@ -6,7 +6,6 @@ of another user's is root's to ask, in that user's name.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -88,7 +87,7 @@ class Survey:
         if mount is None:
             return Seen(path=path, health=Health.NOT_MOUNTED, status={})
         question = self._asked[mount]
-        status = _status_of(question.answer)
+        status = question.status
         record = None if mount.is_another_users else records.find(mount.device)
         # Somebody else may have mounted it for the daemon, under another name; and what is under
         # another mount can't be reached by its path.
@@ -111,12 +110,3 @@ def _owner_to_be(mount: Mount) -> tuple[int, int] | None:
     if os.getuid() != 0 or not mount.is_another_users:
         return None
     return mount.user_id or 0, mount.group_id or 0
-
-
-def _status_of(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return what a mount says of itself, which may be anything."""
-    try:
-        found = json.loads(answer.get("status") or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
