@@ -32,9 +32,9 @@ SETTINGS = {
     "metrics-port": "9170",
     "mountpoint": "/srv/wbfs/data",
     "name": "bike-dataset",
-    "netrc": "/etc/wbfs/netrc",
     "server": "https://api.wandb.ai",
     "source": "my-team/my-project/bike-dataset:v3",
+    "token-file": "/etc/wbfs/api-key",
     "training-image": "python:3.12",
     "wbfs": "/opt/wbfs/bin/wbfs",
 }

@@ -2,9 +2,9 @@
 # wbfs: one mount a node, made before its first job and kept for the next ones. In slurm.conf:
 #   Prolog=/etc/slurm/wbfs.sh
 #   Epilog=/etc/slurm/wbfs.sh
-# A prolog that fails drains its node. The API key is in <<netrc>>, mode 0600.
+# A prolog that fails drains its node. The API key is in <<token-file>>, mode 0600.
 set -u
-export WBFS_CACHE_DIR=<<cache-dir>> WANDB_BASE_URL=<<server>> NETRC=<<netrc>>
+export WBFS_CACHE_DIR=<<cache-dir>> WANDB_BASE_URL=<<server>> WBFS_TOKEN_FILE=<<token-file>>
 wbfs=<<wbfs>>
 source=<<source>>
 mountpoint=<<mountpoint>>
@@ -22,7 +22,6 @@ fi
 case "${SLURM_SCRIPT_CONTEXT:-}" in
 prolog_slurmd)
     [ "$state" = 0 ] && exit 0
-    mkdir -p "$mountpoint" 2>/dev/null
-    "$wbfs" mount --allow-other "$source" "$mountpoint" 9>&-
+    "$wbfs" mount --make-dir --allow-other "$source" "$mountpoint" 9>&-
     ;;
 esac

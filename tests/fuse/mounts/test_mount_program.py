@@ -37,12 +37,10 @@ class Host:
         self.mountpoint = folder / "a mount"
         self.mountpoint.mkdir()
         self.server = stand_in.base_url
-        netrc = folder / "netrc"
-        address = stand_in.base_url.partition("//")[2]
-        netrc.write_text(f"machine {address} login user password {stand_in.api_key}\n")
+        (folder / "key").write_text(stand_in.api_key)
         self.options = (
             f"ro,allow_other,_netdev,nofail,noatime,cache_dir={folder}/cache,"
-            f"log_file={folder}/log,env=NETRC={netrc},env=WANDB_BASE_URL={stand_in.base_url},"
+            f"log_file={folder}/log,token_file={folder}/key,env=WANDB_BASE_URL={stand_in.base_url},"
             f"env=XDG_STATE_HOME={folder}/state"
         )
         programs = folder / "sbin"
@@ -202,6 +200,20 @@ def test_autofs_mounts_what_is_looked_for(host: Host) -> None:
     wait_until(lambda: not host.daemons(top), what="the mount's daemon has ended")
 
 
+def test_what_walks_over_all_disks_can_leave_it_out(host: Host) -> None:
+    if shutil.which("updatedb") is None:
+        pytest.skip("plocate is not installed")
+    host.check("/bin/mount", "-t", "wbfs", host.source, host.mountpoint, "-o", host.options)
+    found = []
+    for types in ("NFS", "NFS fuse.wbfs"):
+        database = host.mountpoint.parent / "locate.db"
+        walk = ["updatedb", "-l", "0", "-U", host.mountpoint.parent, "-o", database]
+        host.check(*walk, "--prune-bind-mounts", "no", "--prunepaths", "", "--prunefs", types)
+        found.append(host.run("plocate", "-d", database, host.mountpoint / "a.txt").returncode == 0)
+    host.umount()
+    assert found == [True, False]
+
+
 def test_slurm_mounts_for_the_first_job_and_mends_after_each(host: Host) -> None:
     script = host.mountpoint.parent / "slurm.sh"
     mountpoint = host.mountpoint.parent / "node"
@@ -209,12 +221,15 @@ def test_slurm_mounts_for_the_first_job_and_mends_after_each(host: Host) -> None
         "mountpoint": mountpoint,
         "source": host.source,
         "wbfs": Path(WBFS[0]).with_name("wbfs"),
-        "netrc": host.mountpoint.parent / "netrc",
+        "token-file": host.mountpoint.parent / "key",
         "server": host.server,
         "cache-dir": host.mountpoint.parent / "cache",
     }
     settings = [word for key, value in made.items() for word in ("--set", f"{key}={value}")]
-    script.write_text(check(*WBFS, "deploy", "slurm", *settings))
+    sample = check(*WBFS, "deploy", "slurm", *settings)
+    assert "--timeout 5 " in sample
+    # Until a mount is said to hang.
+    script.write_text(sample.replace("--timeout 5 ", "--timeout 1 "))
 
     def in_slurm(context: str) -> None:
         # The daemon's state is root's own there; here it is the test's.

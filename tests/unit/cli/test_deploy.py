@@ -30,7 +30,7 @@ def printed(*arguments: str) -> str:
 def test_the_topics_and_their_keys_are_listed() -> None:
     listed = printed()
     assert re.findall(r"^wbfs deploy ([\w-]+) ", listed, re.MULTILINE) == sorted(SAMPLES)
-    assert "--set cache-dir, mountpoint, netrc, server, source\n" in listed
+    assert "--set cache-dir, mountpoint, server, source, token-file\n" in listed
     assert {name for name, _ in SAMPLES.values()} == {path.name for path in FOLDER.iterdir()}
 
 
@@ -53,12 +53,12 @@ def test_every_key_is_of_some_sample() -> None:
     ("arguments", "words"),
     [
         (["nginx"], r"no sample 'nginx': there are compose, fluid, fstab"),
-        (["fstab", "--set", "image=a"], r"its keys are cache-dir, mountpoint, netrc, server, so"),
+        (["fstab", "--set", "image=a"], r"its keys are cache-dir, mountpoint, server, source, t"),
         (["fstab", "--set", "mountpoint"], r"give KEY=VALUE"),
         (["grafana", "--set", "a=b"], r"its keys are none"),
         (["fstab", "--set", "mountpoint=/a b"], r"--set mountpoint: '/a b' has characters"),
         (["slurm", "--set", "source=$(reboot)"], r"has characters that may mean"),
-        (["systemd", "--set", "netrc=/%i"], r"has characters that may mean"),
+        (["systemd", "--set", "token-file=/%i"], r"has characters that may mean"),
         (["compose", "--set", "image="], r"has characters that may mean"),
     ],
 )

@@ -101,7 +101,7 @@ def test_what_the_table_says_is_not_said_by_the_environment(
         ("remount,ro", "unmount it, and mount it again"),
         ("env=PATH", "as in env=WANDB_BASE_URL="),
         ("env", "as in env=WANDB_BASE_URL="),
-        ("env=WANDB_API_KEY=hunter2", "env=NETRC=FILE"),
+        ("env=WANDB_API_KEY=hunter2", "name that with token_file=FILE"),
     ],
 )
 @pytest.mark.parametrize("fake", [True, False])

@@ -99,8 +99,8 @@ def _variable(text: str) -> tuple[str, str]:
         raise UsageError("the option env sets a variable, as in env=WANDB_BASE_URL=https://...")
     if _SECRET.search(name):
         raise UsageError(
-            f"env={name} would show a secret to everybody on this machine: put the key in a file of"
-            " netrc's form that only root may read, and name that with env=NETRC=FILE"
+            f"env={name} would show a secret to everybody on this machine: put the key in a file"
+            " that only root may read, and name that with token_file=FILE"
         )
     return name, value
 
