@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
+from collections.abc import Sequence
+from functools import partial
 
 import pyfuse3
 import trio
@@ -62,6 +65,14 @@ class Kernel:
         if self._takes_notices:
             self._background.spawn(lambda: self._drop_pages(inodes), name="drop pages")
 
+    def forget(self, names: Sequence[tuple[int, str]], *, root: bool) -> None:
+        """Have the kernel ask again what names, by their directories' inodes, are.
+
+        And what the mountpoint itself is, with `root`. It waits for whoever looks them up now.
+        """
+        if self._takes_notices and (names or root):
+            self._background.spawn(lambda: self._forget(names, root), name="forget names")
+
     async def end_notices(self) -> None:
         """Send none any more, and return when those under way have ended, with their threads."""
         self._takes_notices = False
@@ -71,6 +82,11 @@ class Kernel:
     async def _drop_pages(self, inodes: frozenset[int]) -> None:
         await trio.to_thread.run_sync(
             _drop_pages, inodes, limiter=self._notices, abandon_on_cancel=True
+        )
+
+    async def _forget(self, names: Sequence[tuple[int, str]], root: bool) -> None:
+        await trio.to_thread.run_sync(
+            _forget, names, root, limiter=self._notices, abandon_on_cancel=True
         )
 
 
@@ -118,3 +134,18 @@ def _drop_pages(inodes: frozenset[int]) -> None:
         except OSError as error:
             # The kernel has forgotten it by itself, or the mount is gone.
             log.info("the pages of inode %d are not dropped: %s", inode, error.strerror)
+
+
+def _forget(names: Sequence[tuple[int, str]], root: bool) -> None:
+    notices = [
+        partial(pyfuse3.invalidate_entry, pyfuse3.InodeT(directory), os.fsencode(name))
+        for directory, name in names
+    ]
+    if root:
+        notices.append(partial(pyfuse3.invalidate_inode, pyfuse3.ROOT_INODE, attr_only=True))
+    for notice in notices:
+        try:
+            notice()
+        except OSError as error:
+            # The kernel doesn't know the name, as most, or the mount is gone.
+            log.debug("a notice is of no use: %s", error.strerror)

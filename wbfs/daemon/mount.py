@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import json
 import logging
 import os
 import signal
@@ -144,7 +145,8 @@ def _operations(
             "metrics": metrics.render,
             "errors.jsonl": errors.render,
             "fetches.jsonl": status.render_fetches,
-        }
+        },
+        {"refresh": partial(_look_again, tree, kernel)},
     )
     return Operations(
         tree=tree,
@@ -159,6 +161,13 @@ def _operations(
         cache_dir=settings.cache_dir,
         on_open=recorder.opened,
     )
+
+
+async def _look_again(tree: Tree, kernel: Kernel) -> bytes:
+    """Have names that the server may have moved looked up again; say how many it has."""
+    changed = await tree.look_again()
+    kernel.forget(changed.names, root=changed.root)
+    return f"{json.dumps({'changed': len(changed.names)})}\n".encode()
 
 
 async def _serve(

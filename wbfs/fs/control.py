@@ -6,6 +6,7 @@ status.json     what is mounted and how it goes
 metrics         counters in the Prometheus text format
 errors.jsonl    the last errors with their cause in words, since a program sees an errno only
 fetches.jsonl   how the last fetch of each of the latest files went
+refresh         has the mount ask anew what its aliases are; says how many names have changed
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -36,7 +37,7 @@ class ControlFile:
 
     inode: Inode
     name: str
-    render: Callable[[], bytes]
+    render: Callable[[], Awaitable[bytes]]
 
 
 class LeftOut:
@@ -65,11 +66,16 @@ class LeftOut:
 class Control:
     """The files of the control folder."""
 
-    def __init__(self, renderers: Mapping[str, Callable[[], bytes]]) -> None:
-        """Take the files' names and what makes their contents."""
+    def __init__(
+        self,
+        renderers: Mapping[str, Callable[[], bytes]],
+        orders: Mapping[str, Callable[[], Awaitable[bytes]]],
+    ) -> None:
+        """Take the files' names and what makes their contents; `orders` do something first."""
+        files = {name: _at_once(render) for name, render in renderers.items()} | dict(orders)
         self.files = [
             ControlFile(Inode(FIRST_CONTROL_FILE + number), name, render)
-            for number, (name, render) in enumerate(renderers.items())
+            for number, (name, render) in enumerate(files.items())
         ]
 
     def by_name(self, name: str) -> ControlFile | None:
@@ -79,6 +85,13 @@ class Control:
     def by_inode(self, inode: Inode) -> ControlFile | None:
         """Return the file of that number."""
         return next((file for file in self.files if file.inode == inode), None)
+
+
+def _at_once(render: Callable[[], bytes]) -> Callable[[], Awaitable[bytes]]:
+    async def rendered() -> bytes:
+        return render()
+
+    return rendered
 
 
 class ErrorLog:

@@ -315,7 +315,7 @@ class Operations(pyfuse3.Operations):
         if flags & (os.O_WRONLY | os.O_RDWR):
             raise pyfuse3.FUSEError(errno.EROFS)
         if (control := self._control.by_inode(Inode(inode))) is not None:
-            handle = self._files.add(OpenControlFile(control.render()))
+            handle = self._files.add(OpenControlFile(await control.render()))
             return pyfuse3.FileInfo(fh=handle, direct_io=True, keep_cache=False)
         reader = await self._tree.open(Inode(inode))
         self._on_open(ctx.pid, ctx.uid, reader.version)

@@ -32,6 +32,7 @@ from wbfs.fs.nodes import (
     file_attributes,
     file_key,
     folder_attributes,
+    inode_of_node,
     path_of,
 )
 from wbfs.fs.prefix import PathPrefix
@@ -58,6 +59,14 @@ class Mounted:
     base: Listed
     alias: str = ""
     folder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Names, by their directories' numbers, that are something else than before; `root` as well?"""
+
+    names: list[tuple[Inode, str]]
+    root: bool
 
 
 async def find_mounted(names: Names, source: Source) -> Mounted:
@@ -116,6 +125,30 @@ class Tree:
                 raise NotFound(f"{top.version.path} has no folder {mounted.folder!r}")
             number = folder.id
         return self._folder_node(top, table, number), answer.valid_until
+
+    async def look_again(self) -> Changed:
+        """Ask anew what is behind every alias; return what the kernel knows otherwise.
+
+        Raises WbfsError.
+        """
+        before = (await self.root())[0]
+        # What the mountpoint shows the kernel knows by another number.
+        base = inode_of_node(self._mounted.base)
+        names = [
+            (ROOT_INODE if parent == base and not self._mounted.alias else parent, name)
+            for parent, name in await self._names.look_again()
+        ]
+        after = (await self.root())[0]
+        shown = [_place(node) for node in (before, after) if not isinstance(node, Listed)]
+        if len({top.version.id for top, _ in shown}) < 2:
+            return Changed(names, root=False)
+        # Below the mountpoint the names of both may be known, as there or as not there.
+        for top, number in shown:
+            table = await self._fetcher.manifest(top.version)
+            if (folder := table.folder(number)) is not None:
+                names += [(ROOT_INODE, name) for (name,) in table.folder_names(folder)]
+                names += [(ROOT_INODE, name) for name, _ in table.file_sizes(folder)]
+        return Changed(names, root=True)
 
     async def node(self, inode: Inode) -> Node:
         """Return what an inode number is. Raises StaleInode, WbfsError."""

@@ -14,7 +14,7 @@ from mounts import WBFS, Mount, check, run
 from stand_in import StandIn
 
 NOBODY = 65534
-OURS = ["errors.jsonl", "fetches.jsonl", "metrics", "status.json"]
+OURS = ["errors.jsonl", "fetches.jsonl", "metrics", "refresh", "status.json"]
 LOG = """
 import json
 import sys

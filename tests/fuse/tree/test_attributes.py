@@ -195,6 +195,7 @@ def test_control_folder(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> Non
         "errors.jsonl",
         "fetches.jsonl",
         "metrics",
+        "refresh",
         "status.json",
     ]
     assert not (mount.path / "no-such-entity-at-all").exists()

@@ -8,10 +8,12 @@ Trio thread.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn, TypeVar
 
 import trio
@@ -39,6 +41,8 @@ from wbfs.remote.api.artifacts import WandbApi
 from wbfs.remote.api.graphql import Page, PageRequest, QueryRefused
 from wbfs.remote.http.transport import Deadline
 from wbfs.store.known.catalog import Catalog, GivenListing, GivenName, Thing
+
+log = logging.getLogger(__name__)
 
 NEGATIVE_TTL_S = 5.0
 """Seconds that "there is no such name" is believed: what is logged now should soon be there."""
@@ -143,6 +147,50 @@ class Names:
         *collection, name = place
         key = (inode_of_node(CollectionDirectory.called(*collection)), name)
         self._answers[key] = Answer(child_of(name, version), math.inf)
+
+    async def look_again(self) -> list[tuple[Inode, str]]:
+        """Ask anew what has an answer that may be another by now; return the names that it is of.
+
+        Those are aliases that have moved, or whose version the server can't be asked for, and what
+        was not there; each by its directory's number. What is pinned stays.
+        """
+        # What the catalog has is older, whoever put it there.
+        self._started_at = time.time()
+        self._listings = {
+            inode: listing for inode, listing in self._listings.items() if listing.is_growing
+        }
+        now = trio.current_time()
+        found: list[tuple[Inode, str]] = []
+        aliases: dict[tuple[Inode, str], Version] = {}
+        for key, answer in list(self._answers.items()):
+            if not now < answer.valid_until < math.inf:
+                continue
+            if answer.child is None:
+                found.append(key)
+                del self._answers[key]
+            elif isinstance(answer.child, VersionDirectory) and not is_version_name(key[1]):
+                aliases[key] = answer.child.version
+                self._answers[key] = Answer(answer.child, now)
+        asked = [
+            self._background.spawn(
+                partial(self._moved, key, version), name=f"look again at {key[1]}", is_awaited=True
+            )
+            for key, version in aliases.items()
+        ]
+        for key, work in zip(aliases, asked, strict=True):
+            if await work.result():
+                found.append(key)
+        return found
+
+    async def _moved(self, key: tuple[Inode, str], version: Version) -> bool:
+        """Ask what an alias is; return whether it is another version than it was."""
+        place = CollectionDirectory.called(version.entity, version.project, version.collection)
+        try:
+            child = (await self.child(place, key[1])).child
+        except WbfsError as error:
+            log.info("can't look again at %s in %s: %s", key[1], path_of(place), error)
+            return True
+        return not (isinstance(child, VersionDirectory) and child.version.id == version.id)
 
     async def child(self, directory: Listed, name: str) -> Answer:
         """Return what `name` is in `directory`. Raises WbfsError, but never NotFound."""

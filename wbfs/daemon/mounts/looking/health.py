@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,19 @@ class Question:
     `close` leaves the process that waits for the answer behind.
     """
 
-    def __init__(self, path: Path, what: str = "", *, owner: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        what: str = "",
+        *,
+        owner: tuple[int, int] | None = None,
+        more: Sequence[str] = (),
+    ) -> None:
         """Ask the mount at `path`: "status" for what its status.json says.
 
-        `owner` is the user and the group who alone may ask it, whom root may be.
+        Or "shows", with `more` a path below it and an artifact's id: whether that is the artifact,
+        once the mount has looked again. `owner` is the user and the group who alone may ask it,
+        whom root may be.
         """
         self._answer = os.memfd_create("answer")
         self.is_over = False
@@ -58,6 +68,7 @@ class Question:
         streams = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 2)]
         program = [sys.executable, "-I", "-S", os.fspath(_ASKING), os.fspath(path), what]
         program.append("" if owner is None else f"{owner[0]}:{owner[1]}")
+        program += more
         self._child = os.posix_spawn(
             sys.executable,
             program,
