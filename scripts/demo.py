@@ -210,12 +210,31 @@ class Demo:
         run = show(f"python {train} bikes/images artifacts/{PROJECT}/penguins/latest").split()[-1]
         show("wbfs umount bikes")
         show(f"wbfs use {PROJECT}/speech-detector:production --run {run}")
+        self.make_and_use(run)
         used = show(
             'python -c "import wandb; print(*sorted(one.name for one in'
             f" wandb.Api().run('{run}').used_artifacts()))\""
         )
-        expected = ["bike-dataset:v1", "penguins:v0", "speech-detector:v0"]
+        expected = ["bike-dataset:v1", "bike-dataset:v2", "penguins:v0", "speech-detector:v0"]
         expect(used.split() == expected, f"the run has the inputs {expected}")
+
+    def make_and_use(self, run: str) -> None:
+        """Make a version that repeats another one, and have it be an input of the run."""
+        title("Created and used at once: what it repeats is neither read nor uploaded again")
+        show(f'cp -rs --no-preserve=mode "$PWD/{BIKES}/best" derived')
+        show("echo picture,label >derived/labels.csv")
+        seen = len(self.ask_server("requests"))
+        put = f"wbfs put derived {PROJECT}/bike-dataset --type dataset --alias labelled --use {run}"
+        name = f"{PROJECT}/bike-dataset:v2\n"
+        expect(show(put) == name, "the version is new")
+        expect("labels.csv" in show(f"ls {BIKES}/labelled"), "the mount shows it at once")
+        moved = [
+            f"{request['method']} {request['bytes_sent']}"
+            for request in self.ask_server("requests")[seen:]
+            if str(request["key"]).startswith("wandb_artifacts/")
+        ]
+        expect(moved == ["PUT 0"], f"just labels.csv was uploaded, and nothing read: {moved}")
+        expect(show(put) == name, "twice is once")
 
     def say_downloaded(self, expected: list[str]) -> None:
         """Say which files the server has sent so far and which not, by its own log; check it."""

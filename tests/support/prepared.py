@@ -155,10 +155,10 @@ def run_sdk(
 
 
 def run_wbfs(
-    *arguments: str | Path, env: Mapping[str, str], timeout_s: float
+    *arguments: str | Path, env: Mapping[str, str], timeout_s: float, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the `wbfs` command likewise; what it puts in the background stays."""
-    return _run(WBFS, WBFS_SCRIPT, *arguments, env=env, timeout_s=timeout_s)
+    return _run(WBFS, WBFS_SCRIPT, *arguments, env=env, folder=folder, timeout_s=timeout_s)
 
 
 def _run(

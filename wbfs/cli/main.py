@@ -23,6 +23,7 @@ from wbfs.cli.mounts.mount_helper import run_helper
 from wbfs.cli.mounts.status import status
 from wbfs.cli.mounts.umount import umount
 from wbfs.cli.mounts.why import why
+from wbfs.cli.uploads.put import put
 from wbfs.cli.versions.lock import lock
 from wbfs.cli.versions.use import use
 from wbfs.cli.words.echo import echo
@@ -56,6 +57,7 @@ commands.add_command(get)
 commands.add_command(prefetch)
 commands.add_command(lock)
 commands.add_command(use)
+commands.add_command(put)
 commands.add_command(cache)
 commands.add_command(devserver)
 commands.add_command(deploy)

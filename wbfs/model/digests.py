@@ -34,6 +34,22 @@ def new_hasher(algorithm: Algorithm) -> Hasher:
     return hashlib.md5(usedforsecurity=False)
 
 
+class ManifestDigest:
+    """The digest of a manifest, as versions have it: of its entries in the order of their paths."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self._hasher = new_hasher(algorithm)
+        self._hasher.update(b"wandb-artifact-manifest-v1\n")
+
+    def add(self, path: str, digest: str) -> None:
+        """Take the next entry's path and its digest, as manifests write them."""
+        self._hasher.update(f"{path}:{digest}\n".encode("utf-8", "surrogatepass"))
+
+    def hexdigest(self) -> str:
+        """Return the digest of the entries so far, in hexadecimal."""
+        return self._hasher.hexdigest()
+
+
 EMPTY = {algorithm: new_hasher(algorithm).digest() for algorithm in Algorithm}
 """What no bytes at all hash to."""
 

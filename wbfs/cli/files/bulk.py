@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import trio
-
-from wbfs.cli.words.progress import Progress, SayHandler, progress
+from wbfs.cli.in_session import run_in_session
+from wbfs.cli.words.progress import Progress, SayHandler, progress, show_all_along
 from wbfs.cli.words.sizes import show_size
-from wbfs.daemon.ending import heeded_signals
-from wbfs.daemon.session import Session, open_session
+from wbfs.daemon.session import Session
 from wbfs.fetch.bulk.pipeline import Pipeline
 from wbfs.fetch.bulk.tally import FAILURES_NAMED, Tally
-from wbfs.fetch.work.background import Background, in_background
+from wbfs.fetch.work.background import Background
 from wbfs.fetch.work.offload import Kind
-from wbfs.model.errors import WbfsError
 from wbfs.model.settings import SessionSettings
 
 
@@ -43,15 +40,6 @@ class Order(Protocol):
         """Do what is done before any file is fetched. Raises WbfsError where none is to be."""
 
 
-@dataclass(slots=True)
-class _Ending:
-    """How it ended: by a signal, with an error, or with what was got."""
-
-    tally: Tally | None = None
-    signal: int | None = None
-    failure: WbfsError | None = None
-
-
 def get_in_front(settings: SessionSettings, order: Order) -> int:
     """Do what `get_all` does, with the error output for all that is shown, warnings too."""
     shown = progress()
@@ -62,58 +50,29 @@ def get_in_front(settings: SessionSettings, order: Order) -> int:
 def get_all(settings: SessionSettings, order: Order, shown: Progress) -> int:
     """Get what is ordered, and return the exit code. Raises WbfsError where it can't be had."""
     began = time.monotonic()
-    ending = _Ending()
+    tally: Tally | None = None
+
+    async def get(session: Session, background: Background) -> None:
+        nonlocal tally
+        pipeline = await order.pipeline(session)
+        tally = pipeline.tally
+        background.spawn(partial(show_all_along, tally, shown), name="show how far it is")
+        await order.begin(session, pipeline)
+        background.spawn(partial(_tidy_up, session), name="tidy up the cache")
+        await pipeline.run()
+
     try:
-        trio.run(_run, settings, order, shown, ending)
+        ended = run_in_session(settings, get)
     finally:
         shown.close()
-    if ending.failure is not None:
-        raise ending.failure
-    if ending.tally is not None:
-        _summarize(ending.tally, order.words, shown, time.monotonic() - began)
-    if ending.signal is not None:
+    if ended.failure is not None:
+        raise ended.failure
+    if tally is not None:
+        _summarize(tally, order.words, shown, time.monotonic() - began)
+    if ended.signal is not None:
         shown.say("interrupted; the same command goes on from here")
-        return 128 + ending.signal
-    return 0 if ending.tally is not None and ending.tally.is_complete else 1
-
-
-async def _run(settings: SessionSettings, order: Order, shown: Progress, ending: _Ending) -> None:
-    async with in_background() as background:
-        with trio.CancelScope() as scope:
-            background.spawn(partial(_end_on_signal, scope, ending), name="signals")
-            try:
-                async with open_session(settings, background) as session:
-                    await _get(order, shown, ending, background, session)
-            except WbfsError as error:
-                ending.failure = error
-
-
-async def _end_on_signal(scope: trio.CancelScope, ending: _Ending) -> None:
-    with trio.open_signal_receiver(*heeded_signals()) as signals:
-        async for number in signals:
-            ending.signal = number
-            scope.cancel()
-
-
-async def _get(
-    order: Order,
-    shown: Progress,
-    ending: _Ending,
-    background: Background,
-    session: Session,
-) -> None:
-    pipeline = await order.pipeline(session)
-    ending.tally = pipeline.tally
-    background.spawn(partial(_show, pipeline.tally, shown), name="show how far it is")
-    await order.begin(session, pipeline)
-    background.spawn(partial(_tidy_up, session), name="tidy up the cache")
-    await pipeline.run()
-
-
-async def _show(tally: Tally, shown: Progress) -> None:
-    while True:
-        shown.show(tally)
-        await trio.sleep(shown.every_s)
+        return 128 + ended.signal
+    return 0 if tally is not None and tally.is_complete else 1
 
 
 async def _tidy_up(session: Session) -> None:

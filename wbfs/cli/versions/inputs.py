@@ -11,12 +11,14 @@ from functools import partial
 import trio
 
 from wbfs.cli.files.orders import find_selections
+from wbfs.daemon.exit_codes import exit_code_of
 from wbfs.daemon.lineage.readers import Readers, kin_of
 from wbfs.daemon.lineage.sender import Sender
 from wbfs.daemon.mounts.paths import MountedPath
 from wbfs.daemon.session import Session, open_session
 from wbfs.fetch.work.background import in_background
 from wbfs.fetch.work.offload import Kind, checkpoint
+from wbfs.model.entries import Version
 from wbfs.model.errors import UsageError, WbfsError
 from wbfs.model.runs import Run, Use
 from wbfs.model.settings import AUTO_RUN, SessionSettings
@@ -37,6 +39,23 @@ class Recorded:
     def run(self) -> str:
         """The run, as far as it is known."""
         return self.use.run if isinstance(self.use.run, str) else self.use.run.path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the server knows it."""
+        return self.error is None
+
+    def __str__(self) -> str:
+        """What became of it."""
+        if self.error is None:
+            return f"{self.use.version} is an input of {self.run}"
+        return f"{self.use.version} is not an input of {self.run}: {self.error}"
+
+
+def exit_code_of_all(recorded: Collection[Recorded]) -> int:
+    """Return the exit code of what was to be recorded."""
+    codes = [exit_code_of(one.error) for one in recorded if one.error is not None]
+    return max(codes, default=0)
 
 
 def record(
@@ -61,29 +80,43 @@ async def _record(
     send_all: bool,
 ) -> list[Recorded]:
     async with in_background() as background, open_session(settings, background) as session:
-        uses = await _uses(session, places, run) if places else []
-        viewer = session.viewer
-        kept = Uses(settings.cache_dir, server=session.credentials.base_url, viewer=viewer)
-        sender = Sender(kept, session.api.runs, default_entity=viewer.entity)
-        deadline = Deadline.after(settings.timeout_s)
-        return await session.offload.run(
-            Kind.LINEAGE, lambda: _send(sender, uses, deadline, send_all=send_all)
+        runs = await find_runs(session, run) if places else []
+        selections = await find_selections(session, places)
+        versions = {one.version.id: one.version for one in selections}
+        return await record_versions(
+            session, settings, runs, list(versions.values()), send_all=send_all
         )
 
 
-async def _uses(session: Session, places: Sequence[MountedPath | str], text: str) -> list[Use]:
-    runs = await session.offload.run(Kind.READERS, lambda: _runs(session, text))
-    selections = await find_selections(session, places)
-    versions = {one.version.id: one.version for one in selections}
-    return [
+async def find_runs(session: Session, text: str) -> Collection[Run | str]:
+    """Return the run of that name, or those that this process is started by. Raises WbfsError."""
+    return await session.offload.run(Kind.READERS, lambda: _runs(session, text))
+
+
+async def record_versions(
+    session: Session,
+    settings: SessionSettings,
+    runs: Collection[Run | str],
+    versions: Collection[Version],
+    *,
+    send_all: bool = False,
+) -> list[Recorded]:
+    """Record versions as inputs of runs; with `send_all` what waits as well."""
+    uses = [
         Use(run=run, artifact_id=version.id, version=version.path)
         for run in runs
-        for version in versions.values()
+        for version in versions
     ]
+    viewer = session.viewer
+    kept = Uses(settings.cache_dir, server=session.credentials.base_url, viewer=viewer)
+    sender = Sender(kept, session.api.runs, default_entity=viewer.entity)
+    deadline = Deadline.after(settings.timeout_s)
+    return await session.offload.run(
+        Kind.LINEAGE, lambda: _send(sender, uses, deadline, send_all=send_all)
+    )
 
 
 def _runs(session: Session, text: str) -> Collection[Run | str]:
-    """Return the run of that name, or those that this process is started by. Raises WbfsError."""
     if text != AUTO_RUN:
         return [session.run(text)]
     server = session.credentials.base_url

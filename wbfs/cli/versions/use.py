@@ -52,8 +52,7 @@ def use(names: tuple[str, ...], run: str, pending: bool, cache_dir: Path, timeou
     with quiet_interruption():
         # Imported late: `wbfs --help` needs none of it.
         from wbfs.cli.files.orders import look_at_all
-        from wbfs.cli.versions.inputs import record
-        from wbfs.daemon.exit_codes import exit_code_of
+        from wbfs.cli.versions.inputs import exit_code_of_all, record
 
         logging.basicConfig(level=logging.ERROR)
         places = look_at_all(names)
@@ -64,9 +63,5 @@ def use(names: tuple[str, ...], run: str, pending: bool, cache_dir: Path, timeou
         )
         done = record(settings, places.places, run, send_all=pending)
         for one in done:
-            if one.error is None:
-                echo(f"{one.use.version} is an input of {one.run}")
-            else:
-                echo(f"wbfs: {one.use.version} is not an input of {one.run}: {one.error}", err=True)
-        codes = [exit_code_of(one.error) for one in done if one.error is not None]
-        sys.exit(max(codes, default=0))
+            echo(str(one) if one.is_done else f"wbfs: {one}", err=not one.is_done)
+        sys.exit(exit_code_of_all(done))

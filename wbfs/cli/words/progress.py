@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class Counts(Protocol):
-    """How far it is: how many files and bytes are done, of how many once `is_counted`."""
+    """How far it is: how many files and bytes are done, of how many once `is_counted`.
+
+    How many files are `done` may not be known.
+    """
 
     @property
     def files(self) -> int: ...
@@ -25,7 +28,7 @@ class Counts(Protocol):
     @property
     def is_counted(self) -> bool: ...
     @property
-    def done(self) -> int: ...
+    def done(self) -> int | None: ...
     @property
     def position(self) -> int: ...
 
@@ -44,6 +47,16 @@ class Progress(Protocol):
 
     def close(self) -> None:
         """Leave nothing on the screen but what was said."""
+
+
+async def show_all_along(counts: Counts, shown: Progress) -> None:
+    """Show how far it is until cancelled."""
+    # Imported late, as are all that commands need once they do something.
+    import trio
+
+    while True:
+        shown.show(counts)
+        await trio.sleep(shown.every_s)
 
 
 def progress() -> Progress:
@@ -77,7 +90,8 @@ class Bar:
         """Draw the bar."""
         self._bar.total = tally.bytes if tally.is_counted else None
         of = f"/{tally.files:,}" if tally.is_counted else ""
-        self._bar.set_postfix_str(f"{tally.done:,}{of} files", refresh=False)
+        files = "" if tally.done is None else f"{tally.done:,}{of} files"
+        self._bar.set_postfix_str(files, refresh=False)
         self._bar.update(tally.position - self._bar.n)
         self._bar.refresh()
 
@@ -106,14 +120,12 @@ class Lines:
             return
         rate = max(0, position - self._shown) / (now - self._shown_at)
         self._shown_at, self._shown = now, position
-        text = f"{tally.done:,} files, {show_size(position)}, {show_size(int(rate))}/s"
-        if tally.is_counted:
-            text = (
-                f"{tally.done:,} of {tally.files:,} files, {show_size(position)} of"
-                f" {show_size(tally.bytes)}, {show_size(int(rate))}/s"
-            )
-            if rate:
-                text += f", {show_time((tally.bytes - position) / rate)} left"
+        of_files = f" of {tally.files:,}" if tally.is_counted else ""
+        of_bytes = f" of {show_size(tally.bytes)}" if tally.is_counted else ""
+        files = "" if tally.done is None else f"{tally.done:,}{of_files} files, "
+        text = f"{files}{show_size(position)}{of_bytes}, {show_size(int(rate))}/s"
+        if tally.is_counted and rate:
+            text += f", {show_time((tally.bytes - position) / rate)} left"
         self.say(text)
 
     def say(self, text: str) -> None:

@@ -37,6 +37,7 @@ from wbfs.remote.api.answers import (
     parse_project,
     parse_viewer,
 )
+from wbfs.remote.api.changes import ChangesApi
 from wbfs.remote.api.features import Features
 from wbfs.remote.api.graphql import GraphQL, Page, PageRequest, QueryRefused, follow
 from wbfs.remote.api.runs import RunsApi
@@ -63,6 +64,7 @@ class WandbApi:
         self._graphql = GraphQL(transport=transport, credentials=credentials)
         self._features = Features(self._graphql)
         self.runs = RunsApi(self._graphql, self._features)
+        self.changes = ChangesApi(self._graphql)
         # Versions whose names have become others, by id.
         self._renamed: dict[str, Version] = {}
 

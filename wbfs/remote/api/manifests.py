@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from wbfs.model.digests import EMPTY, Algorithm, digest_bytes, new_hasher
+from wbfs.model.digests import EMPTY, Algorithm, ManifestDigest, digest_bytes
 from wbfs.model.entries import LeftOut, Reference, Row
 from wbfs.model.errors import RemoteProtocolError
 from wbfs.model.etags import may_be_compressed
@@ -73,18 +73,17 @@ class Manifest:
         self.paths: list[str] = []
         # As the SDK does: every path and digest as written, in the paths' order.
         is_xxh128 = digest_algorithm == "MANIFEST_XXH128"
-        hasher = new_hasher(Algorithm.XXH128 if is_xxh128 else Algorithm.MD5)
-        hasher.update(b"wandb-artifact-manifest-v1\n")
+        of_all = ManifestDigest(Algorithm.XXH128 if is_xxh128 else Algorithm.MD5)
         for path in sorted(raw.contents):
             try:
                 row = _decode_row(raw.contents[path])
-                hasher.update(f"{path}:{row.digest}\n".encode("utf-8", "surrogatepass"))
+                of_all.add(path, row.digest)
                 _row(row)
             except (ValueError, RecursionError) as error:
                 self.left_out.add(path, f"it can't be read: {error}")
             else:
                 self.paths.append(path)
-        self.digest_matches = hasher.hexdigest() == digest
+        self.digest_matches = of_all.hexdigest() == digest
 
     def row(self, path: str) -> Row:
         """Return the row of one of `paths`."""

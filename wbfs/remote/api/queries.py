@@ -200,3 +200,14 @@ def use_artifact(*, with_names: bool) -> str:
       }}) {{ artifact {{ id }} }}
     }}
     """
+
+
+ADD_ALIASES = """
+mutation AddAliases($input: AddAliasesInput!) { addAliases(input: $input) { success } }
+"""
+
+DESCRIBE = """
+mutation UpdateArtifact($input: UpdateArtifactInput!) {
+  updateArtifact(input: $input) { artifact { id } }
+}
+"""

@@ -1,0 +1,1 @@
+"""`wbfs put`: what is there becomes a version, by the wandb SDK in a process of its own."""

@@ -1,0 +1,231 @@
+"""The entries of the version to be: digests of what is read, and of what a mount shows, unread."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wbfs.cli.uploads.content import Shown
+from wbfs.fetch.bulk.pipeline import Selection
+from wbfs.model.digests import Algorithm, Digest, ManifestDigest
+from wbfs.model.entries import Entry
+from wbfs.model.errors import NotFound, NotNow, UsageError
+from wbfs.store.content.hashing import RunningDigest
+from wbfs.store.known.manifests import ROOT_FOLDER, ManifestTable
+
+READERS = 8
+"""Files that are read at once."""
+STEP_BYTES = 8 << 20
+"""Bytes after which it is told how far it is."""
+BATCH = 512
+"""Files that wait for a reader."""
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An entry as the SDK takes it: `digest` as manifests write it, `size` in bytes.
+
+    Of the bytes `local_path` says where they are, or `birth_artifact_id` which artifact has them,
+    or `ref` where they stay. `stamp` tells a file from what it is after it was written to.
+    """
+
+    path: str
+    digest: str
+    size: int | None
+    local_path: str | None = None
+    birth_artifact_id: str | None = None
+    ref: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    stamp: tuple[int, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the SDK is told of it."""
+        names = ("path", "digest", "size", "local_path", "birth_artifact_id", "ref", "extra")
+        return {name: getattr(self, name) for name in names}
+
+
+class Tally:
+    """How far the reading is, as `wbfs.cli.words.progress` shows it; sizes are in bytes."""
+
+    def __init__(self) -> None:
+        self.files = self.bytes = self.done = self.position = 0
+        self.is_counted = False
+        self._lock = threading.Lock()
+
+    def add(self, count: int, *, files: int = 0) -> None:
+        """Take bytes, and files, for done; in any thread."""
+        with self._lock:
+            self.position += count
+            self.done += files
+
+
+def digest_of_all(drafts: Iterable[Draft]) -> str:
+    """Return the digest that a version of these entries has, in hexadecimal.
+
+    Raises UsageError where two have the same path.
+    """
+    digest, last = ManifestDigest(Algorithm.MD5), None
+    for draft in sorted(drafts, key=lambda one: one.path):
+        if draft.path == last:
+            raise UsageError(f"there would be two files {draft.path!r} in the artifact: rename one")
+        digest.add(draft.path, draft.digest)
+        last = draft.path
+    return digest.hexdigest()
+
+
+def drafts_of(
+    shown: Shown, selection: Selection, table: ManifestTable, *, is_same: bool
+) -> Iterator[Draft]:
+    """Yield the entries of what a mount shows of a version, whose table this is.
+
+    `is_same` is whether it is one of the collection that is put into. One without a digest has to
+    be read. Raises NotFound.
+    """
+    alone = table.entry(selection.path) if selection.path else None
+    entries = iter([alone]) if alone else _below(table, selection.path)
+    skip = len(selection.path) + 1 if selection.path else 0
+    for entry in entries:
+        if not entry.path.startswith(selection.path_prefix):
+            continue
+        rest = "" if alone else entry.path[skip:]
+        path, real = (shown.prefix + rest, shown.real / rest) if rest else (shown.name, shown.real)
+        digest = entry.digest
+        is_md5 = digest is not None and digest.algorithm is Algorithm.MD5
+        if (reference := entry.reference) is not None:
+            extra = {"etag": reference.etag, "versionID": reference.version_id}
+            if digest is not None and not is_md5:
+                extra["alg"] = "XXH128"
+            yield Draft(
+                path=path,
+                digest=reference.token,
+                size=entry.size,
+                ref=reference.uri,
+                extra={name: value for name, value in extra.items() if value},
+            )
+        elif digest is None or not is_md5:
+            yield Draft(path=path, digest="", size=entry.size, local_path=str(real))
+        elif is_same:
+            birth = entry.birth_artifact_id or selection.version.id
+            yield Draft(path=path, digest=digest.base64, size=entry.size, birth_artifact_id=birth)
+        else:
+            yield Draft(path=path, digest=digest.base64, size=entry.size, local_path=str(real))
+
+
+def _below(table: ManifestTable, path: str) -> Iterator[Entry]:
+    """Yield the entries of all files below a folder. Raises NotFound."""
+    folder = table.folder(ROOT_FOLDER)
+    for name in filter(None, path.split("/")):
+        folder = table.folder_by_name(folder.id, name) if folder else None
+    if folder is None:
+        raise NotFound(f"{table.version_path} has neither a file nor a folder {path!r}")
+    left = [folder]
+    while left:
+        folder = left.pop()
+        yield from (file.entry for file in table.files(folder))
+        for (name,) in table.folder_names(folder):
+            if (below := table.folder_by_name(folder.id, name)) is not None:
+                left.append(below)
+
+
+def read_all(
+    files: Mapping[str, Path], tally: Tally, *, checkpoint: Callable[[], None]
+) -> list[Draft]:
+    """Read files, whose paths in the artifact are given, for their digests.
+
+    `checkpoint` is called in the calling thread now and then, and raises where nobody waits any
+    more. Raises UsageError for a file that can't be read, NotNow for one that is written to.
+    """
+    items = list(files.items())
+    tally.files, tally.bytes = len(items), sum(_size(path) for _, path in items)
+    tally.is_counted = True
+    found: list[Draft] = []
+    ended = threading.Event()
+    with ThreadPoolExecutor(READERS) as readers:
+        for start in range(0, len(items), BATCH):
+            work = [
+                readers.submit(_read, name, path, tally, ended)
+                for name, path in items[start : start + BATCH]
+            ]
+            try:
+                pending = set(work)
+                while pending:
+                    checkpoint()
+                    done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_EXCEPTION)
+                    for one in done:
+                        one.result()
+            finally:
+                if pending:
+                    ended.set()
+                for one in work:
+                    one.cancel()
+            found += [one.result() for one in work]
+    return found
+
+
+def _read(name: str, path: Path, tally: Tally, ended: threading.Event) -> Draft:
+    try:
+        # What was a file may have become a pipe meanwhile, and nobody writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            before = os.fstat(descriptor)
+            digest = RunningDigest(descriptor, Algorithm.MD5, checkpoint=lambda: None)
+            done = 0
+            while done < before.st_size and not ended.is_set():
+                step = min(STEP_BYTES, before.st_size - done)
+                done += step
+                digest.advance(done)
+                tally.add(step)
+            after = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(after.st_mode):
+        raise UsageError(f"can't put {path}: it is no file any more")
+    if _stamp(before) != _stamp(after):
+        raise _written_to(path)
+    tally.add(0, files=1)
+    return Draft(
+        path=name,
+        digest=Digest(Algorithm.MD5, digest.hexdigest()).base64,
+        size=after.st_size,
+        local_path=str(path),
+        stamp=_stamp(after),
+    )
+
+
+def refuse_changed(drafts: Iterable[Draft], *, checkpoint: Callable[[], None]) -> None:
+    """Look whether files that were read are as they were. Raises NotNow."""
+    for draft in drafts:
+        if draft.stamp and draft.local_path is not None:
+            checkpoint()
+            path = Path(draft.local_path)
+            try:
+                found = _stamp(path.stat())
+            except OSError:
+                found = ()
+            if found != draft.stamp:
+                raise _written_to(path)
+
+
+def _written_to(path: Path) -> NotNow:
+    return NotNow(f"{path} changes while it is put: run the command again once it is whole")
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        # Whoever reads it is told.
+        return 0

@@ -1,0 +1,178 @@
+"""The wandb SDK, which uploads: always in a process of its own, that leaves nothing behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from wbfs.model.errors import AccessDenied, RemoteError, RemoteTimeout, UsageError, WbfsError
+from wbfs.remote.credentials import Credentials
+from wbfs.remote.http.bytes import SLOWEST_BYTES_PER_S
+from wbfs.remote.http.failures import without_secrets
+
+POLL_S = 0.2
+START_TIMEOUT_S = 60.0
+"""Seconds that the SDK has to start, and its service to end."""
+END_TIMEOUT_S = 5.0
+OUTPUT_BYTES = 4000
+ENTRIES_PER_S = 50
+"""Entries that it gets done at the slowest."""
+
+_PROGRAM = Path(__file__).with_name("sdk_program.py")
+_KEPT = (
+    "WANDB_CREDENTIALS_FILE",
+    "WANDB_ERROR_REPORTING",
+    "WANDB_HTTP_PROXY",
+    "WANDB_HTTPS_PROXY",
+    "WANDB_HTTP_TIMEOUT",
+    "WANDB_IDENTITY_TOKEN_FILE",
+    "WANDB_INSECURE_DISABLE_SSL",
+    "WANDB_ORGANIZATION",
+    "WANDB__PROXIES",
+)
+"""The SDK's settings that stay as they are. The others are those of somebody's run, which must not
+become the one that uploads, or are set here."""
+_KEPT_PREFIXES = ("WANDB_X_GRAPHQL_", "WANDB_X_FILE_TRANSFER_")
+_DENIED = re.compile(
+    r"permission denied|\b40[13]\b|unauthorized|not authorized|access denied", re.I
+)
+
+
+def require_sdk() -> None:
+    """Raise UsageError where there is no SDK."""
+    if importlib.util.find_spec("wandb") is None:
+        raise UsageError(
+            "wbfs put needs the wandb SDK, which is not installed: run pip install 'wbfs[put]'"
+        )
+
+
+def run_sdk(
+    order: Mapping[str, Any],
+    credentials: Credentials,
+    *,
+    timeout_s: float,
+    size: int = 0,
+    on_read: Callable[[int], None] = lambda count: None,
+    checkpoint: Callable[[], None],
+) -> dict[str, Any]:
+    """Have the SDK carry out an order; return what it says.
+
+    `timeout_s` is for all but the `size` bytes to be sent. `on_read` is told how many the SDK has
+    read; `checkpoint` is called meanwhile, and raises where nobody waits any more. Raises
+    AccessDenied, RemoteError.
+    """
+    allowed_s = START_TIMEOUT_S + timeout_s + size / SLOWEST_BYTES_PER_S
+    deadline = time.monotonic() + allowed_s + len(order["entries"]) / ENTRIES_PER_S
+    # What is in there may be the user's only, and goes whatever happens.
+    with tempfile.TemporaryDirectory(prefix="wbfs-put-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        (folder / "order.json").write_text(json.dumps(order))
+        with (folder / "output").open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-P", str(_PROGRAM), name, str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=folder,
+                env=_environment(credentials, folder),
+                start_new_session=True,
+            )
+        try:
+            while not _ends(process, POLL_S):
+                checkpoint()
+                on_read(_number_in(folder / "read"))
+                if time.monotonic() > deadline:
+                    raise RemoteTimeout(
+                        "the SDK does not end: the server or the network is slow; try again, or"
+                        " raise --timeout"
+                    )
+        finally:
+            process.terminate()
+            if not _ends(process, END_TIMEOUT_S):
+                process.kill()
+                process.wait()
+        return _result(folder, credentials)
+
+
+def _environment(credentials: Credentials, folder: Path) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("WANDB") or name in _KEPT or name.startswith(_KEPT_PREFIXES)
+    }
+    login = {
+        "WANDB_BASE_URL": credentials.base_url,
+        "WANDB_USERNAME": credentials.username,
+        "WANDB_USER_EMAIL": credentials.email,
+    }
+    if credentials.identity_token_file is None:
+        login["WANDB_API_KEY"] = credentials.read_key().value
+    if credentials.extra_headers:
+        login["WANDB_X_EXTRA_HTTP_HEADERS"] = json.dumps(dict(credentials.extra_headers))
+    named = {name: value for name, value in login.items() if value}
+    return (
+        kept
+        | named
+        | {
+            # It leaves some there.
+            "TMPDIR": str(folder),
+            "WANDB_DIR": str(folder),
+            "WANDB_DATA_DIR": str(folder),
+            "WANDB_CACHE_DIR": str(folder),
+            "WANDB_CONFIG_DIR": str(folder),
+            "WANDB_SILENT": "true",
+            "WANDB_DISABLE_CODE": "true",
+            # A run that does nothing but this has nothing to tell.
+            "WANDB_X_DISABLE_STATS": "true",
+            "WANDB_X_DISABLE_META": "true",
+            "WANDB_X_DISABLE_MACHINE_INFO": "true",
+            "WANDB_X_SAVE_REQUIREMENTS": "false",
+        }
+    )
+
+
+def _result(folder: Path, credentials: Credentials) -> dict[str, Any]:
+    """Return what the program wrote. Raises WbfsError where it failed."""
+    try:
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        said = (folder / "output").read_bytes()[-OUTPUT_BYTES:].decode(errors="replace").split("\n")
+        last = next((line for line in reversed(said) if line.strip()), "it says nothing")
+        result = {"error": f"it ended: {last}", "kind": ""}
+    if "error" in result:
+        raise _error(str(result["error"]), str(result["kind"]), credentials)
+    return result
+
+
+def _error(said: str, kind: str, credentials: Credentials) -> WbfsError:
+    """Return what the SDK says in words that hold no secret."""
+    # Its own program tells ends of lines by two characters.
+    text = without_secrets(said.removesuffix("\\n"))
+    if credentials.identity_token_file is None:
+        text = text.replace(credentials.read_key().value, "***")
+    is_denied = kind == "AuthenticationError" or _DENIED.search(text)
+    return (AccessDenied if is_denied else RemoteError)(f"the wandb SDK says: {text.strip()}")
+
+
+def _ends(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _number_in(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
