@@ -56,7 +56,7 @@ _PLACE = re.compile(r"<<([a-z-]+)>>")
 def deploy(topic: str | None, texts: tuple[str, ...]) -> None:
     """Print the sample for a TOPIC, or list the topics there are with their keys.
 
-    The samples fit this version of wbfs. wbfs help hosts says more.
+    The samples fit this version of wbfs. wbfs help hosts and containers say more.
 
     \b
     Examples:
