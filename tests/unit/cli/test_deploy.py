@@ -118,7 +118,7 @@ def test_the_services_are_those_of_a_compose_file() -> None:
     daemon, training = document["services"]["wbfs"], document["services"]["train"]
     assert daemon["command"][-1] == training["command"][-1] == "/data/data"
     assert training["depends_on"]["wbfs"]["condition"] == "service_healthy"
-    check_command(daemon["command"])
+    check_command(["wbfs", *daemon["command"]])
     check_command(daemon["healthcheck"]["test"][1:])
     assert daemon["volumes"][0]["source"] == training["volumes"][0]["source"] == "/data"
     assert document["volumes"].keys() == {daemon["volumes"][1].partition(":")[0]}
