@@ -2,8 +2,9 @@
 
 What is known once is kept, in memory and, by `KnownSizes`, for later mounts. A program that asks
 for one file of a folder after another has the next ones asked for meanwhile, a bounded number at
-once. A size that the manifest tells as a hint, as it does of web servers' files, is believed where
-that of another file there was found to be true: servers have habits. Trio thread.
+once. A size that the manifest tells as a hint, as it does of web servers' files, is asked for too:
+it may be that of a compressed answer. Of files that nobody compresses again, like pictures, it is
+believed where that of another one there was found to be true: servers have habits. Trio thread.
 """
 
 from __future__ import annotations
@@ -55,6 +56,15 @@ BELIEVED_S = 60.0
 FAILURE_MEMORY_S = 2.0
 """Seconds in which the same failure is told again."""
 WRITE_AFTER_S = 0.5
+# fmt: off
+PACKED = frozenset((
+    "7z", "apk", "avif", "avi", "br", "bz2", "docx", "flac", "gif", "gz", "heic", "jar", "jpeg",
+    "jpg", "lz4", "m4a", "m4v", "mkv", "mov", "mp3", "mp4", "mpeg", "mpg", "npz", "odt", "ogg",
+    "opus", "parquet", "png", "pptx", "rar", "snappy", "tgz", "webm", "webp", "whl", "woff2",
+    "xlsx", "xz", "zip", "zst",
+))
+# fmt: on
+"""Types of files that are compressed as they are, so that no server does it on the way."""
 FETCHES = 2
 """Times that a file whose end nothing vouches for is fetched to find two that are alike."""
 
@@ -179,8 +189,13 @@ class Sizes:
             return
         if size is None:
             until = max(before or 0.0, trio.current_time() + BELIEVED_S)
+        elif size != entry.size:
+            until = -math.inf
+        elif place.rpartition(".")[2] in PACKED:
+            until = math.inf
         else:
-            until = math.inf if size == entry.size else -math.inf
+            # The next one may be compressed: servers do it from some size on, or have variants.
+            return
         self._believed.put(place, until)
 
     def _next_ones(self, version: Version, file: File, table: ManifestTable) -> list[Entry]:
@@ -202,7 +217,9 @@ class Sizes:
     def _ask_ahead(self, version: Version, entries: Sequence[Entry]) -> None:
         for entry in entries:
             key = entry.blob.key
-            if self._known(entry) is None and key not in self._flights and not self._failed(key):
+            if self._known(entry) is not None or self._believes(entry):
+                continue
+            if key not in self._flights and not self._failed(key):
                 self._resources.background.spawn(
                     partial(self._try, version, entry), name=f"ask for the size of {entry.path}"
                 )
@@ -329,4 +346,4 @@ def _place_of(entry: Entry) -> str:
     """Return what is likely to be served alike: what is in one folder of a server, of one type."""
     uri = entry.reference.uri.partition("?")[0] if entry.reference else ""
     folder, _, name = uri.rpartition("/")
-    return f"{folder}/*.{name.rpartition('.')[2]}"
+    return f"{folder}/*.{name.rpartition('.')[2].lower()}"

@@ -129,10 +129,14 @@ def test_all_is_what_the_sdk_downloads(logged: Logged, mounter: Mounter, tmp_pat
         ]
 
 
-def test_a_file_s_size_is_true_where_it_is_opened(logged: Logged, mounter: Mounter) -> None:
+def test_a_file_s_size_is_true_whether_it_is_opened_or_not(
+    logged: Logged, mounter: Mounter
+) -> None:
     folder = mounter().path / logged.version / "checked/variants"
-    # The recorded size is true here, and that of a compressed answer there: nothing tells it apart.
-    assert (folder / "bare.txt").stat().st_size == len(SMALL)
+    # The recorded size is true here, and that of a compressed answer there: nothing tells it apart,
+    # so that each is asked for.
+    sizes = [int(line.split()[4]) for line in check("ls", "-l", folder).splitlines()[1:]]
+    assert sizes == [len(SMALL), len(LARGE), len(SMALL)]
     with (folder / "small.txt").open("rb") as file:
         assert os.fstat(file.fileno()).st_size == len(SMALL)
         assert file.read() == SMALL
@@ -301,6 +305,10 @@ def test_a_folder_s_sizes_are_asked_for_many_at_a_time(
     urls = {f"{number}": web.url_of("slow", f"{number}") for number in range(FILES)}
     web.files |= {name: b"x" * int(name) for name in urls}
     rows = {name: unchecked(url) for name, url in urls.items()}
+    told = {f"{number}.{kind}": number for kind in ("png", "txt") for number in range(10, 30)}
+    web.files |= {name: b"x" * size for name, size in told.items()}
+    for name, size in told.items():
+        rows[f"told/{name}"] = unchecked(web.url_of("plain", name)) | {"size": size}
     version = log_version_of(stand_in, "sizes", folders=1, files_per_folder=1, extra=rows)
     folder = mounter().path / version.source.replace(":", "/")
     # Whoever wants one asks for one.
@@ -314,6 +322,11 @@ def test_a_folder_s_sizes_are_asked_for_many_at_a_time(
     asked = [one.name for one in web.asked[before:] if one.method == "HEAD"]
     assert len(asked) == len(set(asked)) == FILES - 1
     assert 4 <= web.most <= 16
+    # What the manifest tells may be of a compressed answer, but not of a picture.
+    assert {name: (folder / "told" / name).stat().st_size for name in told} == told
+    asked = {one.name for one in web.asked if one.name in told}
+    assert {name.partition(".")[2] for name in told.keys() - asked} == {"png"}
+    assert len(asked) == 1 + len(told) / 2
 
 
 def test_a_silent_server_is_asked_for_a_file_or_two(
