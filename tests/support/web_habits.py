@@ -2,7 +2,11 @@
 
 plain       ranges, HEAD, lengths, strong ETags
 norange     sends all, whatever part it is asked for
+oddrange    sends less than the part that it is asked for
+unsaid      sends the part that it is asked for, and doesn't say which it is
 nohead      refuses HEAD
+wronghead   answers HEAD with the length of something else
+packedonly  has everything compressed only, and refuses who wants nothing compressed
 deafhead    never answers HEAD
 silent      answers nothing for names that begin with "silent"
 moved       redirects to where the file is on the same server
@@ -131,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404)
         elif "auth" in habits and headers.get("authorization") != f"Basic {login}":
             self._refuse(401)
+        elif "packedonly" in habits and "gzip" not in headers.get("accept-encoding", ""):
+            self._refuse(406)
         elif "nohead" in habits and self.command == "HEAD":
             self._refuse(405)
         else:
@@ -162,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         may_pack = "gzip" in asked.headers.get("accept-encoding", "")
         ranged = not (habits & {"norange", "nolength", "close"})
         has_variant = "variants" in habits and not asked.name.startswith("bare")
-        if may_pack and (has_variant or habits & {"apache", "nginx"}):
+        if may_pack and (has_variant or habits & {"apache", "nginx", "packedonly"}):
             content, ranged = packed(content), False
             answers["Content-Encoding"] = "gzip"
             answers["Vary"] = "Accept-Encoding"
@@ -188,8 +194,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
+            if "oddrange" in habits:
+                stop = min(stop, start + 1000)
             status, content = 206, content[start:stop]
-            answers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+            if "unsaid" not in habits:
+                answers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         self._send(asked, status, answers, content, no_length=no_length)
 
     def _send(
@@ -209,6 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
             answers["Connection"] = "close"
         elif self.command == "HEAD" and "zerohead" in asked.habits:
             answers["Content-Length"] = "0"
+        elif self.command == "HEAD" and "wronghead" in asked.habits:
+            answers["Content-Length"] = "9"
         else:
             answers["Content-Length"] = str(len(content))
         for name, value in answers.items():

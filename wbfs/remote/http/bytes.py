@@ -29,6 +29,10 @@ class ObjectMissing(RemoteError):
     """The store has no object at the URL: its word on that is not W&B's."""
 
 
+class NotAcceptable(RemoteError):
+    """The server has the object in no form that was asked for, as it is kept for instance."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """Where a blob's bytes are: a URL, which may be signed, and how to ask for it.
@@ -102,8 +106,8 @@ def answer_of(
 ) -> Iterator[tuple[Answer, int | None]]:
     """Yield what answers a request for bytes, and before which one those end that it was for.
 
-    `ask` asks with those headers besides. Of what is empty a range can't be had: all of it is asked
-    for then.
+    `ask` asks with those headers besides. Of what is empty a range can't be had, and some servers
+    send another than was asked for, or don't say which: all of it is asked for then.
     """
     is_ranged = start > 0 or stop is not None
     ranges = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if is_ranged else {}
@@ -112,6 +116,9 @@ def answer_of(
         if response.status_code == 416 and start == 0 and stop is not None:
             stack.close()
             response, stop = stack.enter_context(ask({})), None
+        elif ranges and response.status_code == 206 and _range_of(response, start, stop) is None:
+            stack.close()
+            response = stack.enter_context(ask({}))
         yield response, stop
 
 
@@ -139,7 +146,12 @@ def stream_of(
                 " may do so"
             )
         # The range's own length tells where it ends, however the answer is framed.
-        count, size = _check_range(response, start, stop)
+        sent = _range_of(response, start, stop)
+        if sent is None:
+            raise RemoteProtocolError(
+                f"{host_of(response.url)} sent another part than it was asked for, or says none"
+            )
+        count, size = sent
         return ByteStream(size=size, etag=etag, pieces=_all_of(pieces, count, response.url))
     raw = response.raw
     size = None if is_packed else content_length(response)
@@ -150,6 +162,9 @@ def stream_of(
         end_is_certain=raw.chunked or raw.length_remaining is not None,
         is_whole=is_ranged,
     )
+
+
+_KINDS = {404: ObjectMissing, 406: NotAcceptable, 410: ObjectMissing}
 
 
 def _check_status(transport: Transport, response: Answer, url: str, deadline: Deadline) -> None:
@@ -164,20 +179,24 @@ def _check_status(transport: Transport, response: Answer, url: str, deadline: De
                 break
     if status in (401, 403) or _EXPIRED.search(body):
         raise UrlExpired(f"{host_of(url)} refuses the file's URL ({status})")
-    kind = ObjectMissing if status in (404, 410) else RemoteError
-    raise kind(f"{host_of(url)} answers {status} {response.reason} to the file's URL")
+    raise _KINDS.get(status, RemoteError)(
+        f"{host_of(url)} answers {status} {response.reason} to the file's URL"
+    )
 
 
-def _check_range(response: Answer, start: int, stop: int | None) -> tuple[int, int | None]:
-    """Check that the answer is the range asked for; return its length and the whole object's."""
+def _range_of(response: Answer, start: int, stop: int | None) -> tuple[int, int | None] | None:
+    """Return the length of the range that was sent, and the whole object's.
+
+    None where it isn't the one that was asked for.
+    """
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if match is None:
-        raise RemoteProtocolError(f"{host_of(response.url)} doesn't say which range it sent")
+        return None
     first, last = int(match[1]), int(match[2])
     size = None if match[3] == "*" else int(match[3])
     ends = [end for end in (stop, size) if end is not None]
     if first != start or (ends and last != min(ends) - 1):
-        raise RemoteProtocolError(f"{host_of(response.url)} sent another range than was asked for")
+        return None
     return last + 1 - first, size
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -27,7 +27,14 @@ from wbfs.model.errors import (
 )
 from wbfs.model.etags import same_object
 from wbfs.model.lately import Lately
-from wbfs.remote.http.bytes import ByteStream, Location, ObjectMissing, content_length, open_stream
+from wbfs.remote.http.bytes import (
+    ByteStream,
+    Location,
+    NotAcceptable,
+    ObjectMissing,
+    content_length,
+    open_stream,
+)
 from wbfs.remote.http.failures import host_of, without_secrets
 from wbfs.remote.http.redirects import Peer
 from wbfs.remote.http.transport import Deadline, Transport
@@ -43,8 +50,10 @@ class HttpReferences:
         self._transport = transport
         # What only has the recorded ETag when it is asked for as the SDK asks.
         self._as_logged: Lately[tuple[str, str], bool] = Lately()
-        # Folders of servers that refuse HEAD, or are silent at it.
+        # Folders of servers that refuse HEAD, are silent at it, or answer what isn't so.
         self._headless: Lately[str, bool] = Lately()
+        # What was answered to HEAD.
+        self._told: Lately[tuple[str, str], int] = Lately()
 
     def refuse(self, reference: Reference) -> None:
         """Raise AccessDenied where the URI itself says that it leads to where none may."""
@@ -59,20 +68,31 @@ class HttpReferences:
         Raises ReferenceChanged, or ReferenceMissing where it is gone; AccessDenied; RemoteError.
         """
         known = (reference.uri, reference.token)
+        etag = ""
         if not self._as_logged.get(known):
-            with self._open(reference, _as_kept(reference), start, stop, deadline) as stream:
+            # Some servers have nothing that isn't compressed.
+            with (
+                suppress(NotAcceptable),
+                self._open(reference, _as_kept(reference), start, stop, deadline) as stream,
+            ):
                 if reference.unchecked or same_object(stream.etag, reference.token):
+                    self._compare(reference, stream)
                     yield stream
                     return
                 etag = stream.etag
         # Its ranges would be of what is compressed.
         with self._open(reference, _as_the_sdk_does(reference), 0, None, deadline) as stream:
             # As the SDK compares them.
-            if stream.etag.strip('"') != reference.token:
-                etag = etag if not self._as_logged.get(known) else stream.etag
-                raise _changed(reference, etag)
+            if not reference.unchecked and stream.etag.strip('"') != reference.token:
+                raise _changed(reference, etag or stream.etag)
             self._as_logged.put(known, True)
             yield replace(stream, is_whole=start > 0 or stop is not None)
+
+    def _compare(self, reference: Reference, stream: ByteStream) -> None:
+        """See whether HEAD was told of the same size: the next one who asks is to know better."""
+        told = self._told.get((reference.uri, reference.token))
+        if None not in (told, stream.size) and told != stream.size:
+            self._headless.put(_folder_of(reference), True)
 
     def size(self, reference: Reference, *, deadline: Deadline) -> int | None:
         """Ask for the size of the recorded object, None where the server doesn't tell.
@@ -100,7 +120,10 @@ class HttpReferences:
                 is_it = reference.unchecked or same_object(etag, reference.token)
                 if response.status_code == 200 and is_it:
                     # Those that don't know it say 0 as well.
-                    return content_length(response) or None
+                    size = content_length(response) or None
+                    if size is not None:
+                        self._told.put((reference.uri, reference.token), size)
+                    return size
                 refuses = response.status_code in (403, 405, 501)
         except Offline:
             raise
