@@ -32,7 +32,7 @@ _KEY = re.compile(r"[\w-]{40,}")
 _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _SYSTEMD_CREDENTIAL = "wandb-api-key"
-_HOW_TO_LOG_IN = "run `wandb login`, or set WANDB_API_KEY"
+_HOW_TO_LOG_IN = "run `wandb login`, set WANDB_API_KEY, or name a file with WBFS_TOKEN_FILE"
 
 
 @dataclass(frozen=True, slots=True)

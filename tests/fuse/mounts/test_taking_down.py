@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import WBFS, run
+from mounts import WBFS, Mount, check, run
 from stand_in import StandIn
 
 ALONE = f"""
@@ -59,6 +59,8 @@ wbfs status || echo "nothing: $?"
 
 def test_what_is_not_mounted(mounter: Mounter, tmp_path: Path) -> None:
     mount = mounter()
+    if os.getuid() == 0:
+        _of_others(mount, tmp_path)
     command = [*WBFS, "umount", "--if-mounted", tmp_path]
     assert run(*command, env=mount.env).returncode == 0
     done = run(*WBFS, "stop", tmp_path, mount.path, env=mount.env)
@@ -66,6 +68,22 @@ def test_what_is_not_mounted(mounter: Mounter, tmp_path: Path) -> None:
     assert done.stderr.startswith(f"wbfs: wbfs is not mounted at {tmp_path}")
     assert not os.path.ismount(mount.path)
     assert run(*command, mount.path, env=mount.env).returncode == 0
+
+
+def _of_others(mount: Mount, tmp_path: Path) -> None:
+    # Only to read Python, wherever it is installed.
+    somebody = ["setpriv", "--reuid=12345", "--inh-caps=+dac_read_search"]
+    somebody += ["--ambient-caps=+dac_read_search"]
+    for how in ("--lazy", "--force"):
+        done = run(*somebody, *WBFS, "umount", how, mount.path, env=mount.env)
+        assert done.returncode == 2
+        assert "is another user's (uid 0): that user or root takes it down" in done.stderr
+    # A bind of it comes down without it.
+    bind = tmp_path / "bind"
+    bind.mkdir()
+    check("mount", "--bind", mount.path, bind)
+    check(*WBFS, "umount", bind, env=mount.env)
+    assert os.path.ismount(mount.path)
 
 
 @pytest.mark.parametrize("words", [(), ("--all", "x"), ("--if-mounted",), ("--all", "--dead", "x")])

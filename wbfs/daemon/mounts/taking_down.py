@@ -20,7 +20,7 @@ from wbfs.daemon.mounts.looking.health import LOOK_TIMEOUT_S, Health, has_ended,
 from wbfs.daemon.mounts.looking.survey import Survey
 from wbfs.daemon.mounts.mountpoint import InUse, unmount
 from wbfs.daemon.mounts.records import Record, Records
-from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at, who_sees
+from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at, mounts, who_sees
 from wbfs.model.errors import NotNow, UsageError
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,11 @@ def take_down(path: Path, *, lazy: bool, force: bool) -> None:
             f"wbfs has not mounted what is at {path} ({mount.filesystem_type}): whoever has mounted"
             f" it takes it down, with umount {path} for instance"
         )
+    if mount.is_another_users and os.getuid() != 0:
+        raise UsageError(
+            f"the mount at {path} is another user's (uid {mount.user_id}): that user or root takes"
+            " it down"
+        )
     records = Records()
     record = None if mount.is_another_users else records.find(mount.device)
     process = record.open_process() if record else None
@@ -79,13 +84,19 @@ def take_down(path: Path, *, lazy: bool, force: bool) -> None:
             _force(mount, process)
         else:
             _unmount(mount, record, lazy=lazy)
-        if record is not None and process is not None and not lazy:
+        if record is not None and process is not None and not lazy and not _is_bind(mount, record):
             _wait(mount, record, process)
             # It did so itself, unless it was killed.
             records.remove(record)
     finally:
         if process is not None:
             os.close(process)
+
+
+def _is_bind(mount: Mount, record: Record) -> bool:
+    """Whether what came down was a bind of what is mounted elsewhere, and goes on there."""
+    is_elsewhere = any(one.device == mount.device for one in mounts())
+    return is_elsewhere and os.fspath(mount.mountpoint) != record.mountpoint
 
 
 def _unmount(mount: Mount, record: Record | None, *, lazy: bool) -> None:
