@@ -129,6 +129,8 @@ def transfer(
     manifest says, and what `opener` and `on_whole` raise.
     """
     has_known_end = entry.size is not None or entry.digest is not None
+    is_checked = entry.reference is None or not entry.reference.unchecked
+    etag = ""
     position = start
     began_s = progressed_s = time.monotonic()
     futile = 0
@@ -147,6 +149,11 @@ def transfer(
                     raise IntegrityError(
                         f"it has {stream.size} bytes where the manifest says {entry.size}"
                     )
+                if not is_checked:
+                    if etag not in ("", stream.etag):
+                        raise IntegrityError("it has changed while it was read")
+                    # Weak ones are no word on single bytes.
+                    etag = "" if stream.etag[:2].upper() == "W/" else stream.etag
                 if stream.is_whole:
                     before = position = on_whole(position)
                 at = 0 if stream.is_whole else position
@@ -190,7 +197,7 @@ def transfer(
             is_over = is_silent or is_slow or deadline.expired
             if is_over or final or futile >= FUTILE_ATTEMPTS:
                 raise
-            if position and entry.reference and entry.reference.unchecked:
+            if position and not is_checked and not etag:
                 # Nothing would tell if the rest were another object's.
                 raise
             log.info("%s goes on: %s", path, error)

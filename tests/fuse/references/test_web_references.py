@@ -406,6 +406,17 @@ def test_a_server_that_tells_no_true_length_in_advance(
     assert path.read_bytes() == SMALL
 
 
+def test_answers_that_are_cut(logged: Logged, mounter: Mounter, stand_in: StandIn) -> None:
+    urls = {one: logged.web.url_of(one, "large.txt") for one in ("cuts", "cuts+noetag")}
+    rows = {one: unchecked(url) for one, url in urls.items()}
+    version = log_version_of(stand_in, "cuts", folders=1, files_per_folder=1, extra=rows)
+    folder = mounter().path / version.source.replace(":", "/")
+    assert (folder / "cuts").read_bytes() == LARGE
+    # Nothing tells that the rest is of the same object.
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        (folder / "cuts+noetag").read_bytes()
+
+
 def size_is(path: Path, name: str, web: Web) -> bool:
     """Whether a file is shown to be as large as it is now."""
     return path.stat().st_size == len(web.files[f"changes/{name}"])
