@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import prepared
 import pytest
 from conftest import Mounter
 from lineage import used
-from mounts import check
+from mounts import check, wait_until
 from stand_in import LoggedRequest, StandIn
 
 PUT_TIMEOUT_S = 60.0
@@ -148,6 +149,29 @@ def test_once_below_mounts_and_at_once(
     assert stand_in.requests(port="files", method="PUT") == []
     assert not (shown / "best" / "new").exists()
     assert os.listdir(narrow) == ["er"]
+
+
+@pytest.mark.promises("12.4")
+def test_a_file_that_is_cut_while_it_is_sent_ends_it(
+    put: Putting, stand_in: StandIn, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(5_000_000))
+
+    def cut() -> None:
+        wait_until(lambda: stand_in.requests(port="files"), timeout_s=30, what="it is being sent")
+        os.truncate(file, 10)
+
+    stand_in.clear_requests()
+    with (
+        stand_in.faults(port="files", match="wandb_artifacts", delay_s=1.0),
+        ThreadPoolExecutor() as beside,
+    ):
+        cutting = beside.submit(cut)
+        done = put(file, f"{PROJECT}/cut", "--type", "dataset")
+        cutting.result()
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert f"{file} changes while it is put" in done.stderr
 
 
 def test_what_can_not_be_put_has_a_reason(

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mounts import wait_until
 
 from wbfs.cli.main import commands
-from wbfs.cli.uploads.entries import Tally, read_all, refuse_changed
+from wbfs.cli.uploads.entries import Tally, Watch, read_all
 from wbfs.cli.uploads.sdk import run_sdk
 from wbfs.model.errors import NotNow, RemoteError, UsageError
 from wbfs.remote.credentials import load_credentials
@@ -34,10 +34,11 @@ def test_a_file_that_changes_meanwhile_is_not_put(
     drafts = read_all(files, tally, checkpoint=nobody_waits)
     assert [draft.digest for draft in drafts] == ["mgNkuembtIDdJeHwKEyFVQ=="] * 2
     assert (tally.done, tally.files, tally.position, tally.bytes) == (2, 2, 14, 14)
-    refuse_changed(drafts, checkpoint=nobody_waits)
+    watch = Watch(drafts, checkpoint=nobody_waits)
+    watch.look()
     files["b"].write_text("CONTENT")
     with pytest.raises(NotNow, match="b changes while it is put"):
-        refuse_changed(drafts, checkpoint=nobody_waits)
+        watch.look()
 
     normal = RunningDigest.advance
 

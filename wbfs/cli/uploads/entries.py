@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -26,6 +27,10 @@ STEP_BYTES = 8 << 20
 BATCH = 512
 """Files that wait for a reader."""
 POLL_S = 0.2
+WATCH_S = 2.0
+WATCH_SHARE = 20
+"""How many times as long as it takes there is between two looks at all files, if that is longer
+than WATCH_S."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,18 +206,35 @@ def _read(name: str, path: Path, tally: Tally, ended: threading.Event) -> Draft:
     )
 
 
-def refuse_changed(drafts: Iterable[Draft], *, checkpoint: Callable[[], None]) -> None:
-    """Look whether files that were read are as they were. Raises NotNow."""
-    for draft in drafts:
-        if draft.stamp and draft.local_path is not None:
-            checkpoint()
-            path = Path(draft.local_path)
-            try:
-                found = _stamp(path.stat())
-            except OSError:
-                found = ()
-            if found != draft.stamp:
-                raise _written_to(path)
+class Watch:
+    """Looks whether files that were read are as they were."""
+
+    def __init__(self, drafts: Iterable[Draft], *, checkpoint: Callable[[], None]) -> None:
+        """`checkpoint` is called meanwhile, and raises where nobody waits any more."""
+        self._read = [(Path(one.local_path), one.stamp) for one in drafts if one.local_path]
+        self._checkpoint = checkpoint
+        self._next_s = 0.0
+
+    def look(self) -> None:
+        """Look at all of them. Raises NotNow."""
+        began_s = time.monotonic()
+        for path, stamp in self._read:
+            if stamp:
+                self._checkpoint()
+                try:
+                    found = _stamp(path.stat())
+                except OSError:
+                    found = ()
+                if found != stamp:
+                    raise _written_to(path)
+        took_s = time.monotonic() - began_s
+        self._next_s = time.monotonic() + max(WATCH_S, WATCH_SHARE * took_s)
+
+    def look_at_times(self) -> None:
+        """Look where it is some time since the last look. Raises NotNow."""
+        self._checkpoint()
+        if time.monotonic() > self._next_s:
+            self.look()
 
 
 def _written_to(path: Path) -> NotNow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,10 @@ from wbfs.cli.uploads.content import Content
 from wbfs.cli.uploads.entries import (
     Draft,
     Tally,
+    Watch,
     digest_of_all,
     drafts_of,
     read_all,
-    refuse_changed,
 )
 from wbfs.cli.uploads.sdk import run_sdk
 from wbfs.cli.uploads.showing import candidates, show
@@ -30,7 +30,7 @@ from wbfs.daemon.session import Session
 from wbfs.fetch.work.background import Background, Work
 from wbfs.fetch.work.offload import Kind, checkpoint
 from wbfs.model.entries import Version
-from wbfs.model.errors import NotFound, UsageError
+from wbfs.model.errors import NotFound, RemoteError, UsageError
 from wbfs.model.names import REGISTRY_PREFIX, is_safe_component, is_version_name
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.http.transport import Deadline
@@ -247,8 +247,8 @@ class _Putting:
         sent = [draft for draft in drafts if draft.local_path is not None]
         outcome.sent = len(sent)
         outcome.sent_bytes = sum(draft.size or 0 for draft in sent)
-        refuse = partial(refuse_changed, drafts, checkpoint=checkpoint)
-        await self._session.offload.run(Kind.DISK, refuse)
+        watch = Watch(sent, checkpoint=checkpoint)
+        await self._session.offload.run(Kind.DISK, watch.look)
         whole = {
             "references": [],
             "entries": [draft.as_json() for draft in drafts],
@@ -257,14 +257,19 @@ class _Putting:
             "aliases": list(dict.fromkeys((LATEST, *order.aliases))),
             "digest": digest,
         }
-        made = await self._sdk(whole, size=outcome.sent_bytes)
+        try:
+            made = await self._sdk(whole, size=outcome.sent_bytes, watch=watch.look_at_times)
+        except RemoteError:
+            # The SDK does not say so where it is sent other bytes than were announced.
+            await self._session.offload.run(Kind.DISK, watch.look)
+            raise
         outcome.is_new = True
         found = await self._session.offload.run(
             Kind.METADATA,
             lambda: self._session.api.version_by_id(made["id"], deadline=self._deadline),
         )
         try:
-            await self._session.offload.run(Kind.DISK, refuse)
+            await self._session.offload.run(Kind.DISK, watch.look)
         except UsageError as error:
             raise type(error)(
                 f"{error}; {found.path} was made of it meanwhile, and may have wrong bytes there:"
@@ -298,8 +303,17 @@ class _Putting:
                 ),
             )
 
-    async def _sdk(self, order: dict[str, Any], *, size: int = 0) -> dict[str, Any]:
-        """Have the SDK do something, and show how far it is."""
+    async def _sdk(
+        self,
+        order: dict[str, Any],
+        *,
+        size: int = 0,
+        watch: Callable[[], None] = checkpoint,
+    ) -> dict[str, Any]:
+        """Have the SDK do something, and show how far it is.
+
+        `watch` is called meanwhile, and what it raises ends it.
+        """
         sending = Sending(files=len(order["entries"]), bytes=size)
 
         def note(read: int) -> None:
@@ -322,7 +336,7 @@ class _Putting:
                     timeout_s=self._settings.timeout_s,
                     size=size,
                     on_read=note,
-                    checkpoint=checkpoint,
+                    checkpoint=watch,
                 ),
                 to_the_end=True,
             )
