@@ -119,6 +119,10 @@ def _environment(credentials: Credentials, folder: Path) -> dict[str, str]:
     if credentials.extra_headers:
         login["WANDB_X_EXTRA_HTTP_HEADERS"] = json.dumps(dict(credentials.extra_headers))
     named = {name: value for name, value in login.items() if value}
+    bundle = kept.get("REQUESTS_CA_BUNDLE") or kept.get("CURL_CA_BUNDLE")
+    if bundle and not (kept.get("SSL_CERT_FILE") or kept.get("SSL_CERT_DIR")):
+        # The SDK's service reads these alone.
+        named["SSL_CERT_DIR" if os.path.isdir(bundle) else "SSL_CERT_FILE"] = bundle
     return (
         kept
         | named
