@@ -180,6 +180,47 @@ def test_a_sidecar_comes_back_under_training(
     assert os.listdir(shared / "mount") == []
 
 
+def test_by_fluid(
+    podman: Podman, stand_in: StandIn, contained: str, shared: Path, tmp_path: Path
+) -> None:
+    """What Fluid has written for a ThinRuntime's container, and what it does with that."""
+    target = shared / "thin-fuse"
+    secret = "/etc/fluid/secrets/wandb/api-key"
+    options = {"base-url": stand_in.base_url, "token-file": secret}
+    document = {
+        "mounts": [{"mountPoint": f"wandb://{contained}", "name": "data", "options": options}],
+        "targetPath": str(target),
+        "runtimeOptions": {"cache-dir": "/tmp/cache"},
+        "accessModes": ["ReadOnlyMany"],
+    }
+    folder = tmp_path / "fluid"
+    for path, text in (
+        (folder / "config/config.json", json.dumps(document)),
+        (folder / "secrets/wandb/api-key", stand_in.api_key),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    daemon = podman.start(
+        "fluid",
+        *(*ENTRY, "fluid"),
+        options=[
+            *("--privileged", "--read-only", "--restart=on-failure"),
+            *(f"--volume={shared}:{shared}:rshared", f"--volume={folder}:/etc/fluid:ro"),
+        ],
+        env={"MOUNT_POINT": str(target), "MOUNT_OPTIONS": "ro", "FLUID_RUNTIME_TYPE": "thin"},
+    )
+    daemon.wait_until_mounted()
+    training = read_beside(podman, shared, "/data/thin-fuse/folder/7.txt")
+    wait_for(training, "content 7", "content 7")
+    os.kill(daemon.pid, signal.SIGKILL)
+    wait_for(training, "content 7", LOST)
+    daemon.check("sh", "-c", 'wbfs status "$MOUNT_POINT"')
+    # Before it ends a container.
+    daemon.check("umount", target)
+    assert daemon.exit_code() == 0
+    assert stand_in.api_key not in daemon.log()
+
+
 @pytest.mark.parametrize("user", ["1000:1000", "1000710000:0"])
 def test_without_any_privilege(
     podman: Podman, env: dict[str, str], contained: str, shared: Path, tmp_path: Path, user: str
