@@ -120,15 +120,17 @@ def test_each_reader_s_own_run(mounter: Mounter, site: Site, tmp_path: Path) -> 
     runs = {what: f"{TRAINING}/{id}" for what, id in json.loads(done.stdout).items()}
     first = {"before", "thread", "fork", "mapped", "subprocess", "linked", "piped"}
     first |= {"fork-workers", "spawn-workers", "forkserver-workers"}
-    count = len(first) + 3
+    count = len(first) + 4
     settled(mount, run="auto", recorded=count, pending=0, failed=0, dropped=0)
     everything = (*runs.values(), f"{SOURCES}/listed:v0", f"{SOURCES}/thread:v0")
     found = used(site.env, everything)
     assert found[runs["every way"]] == versions(*first)
-    assert found[runs["second"]] == versions("thread")
+    assert found[runs["second"]] == found[runs["third"]] == versions("thread")
     assert found[runs["beside"]] == found[runs["each other"]] == versions("fork")
     assert found[f"{SOURCES}/listed:v0"] == []
-    assert found[f"{SOURCES}/thread:v0"] == sorted((runs["every way"], runs["second"]))
+    assert found[f"{SOURCES}/thread:v0"] == sorted(
+        runs[what] for what in ("every way", "second", "third")
+    )
     # Three epochs of eight workers, and all else: once a run and version.
     assert site.told() == count
     assert mount.log().count(" as an input of ") == count

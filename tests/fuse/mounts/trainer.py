@@ -66,9 +66,11 @@ def main() -> None:
             file.write("its own")
         run.log_artifact(own).wait()
         reading.read(str(data.parent / "training/own/v0"))
-    with wandb.init(project="training") as run:
-        runs["second"] = run.id
-        reading.read(str(data / "thread/v0"))
+    # Runs in quick succession, for which the same thread reads the same.
+    for what in ("second", "third"):
+        with wandb.init(project="training") as run:
+            runs[what] = run.id
+            reading.read(str(data / "thread/v0"))
     with (
         wandb.init(project="training", reinit="create_new") as run,
         wandb.init(project="training", reinit="create_new") as other,

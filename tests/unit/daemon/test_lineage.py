@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from wbfs.daemon.lineage import recorder, sender
 from wbfs.daemon.lineage.finder import Finder, Opened
-from wbfs.daemon.lineage.readers import Readers
+from wbfs.daemon.lineage.readers import Readers, kin_of
 from wbfs.daemon.lineage.recorder import Recorder
 from wbfs.daemon.lineage.sender import Sender
 from wbfs.daemon.lineage.transaction_log import read_run
@@ -275,6 +275,27 @@ def test_a_cache_that_can_not_be_written(tmp_path: Path, runs: FakeRuns) -> None
 
 
 # What is opened.
+
+
+def test_what_was_of_one_run_is_not_of_the_next() -> None:
+    runs: frozenset[Run | str] = frozenset()
+
+    class Around:
+        def runs_of(self, kin: object) -> frozenset[Run | str]:
+            return runs
+
+    finder = Finder(Around)  # type: ignore[arg-type]
+    early, kept = (Opened(kin_of(os.getpid()), name, f"ada/proj/{name}:v0") for name in "ab")
+    # What was opened before there is a run is that run's.
+    assert finder.find([early]) == []
+    runs = frozenset({RUN})
+    assert finder.find([kept], at_last=True) == [use_of("a"), use_of("b")]
+    # It was looked at when the run had just ended.
+    runs = frozenset()
+    assert finder.find([early, kept]) == []
+    runs = frozenset({OTHER})
+    assert finder.find([], at_last=True) == []
+    assert finder.find([kept]) == [use_of("b", OTHER)]
 
 
 async def test_what_is_too_much_is_dropped(

@@ -1,7 +1,8 @@
 """From what was opened by which process to what is used by which run.
 
 A process without a run is looked at again while it lives, since data are often opened before
-`wandb.init`. Blocking code, for one thread that nothing waits for.
+`wandb.init`. What it opened in a run before is not the next one's for that: the look may have come
+after that run's end. Blocking code, for one thread that nothing waits for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from wbfs.daemon.lineage.readers import Process, Readers
 from wbfs.daemon.mounts.records import start_of
+from wbfs.model.lately import Lately
 from wbfs.model.runs import Run, Use
 
 PATIENCE_S = 15 * 60.0
@@ -57,6 +59,8 @@ class Finder:
         """`look_around` returns what processes are at this moment."""
         self._look_around = look_around
         self._waiting: dict[_Reader, _Waiting] = {}
+        # What readers opened in runs.
+        self._used: Lately[tuple[_Reader, str], bool] = Lately()
         self.dropped = 0
 
     def find(self, opened: Iterable[Opened], *, at_last: bool = False) -> list[Use]:
@@ -83,6 +87,8 @@ class Finder:
         self._waiting.pop(reader, None)
         if not runs:
             self._wait(reader, found)
+        for artifact_id in found.versions if runs else ():
+            self._used.put((reader, artifact_id), True)
         return [
             Use(run=run, artifact_id=artifact_id, version=version)
             for run in runs
@@ -93,7 +99,12 @@ class Finder:
         """Have a process be looked at again, if it may have a run later."""
         now = time.monotonic()
         has_ended = reader.started is None or start_of(reader.pid) != reader.started
-        if has_ended or now > waiting.since + PATIENCE_S:
+        waiting.versions = {
+            artifact_id: version
+            for artifact_id, version in waiting.versions.items()
+            if not self._used.get((reader, artifact_id))
+        }
+        if not waiting.versions or has_ended or now > waiting.since + PATIENCE_S:
             return
         if len(self._waiting) >= MAX_WAITING:
             self.dropped += 1
