@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import requests
 from demo_data import fetch_data
@@ -25,7 +26,9 @@ MOUNT = STATE / "artifacts"
 NARROW_MOUNT = STATE / "bikes"
 USER = "ada"
 PROJECT = f"{USER}/first-steps"
+TEAM = "birds"
 BIKES = f"artifacts/{PROJECT}/bike-dataset"
+PENGUINS = f"artifacts/{TEAM}/field-work/penguins/latest"
 WAIT_S = 30.0
 LOG_TIMEOUT_S = 180.0
 COMMAND_TIMEOUT_S = 60.0
@@ -101,6 +104,7 @@ class Demo:
             )
         (STATE / "server.pid").write_text(str(server.pid))
         wait_until(self.has_started, "the server starts")
+        self.make_team()
         os.environ.update(
             WANDB_BASE_URL=self.base_url,
             WANDB_API_KEY=self.key,
@@ -141,6 +145,17 @@ class Demo:
             return False
         return True
 
+    def make_team(self) -> None:
+        """Have the user be in a team, whose artifacts are another entity's."""
+        teams = [{"name": TEAM, "members": {USER: "admin"}}]
+        answer = requests.put(
+            f"{self.base_url}/_devserver/accounts",
+            json={"teams": teams},
+            auth=("api", self.key),
+            timeout=WAIT_S,
+        )
+        answer.raise_for_status()
+
     def ask_server(self, what: str) -> list[dict[str, object]]:
         """Return the server's answer about itself."""
         answer = requests.get(
@@ -154,9 +169,10 @@ class Demo:
         """Mount, look, read, copy; say what was downloaded, and check it."""
         title("Mount everything that this user may see")
         show("wbfs mount artifacts")
-        expect(USER in show("ls artifacts").split(), "the mount lists the user's own entity")
+        entities = show("ls artifacts").split()
+        expect(entities == [USER, TEAM], "the mount lists the user's own entity, and their team")
         artifacts = show(f"ls artifacts/{PROJECT}").split()
-        expected = ["bike-dataset", "penguins", "speech-detector"]
+        expected = ["bike-dataset", "speech-detector"]
         expect(artifacts == expected, f"the project lists {expected}")
         names = set(show(f"ls {BIKES}").split())
         expected = ["best", "latest", "small", "v0", "v1"]
@@ -186,8 +202,8 @@ class Demo:
         show("wbfs umount bikes")
         self.say_downloaded(pictures)
 
-        title("Any program can read it")
-        head = show(f"cat artifacts/{PROJECT}/penguins/latest/penguins.csv | head -n 3")
+        title("Outside a run: any program can read it")
+        head = show(f"cat {PENGUINS}/penguins.csv | head -n 3")
         expect("bill_length_mm" in head, "penguins.csv has its columns")
         model = show(
             'python3 -c "import mmap, sys; file = open(sys.argv[1]);'
@@ -204,19 +220,31 @@ class Demo:
         expect("user.wandb.version = v1" in told, "the extended attributes tell the version")
         self.say_downloaded([*pictures, "penguins/penguins.csv", "silero/model.onnx"])
 
-        title("Inside a run: what it reads are its inputs")
-        show(f"wbfs mount --run auto {PROJECT}/bike-dataset:best bikes")
-        train = shlex.quote(str(ROOT / "scripts" / "demo_train.py"))
-        run = show(f"python {train} bikes/images artifacts/{PROJECT}/penguins/latest").split()[-1]
-        show("wbfs umount bikes")
+        title("Inside a run: what it reads is its input, be it only a part")
+        show("wbfs umount artifacts")
+        show("wbfs mount --run auto artifacts")
+        train = f"python {shlex.quote(str(ROOT / 'scripts' / 'demo_train.py'))}"
+        run = show(f"{train} first-steps {BIKES}/best/images {PENGUINS}").split()[-1]
         show(f"wbfs use {PROJECT}/speech-detector:production --run {run}")
+
+        title("From another project, and from another entity")
+        other_run = show(f"{train} second-steps {PENGUINS} {BIKES}/small").split()[-1]
+        expect(other_run.startswith(f"{USER}/second-steps/"), "the run is of another project")
+
         self.make_and_use(run)
-        used = show(
-            'python -c "import wandb; print(*sorted(one.name for one in'
-            f" wandb.Api().run('{run}').used_artifacts()))\""
-        )
-        expected = ["bike-dataset:v1", "bike-dataset:v2", "penguins:v0", "speech-detector:v0"]
-        expect(used.split() == expected, f"the run has the inputs {expected}")
+
+        title("What became of it")
+        wait_until(lambda: not self.status()["lineage"]["pending"], "the server knows all inputs")
+        bikes, penguins = f"{PROJECT}/bike-dataset", f"{TEAM}/field-work/penguins:v0"
+        for path, expected in (
+            (run, [penguins, f"{bikes}:v1", f"{bikes}:v2", f"{PROJECT}/speech-detector:v0"]),
+            (other_run, [penguins, f"{bikes}:v0"]),
+        ):
+            used = show(
+                'python -c "import wandb; print(*(one.source_qualified_name for one in'
+                f" wandb.Api().run('{path}').used_artifacts()))\""
+            )
+            expect(sorted(used.split()) == sorted(expected), f"the run has the inputs {expected}")
 
     def make_and_use(self, run: str) -> None:
         """Make a version that repeats another one, and have it be an input of the run."""
@@ -235,6 +263,11 @@ class Demo:
         ]
         expect(moved == ["PUT 0"], f"just labels.csv was uploaded, and nothing read: {moved}")
         expect(show(put) == name, "twice is once")
+
+    def status(self) -> dict[str, Any]:
+        """Return what the mount says of itself."""
+        status: dict[str, Any] = json.loads((MOUNT / ".wbfs" / "status.json").read_text())
+        return status
 
     def say_downloaded(self, expected: list[str]) -> None:
         """Say which files the server has sent so far and which not, by its own log; check it."""
@@ -259,7 +292,7 @@ class Demo:
         print(f"   not downloaded: {' '.join(rest)}", flush=True)
         expect(sorted(downloaded) == sorted(expected), f"just {expected} were downloaded")
         expect(len(sent) == len(expected), "each file was downloaded once")
-        fetched = json.loads((MOUNT / ".wbfs" / "status.json").read_text())["fetched"]
+        fetched = self.status()["fetched"]
         expect(fetched["fetched_bytes"] == total, f"status.json counts {total} fetched bytes")
 
     def say_what_next(self) -> None:

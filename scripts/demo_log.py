@@ -9,6 +9,7 @@ import wandb
 
 data = Path(sys.argv[1])
 PROJECT = "first-steps"
+TEAM = "birds"
 
 with wandb.init(project=PROJECT, job_type="upload") as run:
     bikes = wandb.Artifact("bike-dataset", type="dataset", description="Pictures of bicycles")
@@ -27,12 +28,13 @@ with wandb.init(project=PROJECT, job_type="upload") as run:
     more.add_dir(str(data / "images"), name="images")
     run.log_artifact(more, aliases=["best"], tags=["demo"]).wait()
 
-    penguins = wandb.Artifact("penguins", type="dataset")
-    penguins.add_dir(str(data / "penguins"))
-    run.log_artifact(penguins).wait()
-
 with wandb.init(project=PROJECT, job_type="train") as run:
     run.use_artifact("bike-dataset:best")
     model = wandb.Artifact("speech-detector", type="model", metadata={"format": "onnx"})
     model.add_dir(str(data / "silero"))
     run.log_artifact(model, aliases=["production"]).wait()
+
+with wandb.init(entity=TEAM, project="field-work", job_type="upload") as run:
+    penguins = wandb.Artifact("penguins", type="dataset")
+    penguins.add_dir(str(data / "penguins"))
+    run.log_artifact(penguins).wait()

@@ -1,4 +1,7 @@
-"""A run that reads what is mounted. Arguments: the folder it reads, and one that it only names."""
+"""A run that reads what is mounted.
+
+Arguments: its project, the folder that it reads, and one that it only names.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from pathlib import Path
 
 import wandb
 
-folder, named = map(Path, sys.argv[1:])
+project, folder, named = sys.argv[1:]
 
-with wandb.init(project="first-steps", job_type="train") as run:
-    sizes = [path.stat().st_size for path in folder.rglob("*.png") if path.read_bytes()]
+with wandb.init(project=project, job_type="train") as run:
+    sizes = [len(path.read_bytes()) for path in Path(folder).rglob("*.*")]
     # What a trainer may say itself, with nothing of wbfs installed.
     run.use_artifact(os.getxattr(named, "user.wandb.name").decode())
     print(run.path)
