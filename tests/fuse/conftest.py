@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
@@ -14,7 +13,7 @@ import pytest
 from corpus import CorpusItem, accounts, log_corpus, write_reference_files
 from daemons import Daemon
 from mounts import Mount, check
-from podman import Podman
+from podman import Podman, why_no_containers
 from stand_in import StandIn
 
 LOG = """
@@ -30,10 +29,15 @@ with wandb.init(project="contained") as run:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything here, so that `-m "not fuse"` leaves it out."""
+    """Mark everything here, so that `-m "not fuse"` leaves it out; skip what can't be run."""
+    here = Path(__file__).parent
+    without = why_no_containers()
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if here in item.path.parents:
             item.add_marker(pytest.mark.fuse)
+        if without and here / "containers" in item.path.parents:
+            # Here, so that it is said in a line.
+            item.add_marker(pytest.mark.skip(reason=without))
 
 
 @pytest.fixture(scope="session")
@@ -142,10 +146,6 @@ def start(stand_in: StandIn, tmp_path: Path) -> Iterator[Starter]:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Podman]:
     """Return podman, where it works."""
-    if os.getuid() != 0:
-        pytest.skip("only root may have containers that mount")
-    if shutil.which("podman") is None:
-        pytest.skip("podman is not installed: apt-get install podman runc tini")
     engine = Podman()
     try:
         done = engine.run("true")

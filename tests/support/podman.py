@@ -29,6 +29,14 @@ UNPRIVILEGED = (
 """What a careful cluster demands of a container."""
 
 
+def why_no_containers() -> str:
+    """Return what keeps tests from having containers, empty where nothing is known to."""
+    if os.getuid() != 0:
+        return "only root may have containers that mount"
+    missing = [name for name in ("podman", "tini") if shutil.which(name) is None]
+    return f"not installed: {', '.join(missing)}; scripts/setup does, as root" if missing else ""
+
+
 class Podman:
     """podman with a storage of its own; containers share the host's network, and end with it."""
 
@@ -65,17 +73,23 @@ class Podman:
         self._podman += ["--runroot", str(folder / "run")]
 
     def __call__(
-        self, *words: str | Path, env: Mapping[str, str] | None = None, fds: Sequence[int] = ()
+        self, *words: str | Path, env: Mapping[str, str] | None = None, passed: int | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run podman; `env` is for what is started in containers by --env NAME."""
+        """Run podman; `env` is for what is started in containers by --env NAME.
+
+        The descriptor `passed` is 3 there, for --preserve-fds=1.
+        """
+        renumbered = (
+            [] if passed is None else ["bash", "-c", f'exec "$@" 3<&{passed} {passed}<&-', "sh"]
+        )
         return subprocess.run(
-            [*self._podman, *map(str, words)],
+            [*renumbered, *self._podman, *map(str, words)],
             env={**self._env, **(env or {})},
             capture_output=True,
             text=True,
             timeout=COMMAND_TIMEOUT_S,
             stdin=subprocess.DEVNULL,
-            pass_fds=fds,
+            pass_fds=[] if passed is None else [passed],
         )
 
     def run(
@@ -83,10 +97,9 @@ class Podman:
         *command: str | Path,
         options: Sequence[str | Path] = (),
         env: Mapping[str, str] | None = None,
-        fds: Sequence[int] = (),
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in a container of its own; `env` is all that it gets of ours."""
-        return self("run", "--rm", *self._as(options, env), *command, env=env, fds=fds)
+        return self("run", "--rm", *self._as(options, env), *command, env=env)
 
     def start(
         self,
@@ -94,11 +107,11 @@ class Podman:
         *command: str | Path,
         options: Sequence[str | Path] = (),
         env: Mapping[str, str] | None = None,
-        fds: Sequence[int] = (),
+        passed: int | None = None,
     ) -> Container:
         """Start a container and return at once."""
         options = ["--detach", "--name", name, *options]
-        done = self("run", *self._as(options, env), *command, env=env, fds=fds)
+        done = self("run", *self._as(options, env), *command, env=env, passed=passed)
         assert done.returncode == 0, done.stderr
         return Container(self, name)
 

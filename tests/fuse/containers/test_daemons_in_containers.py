@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import time
@@ -36,12 +35,6 @@ HEALTH = words_of("HEALTHCHECK .*CMD")
 MOUNT = [*ENTRY, "mount", "--cache-dir", "/tmp/cache"]
 
 
-@pytest.fixture(autouse=True)
-def tini() -> None:
-    if shutil.which("tini") is None:
-        pytest.skip("tini is not installed: apt-get install tini")
-
-
 @pytest.fixture
 def env(stand_in: StandIn) -> dict[str, str]:
     """Return what containers are told: the server and the key, nothing else."""
@@ -54,9 +47,11 @@ def start(
     *words: str | Path,
     options: Sequence[str | Path] = MOUNTING,
     name: str = "daemon",
+    passed: int | None = None,
 ) -> Container:
     """Start a mount by the image's entry, on a root that is read-only."""
-    return podman.start(name, *MOUNT, *words, options=["--read-only", *options], env=env)
+    options = ["--read-only", *options]
+    return podman.start(name, *MOUNT, *words, options=options, env=env, passed=passed)
 
 
 def read_beside(podman: Podman, shared: Path, *paths: str) -> Container:
@@ -221,21 +216,31 @@ def test_by_fluid(
     assert stand_in.api_key not in daemon.log()
 
 
-@pytest.mark.parametrize("user", ["1000:1000", "1000710000:0"])
-def test_without_any_privilege(
-    podman: Podman, env: dict[str, str], contained: str, shared: Path, tmp_path: Path, user: str
+def test_a_descriptor_that_it_is_started_with(
+    podman: Podman, env: dict[str, str], contained: str, shared: Path
+) -> None:
+    # A user whom nobody knows, as some clusters have one for each project.
+    options = [*UNPRIVILEGED, "--user=1000710000:0", "--preserve-fds=1"]
+    with passing.mounted(shared / "mount") as descriptor:
+        words = (contained, "/dev/fd/3")
+        daemon = start(podman, env, *words, options=options, passed=descriptor)
+        os.close(descriptor)
+        daemon.wait_until_mounted()
+        training = read_beside(podman, shared, "/data/mount/folder/7.txt")
+        wait_for(training, "content 7", "content 7")
+        assert daemon.stop() == 0
+        wait_for(training, LOST, LOST)
+
+
+def test_a_descriptor_that_it_asks_for(
+    podman: Podman, env: dict[str, str], contained: str, shared: Path, tmp_path: Path
 ) -> None:
     """The one who may mount passes the descriptor, and does so again once the daemon was killed."""
     (tmp_path / "passed").mkdir(mode=0o777)
     (tmp_path / "passed").chmod(0o777)
     socket = tmp_path / "passed/socket"
-    options = [*UNPRIVILEGED, "--user", user, f"--volume={socket.parent}:/passed"]
-    daemon = start(
-        podman,
-        env,
-        *("--fd-socket", "/passed/socket", contained),
-        options=[*options, "--restart=on-failure"],
-    )
+    options = [*UNPRIVILEGED, f"--volume={socket.parent}:/passed", "--restart=on-failure"]
+    daemon = start(podman, env, "--fd-socket", "/passed/socket", contained, options=options)
     training = None
     for held in ("content 7", LOST):
         with passing.mounted(shared / "mount") as descriptor:
