@@ -26,7 +26,7 @@ from wbfs.remote.api.artifacts import WandbApi
 from wbfs.remote.credentials import Credentials, load_credentials
 from wbfs.remote.http.redirects import Peer
 from wbfs.remote.http.transport import Deadline, Transport
-from wbfs.store.folder import check_cache, disk_of, free_bytes
+from wbfs.store.folder import check_cache, disk_of, free_bytes, try_out
 
 DESCRIPTORS = 65536
 """Files and connections open at once that a busy data loader takes, and more."""
@@ -139,13 +139,11 @@ def _cache(cache_dir: Path) -> Finding:
     try:
         if there == cache_dir:
             check_cache(cache_dir)
+        try_out(there, cache_dir)
         disk = disk_of(there)
     except (WbfsError, OSError) as error:
         text = str(error) if isinstance(error, WbfsError) else f"{cache_dir}: {error.strerror}"
-        return Finding("cache", text, is_well=False, to_do="use another --cache-dir")
-    if not os.access(there, os.W_OK):
-        text = f"{cache_dir} can't be written"
-        return Finding("cache", text, is_well=False, to_do="set WBFS_CACHE_DIR to what can be")
+        return Finding("cache", text, is_well=False, to_do="set WBFS_CACHE_DIR to another folder")
     free = free_bytes(disk)
     text = f"{cache_dir}, with {free / 1e9:.1f} GB free" if disk.f_blocks else str(cache_dir)
     if free < 2 * MIN_FREE_BYTES:

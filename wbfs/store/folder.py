@@ -54,7 +54,7 @@ def prepare_cache(cache_dir: Path) -> None:
     try:
         for name in FOLDERS:
             make_folder(cache_dir / name)
-        _try_out(cache_dir / "partial")
+        try_out(cache_dir / "partial", cache_dir)
     except StoreError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError) or cause.errno not in (errno.EROFS, errno.ENOSPC):
@@ -62,10 +62,11 @@ def prepare_cache(cache_dir: Path) -> None:
         log.warning("%s; nothing is cached", error)
 
 
-def _try_out(folder: Path) -> None:
-    """See that the filesystem has all that the cache can't do without. Raises UsageError.
+def try_out(folder: Path, cache_dir: Path) -> None:
+    """See in a folder that its filesystem has all that a cache can't do without.
 
-    Modes, hard links, extended attributes, unnamed files and exact times it can.
+    Modes, hard links, extended attributes, unnamed files and exact times it can. Raises UsageError,
+    and StoreError where nothing can be written.
     """
     try:
         fd, path = temporary_file(folder, prefix="probe.")
@@ -91,7 +92,7 @@ def _try_out(folder: Path) -> None:
     except OSError as error:
         if error.errno in (*NOT_OFFERED, errno.ENOLCK, errno.ENOENT, errno.ESTALE):
             raise UsageError(
-                f"the cache can't be in {folder.parent}: its filesystem has no {doing}"
+                f"the cache can't be in {cache_dir}: its filesystem has no {doing}"
                 f" ({error.strerror}); use --cache-dir, on a local disk for instance"
             ) from error
     finally:
