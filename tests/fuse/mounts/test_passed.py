@@ -218,6 +218,10 @@ def test_a_pod_by_the_sample(stand_in: StandIn, artifact: str, tmp_path: Path) -
                 what="the probe succeeds",
             )
             assert (target / "a.txt").read_text() == "content"
+            # What its user asks of it is known though another one has mounted it.
+            for words in (["why", target / "a.txt"], ["prefetch", "--no-wait", target]):
+                done = run(*before, *WBFS, *words, env=env)
+                assert done.returncode == 0, done.stderr
             process.send_signal(signal.SIGTERM)
             assert process.wait(END_TIMEOUT_S) == 0
         finally:

@@ -63,9 +63,12 @@ def look_at(text: str) -> MountedPath | None:
     """
     path = resolve(Path(text))
     mount = mount_of(path)
-    if mount is None or not mount.is_ours:
+    if mount is None:
         return None
-    record = _record_of(mount)
+    record = Records().of(mount)
+    if record is None and not mount.is_ours:
+        return None
+    record = _usable(mount, record)
     if mount.root != "/":
         raise UsageError(
             f"{mount.mountpoint} shows a folder of the mount at {record.mountpoint}: give the path"
@@ -114,9 +117,9 @@ def look_at(text: str) -> MountedPath | None:
     )
 
 
-def _record_of(mount: Mount) -> Record:
+def _usable(mount: Mount, record: Record | None) -> Record:
     """Return what the daemon of a mount, which must be ours and answer, wrote down."""
-    if mount.is_another_users:
+    if record is None and mount.is_another_users:
         raise UsageError(
             f"{mount.mountpoint} is a mount of another user (uid {mount.user_id}), who alone may"
             " write to its cache: run it as that user"
@@ -131,7 +134,6 @@ def _record_of(mount: Mount) -> Record:
                 f"can't look at {mount.mountpoint}: the mount's daemon does not answer: end it with"
                 f" wbfs umount --force {mount.mountpoint}, and mount it again"
             )
-    record = Records().find(mount.device)
     if record is None:
         raise UsageError(
             f"there is no record of the mount at {mount.mountpoint}, which says where its cache is:"

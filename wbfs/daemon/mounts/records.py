@@ -21,8 +21,12 @@ from typing import Any
 
 import platformdirs
 
+from wbfs.daemon.mounts.table import Mount
+
 log = logging.getLogger(__name__)
 
+PASSED = "/dev/fd/"
+"""How the mountpoint of a mount begins that somebody else makes."""
 MAX_BYTES = 1 << 20
 """Size of a record beyond which it is none."""
 
@@ -91,6 +95,14 @@ class Records:
                 self._folder or "the state directory, which has no place without a home",
                 error.strerror,
             )
+
+    def of(self, mount: Mount) -> Record | None:
+        """Return the record of a mount, which may be another user's if a descriptor was passed."""
+        record = self.find(mount.device)
+        if record is None or not mount.is_another_users:
+            return record
+        # Who has mounted it is said to be its user, and not who serves it.
+        return record if record.mountpoint.startswith(PASSED) else None
 
     def find(self, device: str) -> Record | None:
         """Return the record of the mount on a device, unless it is that of a daemon that ended."""

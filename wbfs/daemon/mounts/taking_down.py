@@ -77,7 +77,7 @@ def take_down(path: Path, *, lazy: bool, force: bool) -> None:
             " it down"
         )
     records = Records()
-    record = None if mount.is_another_users else records.find(mount.device)
+    record = records.of(mount)
     process = record.open_process() if record else None
     try:
         if force:

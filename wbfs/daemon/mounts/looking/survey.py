@@ -88,7 +88,7 @@ class Survey:
             return Seen(path=path, health=Health.NOT_MOUNTED, status={})
         question = self._asked[mount]
         status = question.status
-        record = None if mount.is_another_users else records.find(mount.device)
+        record = records.of(mount)
         # Somebody else may have mounted it for the daemon, under another name; and what is under
         # another mount can't be reached by its path.
         is_known = mount.is_ours or record is not None or status.get("device") == mount.device
