@@ -39,12 +39,19 @@ with wandb.init(entity="lineage-team", project="sources", id="logger") as run:
             file.write(random.Random(number).randbytes(6 << 20))
     run.log_artifact(artifact)
     run.link_artifact(run.use_artifact("linked:latest"), "lineage-team/links/linked")
+with wandb.init(entity="my-team", project="my-project") as run:
+    for number in range(4):
+        artifact = wandb.Artifact("bike-dataset", type="dataset")
+        with artifact.new_file("images/bikes/1.png", "wb") as file:
+            file.write(bytes([number]))
+        run.log_artifact(artifact).wait()
 for name in ("named", "suffers"):
     wandb.init(entity="lineage-team", project="training", id=name).finish()
 """
 SOURCES = "lineage-team/sources"
 TRAINING = "lineage-team/training"
 TRAINER = Path(__file__).with_name("trainer.py")
+README = Path(__file__).parents[3] / "README.md"
 TIMEOUT_S = 60.0
 
 
@@ -65,7 +72,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     server = StandIn(tmp_path_factory.mktemp("lineage-server"))
     try:
         members = {"writer": "admin", "viewer": "view-only"}
-        teams = [{"name": "lineage-team", "members": members}]
+        teams = [{"name": name, "members": members} for name in ("lineage-team", "my-team")]
         server.accounts({"users": users_of(KEYS), "teams": teams})
         env = server.env(tmp_path_factory.mktemp("lineage-home"), KEYS["writer"])
         done = prepared.run_sdk("-c", LOG, env=env)
@@ -170,6 +177,23 @@ def test_what_is_nobody_s_input(mounter: Mounter, site: Site) -> None:
     settled(mount, recorded=1, pending=0, failed=0, dropped=0)
     assert site.told() == 1
     assert used(site.env, [f"{TRAINING}/named"])[f"{TRAINING}/named"] == versions("fork")
+
+
+def test_the_readme_s_trainer(mounter: Mounter, site: Site) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    # Without --run: it says itself what it uses.
+    mounter(
+        server=site.server,
+        api_key=KEYS["writer"],
+        path=Path(site.env["HOME"], "artifacts"),
+        program=None,
+    )
+    program = "\n".join([*blocks, "print(len(Bikes()), Bikes()[0], run.path)"])
+    done = prepared.run_sdk("-c", program, env=site.env | {"WANDB_ENTITY": "my-team"})
+    assert done.returncode == 0, done.stderr
+    count, content, run = done.stdout.split()
+    assert (count, content) == ("1", repr(b"\x03"))
+    assert used(site.env, [run]) == {run: ["my-team/my-project/bike-dataset:v3"]}
 
 
 @pytest.mark.promises("11.1", "11.5")
