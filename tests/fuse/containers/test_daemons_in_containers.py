@@ -240,6 +240,8 @@ def test_a_descriptor_that_it_asks_for(
     (tmp_path / "passed").chmod(0o777)
     socket = tmp_path / "passed/socket"
     options = [*UNPRIVILEGED, f"--volume={socket.parent}:/passed", "--restart=on-failure"]
+    # Where it is seen there, too, its health can be asked.
+    options.append(f"--volume={shared}:/data:ro,rslave")
     daemon = start(podman, env, "--fd-socket", "/passed/socket", contained, options=options)
     training = None
     for held in ("content 7", LOST):
@@ -255,6 +257,10 @@ def test_a_descriptor_that_it_asks_for(
             )
             training = training or read_beside(podman, shared, "/data/mount/folder/7.txt")
             wait_for(training, "content 7", held)
+            assert daemon.run(*HEALTH).returncode == 0
+            # All are those that one has mounted oneself.
+            assert daemon.run("wbfs", "umount", "--all").returncode == 0
+            assert daemon.run(*HEALTH).returncode == 0
             status = Path(f"/proc/{daemon.pid}/status").read_text()
             assert "CapEff:\t0000000000000000" in status
             os.kill(daemon.pid, signal.SIGKILL)

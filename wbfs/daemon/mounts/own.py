@@ -49,7 +49,7 @@ class OwnMount:
         questions = {
             mount.device: Question(mount.mountpoint, "status")
             for mount in mounts()
-            if mount.filesystem_type.partition(".")[0] == "fuse"
+            if mount.is_fuse
         }
         until_s = time.monotonic() + FIND_TIMEOUT_S
         for device, question in questions.items():

@@ -37,6 +37,11 @@ class Mount:
         return self.filesystem_type == FILESYSTEM_TYPE
 
     @property
+    def is_fuse(self) -> bool:
+        """Whether some daemon serves it, perhaps ours under another name."""
+        return self.filesystem_type.partition(".")[0] == "fuse"
+
+    @property
     def user_id(self) -> int | None:
         """The number of the user who mounted it, where it is a FUSE filesystem."""
         return self._number("user_id")
@@ -57,6 +62,11 @@ class Mount:
     def is_another_users(self) -> bool:
         """Whether it is known to be a mount of somebody else than who runs this."""
         return self.user_id not in (None, os.getuid())
+
+    @property
+    def may_be_unmounted(self) -> bool:
+        """Whether it is wbfs's, and who runs this is root or has mounted it."""
+        return self.is_ours and (os.getuid() == 0 or not self.is_another_users)
 
 
 def mounts(process: str = "self") -> Iterator[Mount]:

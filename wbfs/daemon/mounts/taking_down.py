@@ -51,7 +51,12 @@ def find_mounts(paths: Sequence[Path] | None, *, only_dead: bool) -> list[Path]:
     finally:
         survey.close()
     wanted = {Health.DEAD} if only_dead else {*Health} - {Health.NOT_MOUNTED}
-    return [one.path for one in seen if one.health in wanted]
+    return [
+        one.path
+        for one in seen
+        if one.health in wanted
+        and (paths is not None or (one.mount is not None and one.mount.may_be_unmounted))
+    ]
 
 
 def take_down(path: Path, *, lazy: bool, force: bool) -> None:

@@ -77,10 +77,12 @@ class Survey:
     def _find(self) -> list[tuple[Path, Mount | None]]:
         if self._paths is not None:
             return [(path, mount_at(path)) for path in self._paths]
+        records = Records()
         return [
             (mount.mountpoint, mount)
             for mount in mounts()
-            if mount.is_ours and (os.getuid() == 0 or not mount.is_another_users)
+            # Also what somebody else has mounted for one's own daemon.
+            if mount.may_be_unmounted or (mount.is_fuse and records.of(mount) is not None)
         ]
 
     def _seen(self, path: Path, mount: Mount | None, records: Records) -> Seen:
