@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -49,6 +50,8 @@ class Status:
             "offline": settings.offline,
             "server_lost_since": outage.since.isoformat(timespec="seconds") if outage else None,
             "started_at": self.started_at,
+            # For rates: the answer may take its time.
+            "at_s": time.monotonic(),
             "cache": {
                 "dir": str(settings.cache_dir),
                 "state": session.room.state,

@@ -18,6 +18,8 @@ from large_manifest import log_version_of
 from mounts import WBFS, Mount, run, wait_until
 from stand_in import StandIn
 
+from wbfs.cli.mounts.watch import _Counts
+
 LARGE = 6 << 20
 LOG = f"""
 import sys
@@ -185,13 +187,22 @@ def test_watching(mount: Mount) -> None:
         assert shown.wait(20) == 0
     os.close(terminal)
     assert text.count(b"serving") >= 3
-    for word in (b"network", b"prefetched", b"wasted", b"0 B/s"):
+    for word in (b"network", b"under way", b"waiting", b"prefetched", b"wasted", b"0 B/s"):
         assert word in text
     # What it needs is not there everywhere.
     code = "import sys; sys.modules['rich.live'] = None; from wbfs.cli.main import main; main()"
     done = run(sys.executable, "-c", code, "status", "--watch", env=mount.env)
     assert done.returncode == 2
     assert "pip install 'wbfs[watch]'" in done.stderr
+
+
+def test_rates_are_those_of_the_time_between_two_answers() -> None:
+    # However late they come.
+    before, now = (
+        _Counts({"at_s": at_s, "fetched": {"fetched_bytes": count}, "requests": {}})
+        for at_s, count in ((10.0, 1_000), (12.0, 5_000))
+    )
+    assert now.rates(before)[0] == "2.0 kB/s"
 
 
 def test_a_doctor(mount: Mount, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from wbfs.cli.mounts.status_words import WAITS_S
 from wbfs.cli.words.sizes import show_size
 from wbfs.model.errors import UsageError
 from wbfs.model.text import plain
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 EVERY_S = 1.0
 COLUMNS = (
-    *("mount", "state", "network", "disk", "memory", "requests", "open", "waiting"),
-    *("fetching", "prefetched", "used", "wasted"),
+    *("mount", "state", "network", "disk", "memory", "requests", "open", "under way"),
+    *("waiting", "fetching", "prefetched", "used", "wasted"),
 )
 CAPTION = (
     "bytes a second: fetched from the network, read from the cache's disk, read from its memory"
@@ -52,7 +53,7 @@ class _Counts:
 
     def __init__(self, status: dict[str, Any]) -> None:
         fetched = status.get("fetched", {})
-        self.at_s = time.monotonic()
+        self.at_s: float = status.get("at_s", time.monotonic())
         self.network: int = fetched.get("fetched_bytes", 0)
         self.memory: int = fetched.get("from_memory_bytes", 0)
         self.disk: int = max(0, fetched.get("served_bytes", 0) - self.memory)
@@ -87,14 +88,23 @@ def _table(seen: list[Seen], before: dict[str, _Counts]) -> Table:
     return table
 
 
+def _waiting(status: dict[str, Any]) -> str:
+    """Return how many programs wait for an answer; a mount tells of the first requests only."""
+    waiting = status.get("waiting", {})
+    late = [one for one in waiting.get("longest", []) if one.get("seconds", 0) >= WAITS_S]
+    more = "+" if late and waiting.get("requests", 0) > len(waiting["longest"]) else ""
+    return f"{len({one.get('pid') for one in late})}{more}"
+
+
 def _levels(status: dict[str, Any]) -> list[str]:
     fetched = status.get("fetched")
     if fetched is None:
-        return [""] * 6
+        return [""] * 7
     return [
         str(status.get("open_files", 0)),
         # Without the one that asks.
         str(max(0, status.get("waiting", {}).get("requests", 1) - 1)),
+        _waiting(status),
         str(fetched.get("in_progress", 0)),
         *(
             show_size(fetched.get(name, 0))
