@@ -157,11 +157,20 @@ def _server() -> Iterator[Finding]:
     try:
         credentials = load_credentials()
     except WbfsError as error:
-        yield Finding("login", str(error), is_well=False, to_do="see wbfs mount --help")
+        yield Finding(
+            "login",
+            str(error),
+            is_well=False,
+            to_do="do what it says; wbfs mount --help has where all is looked for",
+        )
         return
     named = [name for name in CA_VARIABLES if os.environ.get(name)]
     bundles = ", ".join(f"{name}={os.environ[name]}" for name in named)
-    yield Finding("CAs", bundles or "the public ones")
+    if missing := [name for name in named if not _leads_somewhere(os.environ[name])]:
+        to_do = f"correct or unset {', '.join(missing)}: nothing is there"
+        yield Finding("CAs", bundles, is_well=False, to_do=to_do)
+    else:
+        yield Finding("CAs", bundles or "the public ones")
     proxies = [name for name in _proxy_names() if os.environ.get(name)]
     # Not what they name: a password may be in it.
     yield Finding("proxy", f"named by {', '.join(proxies)}" if proxies else "none is named")
@@ -179,6 +188,11 @@ def _server() -> Iterator[Finding]:
         yield Finding("login", plain(str(error)), is_well=False, to_do=to_do)
     finally:
         transport.close()
+
+
+def _leads_somewhere(paths: str) -> bool:
+    """Whether something is at one of several paths, with colons between, at least."""
+    return any(map(os.path.exists, paths.split(":")))
 
 
 def _proxy_names() -> Iterator[str]:

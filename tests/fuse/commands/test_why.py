@@ -220,12 +220,16 @@ def test_a_doctor(mount: Mount, tmp_path: Path) -> None:
         "PATH": str(tmp_path / "bin"),
         "WANDB_API_KEY": "x" * 40,
         "https_proxy": "http://user:secret@127.0.0.1:9",
+        "SSL_CERT_DIR": str(tmp_path / "none"),
     }
     done = run(*WBFS, "doctor", "--cache-dir", "/proc/nothing", env=worse)
     assert done.returncode == 1
     assert re.search(r"^!! fusermount3 +is not installed\n +-> apt install", done.stdout, re.M)
     assert re.search(r"^!! cache ", done.stdout, re.M)
     assert re.search(r"^!! login ", done.stdout, re.M)
+    assert re.search(r"^!! CAs .*\n +-> correct or unset SSL_CERT_DIR", done.stdout, re.M)
+    # Whatever is not well has what to do.
+    assert not re.search(r"^!! .*\n(?! +-> )", done.stdout, re.M)
     assert "secret" not in done.stdout
     assert "x" * 40 not in done.stdout
 
