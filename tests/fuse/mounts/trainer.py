@@ -10,6 +10,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import reading
@@ -66,11 +67,13 @@ def main() -> None:
             file.write("its own")
         run.log_artifact(own).wait()
         reading.read(str(data.parent / "training/own/v0"))
-    # Runs in quick succession, for which the same thread reads the same.
+    # Runs in succession, for which the same thread reads the same.
     for what in ("second", "third"):
         with wandb.init(project="training") as run:
             runs[what] = run.id
             reading.read(str(data / "thread/v0"))
+        # What a server far away takes.
+        time.sleep(0.3)
     with (
         wandb.init(project="training", reinit="create_new") as run,
         wandb.init(project="training", reinit="create_new") as other,

@@ -72,12 +72,12 @@ class Readers:
                 return frozenset()
             own = look.environ.get("WANDB_RUN_ID", "")
             # A name that a process was given itself goes before the run that its parent has.
-            if look.logs and (named is None or named[0] == own):
-                return look.logs
-            if look.logs:
+            if named is not None and named[0] != own:
                 break
-            if named is None and own:
-                named = (own, look.environ)
+            if look.logs:
+                return look.logs
+            if own:
+                named = named or (own, look.environ)
         return self._run_of(*named) if named else frozenset()
 
     def _upwards(self, kin: Sequence[Process]) -> Iterator[_Look]:

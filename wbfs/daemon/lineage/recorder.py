@@ -1,7 +1,7 @@
 """What a mount has to do with runs, on the trio thread: hands over what was opened, and counts.
 
-`opened` is called for every file that is opened, and does no more than look into a set; 20 times a
-second, for each thread and version, it takes down which process that is (30 us), since a
+`opened` is called for every file that is opened, and does no more than look into a set; four times
+a second, for each thread and version, it takes down which process that is (30 us), since a
 short-lived one is gone a moment later. All else is done by two tasks, each with a worker thread of
 its own.
 """
@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 
 QUEUED = 4096
 """What may wait to be looked at; more is dropped and counted."""
-AGAIN_S = 0.05
+AGAIN_S = 0.25
 """Seconds after which a thread that opens the same version is looked at again: it may be in
-another run, or another thread, by then. The SDK takes as long to end a run and begin another."""
+another run, or another thread, by then. The SDK and a server take as long to end a run and begin
+another; and a look may take 4 ms of a mount that has all to do, since threads share one lock."""
 BATCH_S = 0.02
 """Seconds between two looks: programs that are started one after another have the same parents."""
 END_TIMEOUT_S = 2.0
