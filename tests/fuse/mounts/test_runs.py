@@ -21,7 +21,7 @@ from stand_in import StandIn, users_of
 KEYS = {"writer": "f" * 39 + "1", "viewer": "f" * 39 + "2"}
 NAMES = (
     *("before", "thread", "fork", "mapped", "subprocess", "linked", "piped", "listed"),
-    *("fork-workers", "spawn-workers", "forkserver-workers"),
+    *("fork-workers", "spawn-workers", "forkserver-workers", "namespace", "agent"),
 )
 FILES = 12
 LOG = f"""
@@ -45,7 +45,7 @@ with wandb.init(entity="my-team", project="my-project") as run:
         with artifact.new_file("images/bikes/1.png", "wb") as file:
             file.write(bytes([number]))
         run.log_artifact(artifact).wait()
-for name in ("named", "suffers"):
+for name in ("named", "suffers", "agent"):
     wandb.init(entity="lineage-team", project="training", id=name).finish()
 """
 SOURCES = "lineage-team/sources"
@@ -126,12 +126,15 @@ def test_each_reader_s_own_run(mounter: Mounter, site: Site, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr[-3000:]
     runs = {what: f"{TRAINING}/{id}" for what, id in json.loads(done.stdout).items()}
     first = {"before", "thread", "fork", "mapped", "subprocess", "linked", "piped"}
-    first |= {"fork-workers", "spawn-workers", "forkserver-workers"}
-    count = len(first) + 4
+    first |= {"fork-workers", "spawn-workers", "forkserver-workers", "namespace"}
+    count = len(first) + 6
     settled(mount, run="auto", recorded=count, pending=0, failed=0, dropped=0)
+    runs["agent's"] = f"{TRAINING}/agent"
     everything = (*runs.values(), f"{SOURCES}/listed:v0", f"{SOURCES}/thread:v0")
     found = used(site.env, everything)
-    assert found[runs["every way"]] == versions(*first)
+    of_others = "my-team/my-project/bike-dataset:v3"
+    assert found[runs["every way"]] == [*versions(*first), of_others]
+    assert found[runs["agent's"]] == versions("agent")
     assert found[runs["second"]] == found[runs["third"]] == versions("thread")
     assert found[runs["beside"]] == found[runs["each other"]] == versions("fork")
     assert found[f"{SOURCES}/listed:v0"] == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -47,6 +48,18 @@ def read_in_every_way(data: Path) -> None:
     subprocess.run(["cat", data.parent / "links/linked/latest/0.txt"], stdout=-3, check=True)
     subprocess.run(
         ["sh", "-c", f"tar cf - {data}/piped/latest 2>&1 | wc -c"], stdout=-3, check=True
+    )
+    # By a version of another entity's; in a PID namespace of its own; and with another run's name.
+    subprocess.run(
+        ["cat", *data.parent.parent.glob("my-team/*/*/v3/*/*/1.png")], stdout=-3, check=True
+    )
+    command = ["unshare", "--pid", "--fork"] if os.getuid() == 0 else []
+    subprocess.run([*command, "cat", data / "namespace/v0/0.txt"], stdout=-3, check=True)
+    subprocess.run(
+        ["sh", "-c", 'cat "$0" && sleep 0.1', data / "agent/v0/0.txt"],
+        env=os.environ | {"WANDB_RUN_ID": "agent", "WANDB_PROJECT": "training"},
+        stdout=-3,
+        check=True,
     )
     for line in ("ls -lR", "find -size +1c", "stat -t"):
         command = [*line.split()[:1], data / "listed/latest", *line.split()[1:]]
