@@ -61,6 +61,7 @@ def resources(
             verify=True,
             private_references=True,
             file_references=True,
+            blob_gateway="",
             timeout_s=timeout_s,
         ),
         counters=counters,

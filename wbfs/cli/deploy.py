@@ -12,6 +12,7 @@ from wbfs.model.errors import UsageError
 
 SAMPLES = {
     "compose": ("compose.yaml", "Docker or podman compose: the daemon as a service"),
+    "dragonfly": ("dragonfly.yaml", "Dragonfly's daemon as a blob gateway on each machine"),
     "fluid": ("fluid.yaml", "Fluid's ThinRuntime: one daemon a node, a volume for many pods"),
     "fstab": ("fstab", "a line of /etc/fstab"),
     "grafana": ("grafana.json", "a dashboard over the metrics of wbfs mount --metrics-port"),
@@ -20,20 +21,32 @@ SAMPLES = {
         "kubernetes-unprivileged.yaml",
         "a pod without any privilege, by a CSI driver that mounts",
     ),
+    "nginx": ("nginx.conf", "nginx as a blob gateway that machines share"),
     "slurm": ("slurm.sh", "a prolog and epilog: one mount a node"),
     "systemd": ("wbfs@.service", "a unit for each mountpoint"),
 }
 """Each topic's file in the package, and what it is."""
 
 SETTINGS = {
+    "ca-file": "/etc/ssl/certs/ca-certificates.crt",
     "cache-dir": "/var/cache/wbfs",
+    "clients": "10.0.0.0/8",
     "folder": "/srv/wbfs",
+    "gateway-cache": "/var/cache/nginx-wbfs",
+    "gateway-log": "/var/log/nginx/wbfs.log",
+    "gateway-size": "500g",
     "image": "registry.example/wbfs:latest",
+    "listen": "9912",
     "metrics-port": "9170",
     "mountpoint": "/srv/wbfs/data",
     "name": "bike-dataset",
+    "proxy-port": "4001",
+    "resolver": "127.0.0.53",
     "server": "https://api.wandb.ai",
+    "slice": "4m",
     "source": "my-team/my-project/bike-dataset:v3",
+    "store": "https://storage.googleapis.com",
+    "store-host": "storage.googleapis.com",
     "token-file": "/etc/wbfs/api-key",
     "training-image": "python:3.12",
     "wbfs": "/opt/wbfs/bin/wbfs",

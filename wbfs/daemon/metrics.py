@@ -14,6 +14,7 @@ from wbfs.daemon.lineage.recorder import Recorder
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.work.offload import Offload
 from wbfs.model.errors import UsageError
+from wbfs.remote.http.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,14 @@ class Metrics(Collector):
         *,
         fetcher: Fetcher,
         offload: Offload,
+        gateway: Gateway,
         requests: Mapping[str, int],
         recorder: Recorder,
     ) -> None:
         """Take what counts; `requests` are the kernel's, by operation."""
         self._fetcher = fetcher
         self._offload = offload
+        self._gateway = gateway
         self._recorder = recorder
         self._requests = requests
         self._registry = CollectorRegistry()
@@ -76,6 +79,7 @@ class Metrics(Collector):
         counters = self._fetcher.counters
         for name, text, value in (
             ("wbfs_fetched_bytes", "File bytes fetched", counters.fetched_bytes),
+            ("wbfs_gateway_bytes", "Those that came by a gateway", self._gateway.bytes),
             ("wbfs_fetched_files", "Files fetched", counters.fetched_files),
             ("wbfs_failed_fetches", "Fetches that failed", counters.failed_fetches),
             (
@@ -111,3 +115,8 @@ class Metrics(Collector):
         for kind, count in self._offload.busy().items():
             threads.add_metric([kind], count)
         yield threads
+        yield GaugeMetricFamily(
+            "wbfs_gateway_left_alone",
+            "Whether the gateway has failed and is not asked for now",
+            float(bool(self._gateway.trouble)),
+        )

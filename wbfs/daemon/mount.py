@@ -104,7 +104,11 @@ async def _mount(
     requests: Counter[str] = Counter()
     async with recording(settings, session) as recorder:
         metrics = Metrics(
-            fetcher=session.fetcher, offload=session.offload, requests=requests, recorder=recorder
+            fetcher=session.fetcher,
+            offload=session.offload,
+            gateway=session.resources.sources.gateway,
+            requests=requests,
+            recorder=recorder,
         )
         operations = _operations(settings, session, kernel, tree, requests, metrics, recorder)
         with ExitStack() as stack:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from wbfs.fetch.apart.small_files import Setup
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.fetcher import Fetcher
+from wbfs.fetch.journal import Journal
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.sources import Sources
 from wbfs.fetch.work.background import Background
@@ -36,6 +37,7 @@ from wbfs.model.settings import SessionSettings
 from wbfs.remote.api.artifacts import WandbApi
 from wbfs.remote.api.past import PastApi
 from wbfs.remote.credentials import Credentials, NoKey, load_credentials
+from wbfs.remote.http.gateway import Gateway
 from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.remote.references import References
 from wbfs.store.bounds.eviction import Bounds
@@ -248,6 +250,7 @@ async def open_session(
             background=background,
             timeout_s=settings.timeout_s,
         )
+        gateway = Gateway(settings.blob_gateway, transport)
         sources = Sources(
             api=api,
             reach=reach,
@@ -256,6 +259,7 @@ async def open_session(
             manifests=Manifests(settings.cache_dir, urlsplit(credentials.base_url).netloc, room),
             background=background,
             manifest_limit=settings.manifest_limit,
+            gateway=gateway,
         )
         resources = Resources(
             background=background,
@@ -279,9 +283,11 @@ async def open_session(
                 verify=credentials.verify,
                 private_references=settings.private_references,
                 file_references=settings.file_references,
+                blob_gateway=settings.blob_gateway,
                 timeout_s=settings.timeout_s,
             ),
             counters=counters,
+            journal=Journal(by_gateway=gateway.has_brought),
         )
         fetcher = Fetcher(
             resources,

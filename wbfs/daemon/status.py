@@ -66,6 +66,7 @@ class Status:
             "pin": settings.pin,
             "as_of": settings.as_of.isoformat() if settings.as_of else None,
             "verify_always": settings.verify_always,
+            "gateway": session.resources.sources.gateway.report(),
             "kernel": {
                 "read_ahead_kb": self.kernel.read_ahead_kb,
                 "max_background": self.kernel.max_background,

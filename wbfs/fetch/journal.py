@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import trio
 
 from wbfs.fetch.wanted import Wanted
+from wbfs.model.entries import Blob
 from wbfs.model.errors import WbfsError
 
 LAST = 1000
@@ -46,7 +48,9 @@ class Fetch:
 class Journal:
     """The fetches of one session."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_gateway: Callable[[Blob], bool] = lambda blob: False) -> None:
+        """`by_gateway` tells whether bytes of a blob came by a gateway."""
+        self._by_gateway = by_gateway
         # In the order in which they began.
         self._under_way: dict[Fetch, None] = {}
         self._last: OrderedDict[str, dict[str, Any]] = OrderedDict()
@@ -66,6 +70,7 @@ class Journal:
         self._last[path] = fetch.report() | {
             "at": time.time(),
             "error": str(error) if error is not None else None,
+            "by_gateway": self._by_gateway(fetch.wanted.entry.blob),
         }
         self._last.move_to_end(path)
         if len(self._last) > LAST:

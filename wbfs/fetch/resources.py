@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -17,6 +18,7 @@ from wbfs.fetch.wanted import Wanted
 from wbfs.fetch.work.background import Background
 from wbfs.fetch.work.offload import Kind, Offload
 from wbfs.fetch.writeback import Writeback
+from wbfs.remote.http.bytes import ByteStream
 from wbfs.remote.http.transport import Deadline
 from wbfs.store.bounds.room import Room
 from wbfs.store.content.blobs import Blobs
@@ -25,6 +27,33 @@ from wbfs.store.content.sealed import read_fully, read_in_memory
 from wbfs.store.known.sizes import KnownSizes
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOpener:
+    """What asks for the bytes of one file; `is_checked` is what it is to `Sources.open`."""
+
+    sources: Sources
+    wanted: Wanted
+    is_checked: bool
+
+    def __call__(
+        self, *, start: int, stop: int | None, deadline: Deadline
+    ) -> AbstractContextManager[ByteStream]:
+        """Ask for them."""
+        version, entry = self.wanted.version, self.wanted.entry
+        return self.sources.open(
+            version,
+            entry,
+            start=start,
+            stop=stop,
+            deadline=deadline,
+            is_checked=self.is_checked,
+        )
+
+    def distrust(self) -> None:
+        """Take note that what came was wrong."""
+        self.sources.gateway.distrust(self.wanted.entry.blob)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +98,9 @@ class Resources:
             origin = self.sources.origin(version, entry) or ""
         return await self.offload.run(kind, function, origin=origin, to_the_end=to_the_end)
 
-    def opener(self, wanted: Wanted) -> Opener:
-        """Return what asks for the bytes of a file."""
-        return partial(self.sources.open, wanted.version, wanted.entry)
+    def opener(self, wanted: Wanted, *, is_checked: bool = True) -> Opener:
+        """Return what asks for the bytes of a file, all of which are checked, or else aren't."""
+        return FileOpener(sources=self.sources, wanted=wanted, is_checked=is_checked)
 
     async def pread(self, fd: int, offset: int, size: int) -> memoryview:
         """Read exactly `size` bytes of a cached file. Raises StoreError."""

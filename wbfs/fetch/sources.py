@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 from wbfs.fetch.apart.manifests import MAX_HOPS, ManifestLoader
 from wbfs.fetch.small.urls import SignedUrls
 from wbfs.fetch.work.background import Background
 from wbfs.fetch.work.outage import Reach
 from wbfs.model.digests import new_hasher
-from wbfs.model.entries import ARTIFACT_SCHEME, Blob, Entry, Reference, Version, split_artifact_uri
+from wbfs.model.entries import ARTIFACT_SCHEME, Entry, Reference, Version, split_artifact_uri
 from wbfs.model.errors import IntegrityError, NotFound, ReferenceChanged, UrlExpired
 from wbfs.remote.api.artifacts import WandbApi
 from wbfs.remote.http.bytes import ByteStream, Location, open_stream
 from wbfs.remote.http.failures import host_of, without_login
+from wbfs.remote.http.gateway import Gateway
 from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.remote.references import References
 from wbfs.store.known.manifests import Manifests, ManifestTable
@@ -36,8 +38,13 @@ class Sources:
         manifests: Manifests,
         background: Background,
         manifest_limit: int,
+        gateway: Gateway,
     ) -> None:
-        """Take no manifest of more than `manifest_limit` bytes."""
+        """Take no manifest of more than `manifest_limit` bytes.
+
+        W&B's own files are asked for by way of `gateway`.
+        """
+        self.gateway = gateway
         self._api = api
         self._transport = transport
         self._references = references
@@ -63,17 +70,26 @@ class Sources:
         return self._manifests.open(version.id)
 
     def open(
-        self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
+        self,
+        version: Version,
+        entry: Entry,
+        *,
+        start: int,
+        stop: int | None,
+        deadline: Deadline,
+        is_checked: bool = True,
     ) -> AbstractContextManager[ByteStream]:
         """Ask for the bytes of a version's entry from `start` to before `stop`, or to the end.
 
+        `is_checked` tells that all of them are, some time: a gateway is not believed without.
         Raises the errors of `open_stream`; ReferenceChanged where a reference no longer leads to
         what the manifest recorded; ReferenceUnsupported.
         """
         wanted = entry
         version, entry = self._behind(version, entry, deadline)
         if entry.reference is None:
-            return self._open_wandb(version, entry, start, stop, deadline)
+            is_checked = is_checked and wanted.digest == entry.digest
+            return self._open_wandb(version, entry, start, stop, deadline, is_checked)
         if entry.reference.is_local and wanted is not entry:
             self._check_local(wanted, entry.reference, deadline)
         handler = self._references.for_uri(entry.reference.uri)
@@ -91,7 +107,9 @@ class Sources:
         reference = entry.reference
         if reference is not None and reference.is_web:
             return self._references.web.size(reference, deadline=deadline)
-        with self.open(version, entry, start=0, stop=1, deadline=deadline) as stream:
+        with self.open(
+            version, entry, start=0, stop=1, deadline=deadline, is_checked=False
+        ) as stream:
             return stream.size
 
     def _behind(self, version: Version, entry: Entry, deadline: Deadline) -> tuple[Version, Entry]:
@@ -135,7 +153,7 @@ class Sources:
     def location(self, version: Version, entry: Entry) -> Location | None:
         """Return where all of a file of W&B's is, if its URL is known; asks nobody."""
         url = self._urls.known(version, entry.path)
-        return self._locate(entry.blob, url, 0, None) if url and entry.reference is None else None
+        return Location(url=url) if url and entry.reference is None else None
 
     def was_listed(self, version: Version, folder: str) -> None:
         """Note that the folder at that path was listed, whose files' URLs are asked for ahead."""
@@ -152,26 +170,26 @@ class Sources:
 
     @contextmanager
     def _open_wandb(
-        self, version: Version, entry: Entry, start: int, stop: int | None, deadline: Deadline
+        self,
+        version: Version,
+        entry: Entry,
+        start: int,
+        stop: int | None,
+        deadline: Deadline,
+        is_checked: bool,
     ) -> Iterator[ByteStream]:
-        url = self._urls.get(version, entry.path, deadline=deadline)
-        location = self._locate(entry.blob, url, start, stop)
+        location = Location(url=self._urls.get(version, entry.path, deadline=deadline))
+        ask = (
+            partial(self.gateway.open, entry.blob)
+            if is_checked
+            else partial(open_stream, self._transport)
+        )
         try:
-            with open_stream(
-                self._transport, location, start=start, stop=stop, deadline=deadline
-            ) as stream:
+            with ask(location, start=start, stop=stop, deadline=deadline) as stream:
                 yield stream
         except UrlExpired:
             self._urls.forget(version, entry.path)
             raise
-
-    def _locate(self, blob: Blob, url: str, start: int, stop: int | None) -> Location:
-        """Return where a range of a blob is asked for, given its signed URL at W&B's store.
-
-        Nothing else decides that: a cache that a fleet of machines shares would be asked from here,
-        by the blob's content and the range, at a URL, with headers and through a proxy of its own.
-        """
-        return Location(url=url)
 
     def _check_local(self, wanted: Entry, reference: Reference, deadline: Deadline) -> None:
         """Check all of a file of this machine that other artifacts' references lead to.

@@ -52,6 +52,9 @@ class Opener(Protocol):
         self, *, start: int, stop: int | None, deadline: Deadline
     ) -> AbstractContextManager[ByteStream]: ...
 
+    def distrust(self) -> None:
+        """Take note that what came was wrong, before it is asked for again."""
+
 
 def fetch_whole(
     opener: Opener,
@@ -75,11 +78,11 @@ def fetch_whole(
             sealed = partial.seal(is_unread=is_unread) if is_whole else partial.unnamed()
             return sealed, partial.written
 
-    return twice_if_wrong(fetch_once, entry, path=path)
+    return twice_if_wrong(fetch_once, opener, entry, path=path)
 
 
-def twice_if_wrong(fetch: Callable[[], T], entry: Entry, *, path: str) -> T:
-    """Return what `fetch` brings of an entry, which is called again if the bytes were wrong.
+def twice_if_wrong(fetch: Callable[[], T], opener: Opener, entry: Entry, *, path: str) -> T:
+    """Return what `fetch` brings by `opener`, which is called again if the bytes were wrong.
 
     `path` is for messages. Raises WbfsError: what `fetch` raises, and where the bytes are wrong
     again, what that means.
@@ -88,6 +91,7 @@ def twice_if_wrong(fetch: Callable[[], T], entry: Entry, *, path: str) -> T:
         return fetch()
     except IntegrityError as error:
         log.warning("%s: %s; it is fetched once more", path, error)
+    opener.distrust()
     try:
         return fetch()
     except IntegrityError as error:

@@ -34,6 +34,7 @@ class SessionSettings:
     `cache_size` of None is no limit. With `offline` no request is made at all. With `verify_always`
     no byte of a large file is served before its digest was checked, as of small ones.
     With `as_of` artifacts have the versions and aliases of that moment, which has a zone.
+    `blob_gateway` is the URL of a cache that W&B's own files are asked for at first, or empty.
     `private_references` is whether manifests' URLs may lead to loopback and private addresses,
     `file_references` whether they may name files of this machine.
     """
@@ -49,6 +50,7 @@ class SessionSettings:
     as_of: datetime | None = None
     offline: bool = False
     verify_always: bool = False
+    blob_gateway: str = ""
     private_references: bool = True
     file_references: bool = True
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
+import requests
 import yaml
 from click.testing import CliRunner
+from gateways import command_of, nginx
 from mounts import check, run
+from scripted import Server, reply, scripted_servers
 
 from wbfs.cli.deploy import SAMPLES, SETTINGS, deploy
 from wbfs.cli.main import commands
@@ -52,7 +57,7 @@ def test_every_key_is_of_some_sample() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nginx"], r"no sample 'nginx': there are compose, fluid, fstab"),
+        (["apache"], r"no sample 'apache': there are compose, dragonfly, fluid"),
         (["fstab", "--set", "image=a"], r"its keys are cache-dir, mountpoint, server, source, t"),
         (["fstab", "--set", "mountpoint"], r"give KEY=VALUE"),
         (["grafana", "--set", "a=b"], r"its keys are none"),
@@ -180,3 +185,69 @@ def test_fluid_mounts_by_it() -> None:
         shell, flag, command = fuse[probe]["exec"]["command"]
         assert (shell, flag) == ("/bin/sh", "-c")
         check_command(command.replace('"$MOUNT_POINT"', "/a").split())
+
+
+def test_the_gateways_configuration_is_taken_by_nginx(tmp_path: Path) -> None:
+    done = run(*command_of(tmp_path / "nginx"), "-t")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def store() -> Iterator[Server]:
+    """Run a store whose objects have their own paths as bytes."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        content = handler.path.partition("?")[0].encode()
+        span = {"Content-Range": f"bytes 0-{len(content) - 1}/{len(content)}"}
+        reply(206, content, Cache_Control="no-store", Set_Cookie="a=b", **span)(handler)
+
+    with scripted_servers() as start:
+        server = start()
+        server.answers = [answer]
+        yield server
+
+
+@pytest.mark.promises("13.4")
+def test_the_gateway_keeps_no_secret_nor_other_bytes(store: Server, tmp_path: Path) -> None:
+    with nginx(tmp_path / "nginx", store.url, resolver="127.0.0.1") as gateway:
+
+        def get(origin: str, digest: str = "0" * 32) -> tuple[int, bytes]:
+            with requests.Session() as session:
+                session.trust_env = False
+                answer = session.get(
+                    f"{gateway.url}/md5/{digest}", headers={"X-Blob-Origin": origin}, timeout=9
+                )
+            return answer.status_code, answer.content
+
+        # Whoever asks for other bytes by a file's digest gets them, and nobody else does.
+        assert get(f"{store.url}/other?sig=secret") == (200, b"/other")
+        assert get(f"{store.url}/right?sig=secret") == (200, b"/right")
+        assert get(f"{store.url}/right?sig=another-secret") == (200, b"/right")
+        assert [path for path, _ in store.seen] == ["/other?sig=secret", "/right?sig=secret"]
+        for origin in (
+            "",
+            "file:///etc/passwd",
+            f"{store.url}.example/right?sig=secret",
+            f"{store.url}@example.com/right?sig=secret",
+            f"http://example.com/{store.url}/?sig=secret",
+            f"{store.url}1/right?sig=secret",
+            f"{store.url}/right HTTP/1.1?sig=secret",
+        ):
+            assert get(origin)[0] == 403, origin
+        assert get(f"{store.url}/right", digest="../../etc/passwd")[0] == 404
+        assert len(store.seen) == 2
+        store.answers = [lambda handler: setattr(handler, "close_connection", True)]
+        assert get(f"{store.url}/broken?sig=secret")[0] == 502
+        written = gateway.written()
+    assert b"/broken" not in written
+    assert b"secret" not in written
+    assert b'"/md5/00000000000000000000000000000000" 200 6 HIT' in written
+    assert b" 502 " in written
+
+
+def test_dragonfly_asks_the_store_by_https() -> None:
+    document: dict[str, Any] = yaml.safe_load(printed("dragonfly", "--set", "store-host=a.example"))
+    (rule,) = document["proxy"]["rules"]
+    assert rule["useTLS"] is True
+    assert re.match(rule["regex"], "http://a.example/bucket/object?signature")
+    assert document["log"]["level"] == "warn"

@@ -34,7 +34,7 @@ def test_a_page_is_printed_as_it_is() -> None:
 
 
 def test_an_unknown_topic_names_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"no help on '\.\./cli'.*cache, containers, hosts"):
+    with pytest.raises(UsageError, match=r"no help on '\.\./cli'.*cache, containers, fleet, ho"):
         said("../cli")
 
 

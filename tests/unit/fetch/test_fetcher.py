@@ -33,7 +33,8 @@ from wbfs.model.errors import (
     WbfsError,
 )
 from wbfs.remote.http.bytes import ByteStream
-from wbfs.remote.http.transport import Deadline
+from wbfs.remote.http.gateway import Gateway
+from wbfs.remote.http.transport import Deadline, Transport
 
 CONTENT = os.urandom(100_000)
 DIGEST = Digest(Algorithm.MD5, hashlib.md5(CONTENT).hexdigest())
@@ -50,6 +51,7 @@ class FakeSources:
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
         self.starts: list[int] = []
+        self.gateway = Gateway("", Transport())
 
     def origin(self, version: Version, entry: Entry) -> str:
         return "store.example"
@@ -59,7 +61,14 @@ class FakeSources:
 
     @contextmanager
     def open(
-        self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
+        self,
+        version: Version,
+        entry: Entry,
+        *,
+        start: int,
+        stop: int | None,
+        deadline: Deadline,
+        is_checked: bool,
     ) -> Iterator[ByteStream]:
         self.starts.append(start)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]

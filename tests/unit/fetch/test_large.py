@@ -31,7 +31,8 @@ from wbfs.model.errors import (
     StoreFull,
 )
 from wbfs.remote.http.bytes import ByteStream
-from wbfs.remote.http.transport import Deadline
+from wbfs.remote.http.gateway import Gateway
+from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.store.bounds.eviction import Bounds
 from wbfs.store.content.large_blob import LargeBlob
 from wbfs.store.folder import temporary_file
@@ -60,13 +61,21 @@ class GatedSources:
         self.opened = threading.Event()
         self.is_closed = threading.Event()
         self.content = CONTENT
+        self.gateway = Gateway("", Transport())
 
     def origin(self, version: Version, entry: Entry) -> str:
         return "store.example"
 
     @contextmanager
     def open(
-        self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
+        self,
+        version: Version,
+        entry: Entry,
+        *,
+        start: int,
+        stop: int | None,
+        deadline: Deadline,
+        is_checked: bool,
     ) -> Iterator[ByteStream]:
         self.asked.append((start, stop))
         yield ByteStream(size=len(CONTENT), etag="", pieces=self._pieces(start, stop))

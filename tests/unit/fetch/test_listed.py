@@ -27,7 +27,8 @@ from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference, Version
 from wbfs.model.errors import RemoteError, UrlExpired
 from wbfs.remote.http.bytes import ByteStream
-from wbfs.remote.http.transport import Deadline
+from wbfs.remote.http.gateway import Gateway
+from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.store.known.manifests import ManifestTable
 
 READS = 30
@@ -79,6 +80,7 @@ class FakeSources:
         )
         self.was_listed = self._urls.was_listed
         self.refuses: set[str] = set()
+        self.gateway = Gateway("", Transport())
 
     @property
     def refused_urls(self) -> int:
@@ -103,7 +105,14 @@ class FakeSources:
 
     @contextmanager
     def open(
-        self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
+        self,
+        version: Version,
+        entry: Entry,
+        *,
+        start: int,
+        stop: int | None,
+        deadline: Deadline,
+        is_checked: bool,
     ) -> Iterator[ByteStream]:
         if entry.reference is None:
             self._urls.get(version, entry.path, deadline=deadline)

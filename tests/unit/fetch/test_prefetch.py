@@ -28,7 +28,8 @@ from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference, Version
 from wbfs.model.errors import StoreError, WbfsError
 from wbfs.remote.http.bytes import ByteStream, Location
-from wbfs.remote.http.transport import Deadline
+from wbfs.remote.http.gateway import Gateway
+from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.remote.references.objects import Refused
 
 COUNT = 100
@@ -41,6 +42,7 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.opened: Counter[str] = Counter()
+        self.gateway = Gateway("", Transport())
 
     def entry(self, number: int) -> Entry:
         path = self._folder / f"{number:03}"
@@ -53,7 +55,14 @@ class Files:
 
     @contextmanager
     def open(
-        self, version: Version, entry: Entry, *, start: int, stop: int | None, deadline: Deadline
+        self,
+        version: Version,
+        entry: Entry,
+        *,
+        start: int,
+        stop: int | None,
+        deadline: Deadline,
+        is_checked: bool,
     ) -> Iterator[ByteStream]:
         self.opened[entry.path] += 1
         content = (self._folder / entry.path).read_bytes()

@@ -261,6 +261,7 @@ def test_that_certificates_are_not_checked_is_for_wandb_alone(
         Peer.WANDB_STORE: False,
         Peer.OBJECT_STORE: True,
         Peer.REFERENCE: True,
+        Peer.GATEWAY: True,
     }
 
 

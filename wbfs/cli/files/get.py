@@ -11,6 +11,7 @@ import click
 from wbfs.cli.given.options import (
     AnyPath,
     as_of_option,
+    blob_gateway_option,
     cache_dir_option,
     cache_size_option,
     lock_option,
@@ -53,6 +54,7 @@ from wbfs.model.settings import SessionSettings
 @cache_size_option
 @min_free_option
 @manifest_limit_option
+@blob_gateway_option
 @timeout_option
 def get(
     source: str,
@@ -65,6 +67,7 @@ def get(
     cache_size: int | None,
     min_free: int,
     manifest_limit: int,
+    blob_gateway: str,
     timeout: float,
 ) -> None:
     """Download an artifact, or a part of it, and print the directory that it is in.
@@ -97,6 +100,7 @@ def get(
             timeout_s=timeout,
             as_of=as_of,
             manifest_limit=manifest_limit,
+            blob_gateway=blob_gateway,
         )
         order = Download(
             source,

@@ -142,8 +142,8 @@ def look_at_all(paths: Sequence[str]) -> Places:
         places.append(found or path)
     if len(caches) > 1:
         raise UsageError(
-            "the paths are on mounts with different caches, servers or limits: give those of one"
-            " mount at a time"
+            "the paths are on mounts with different caches, servers, gateways or limits: give those"
+            " of one mount at a time"
         )
     cache = next(iter(caches), None)
     if cache is not None:

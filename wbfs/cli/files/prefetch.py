@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from wbfs.cli.given.options import (
+    blob_gateway_option,
     cache_dir_option,
     cache_size_option,
     manifest_limit_option,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 COUNT_TIMEOUT_S = 900.0
 """Seconds that a prefetch in the background has to count what there is to fetch."""
-OF_THE_MOUNT = ("cache_dir", "cache_size", "min_free")
+OF_THE_MOUNT = ("cache_dir", "cache_size", "min_free", "blob_gateway")
 """Options that a mount has already decided on."""
 
 
@@ -49,6 +50,7 @@ OF_THE_MOUNT = ("cache_dir", "cache_size", "min_free")
 @cache_size_option
 @min_free_option
 @manifest_limit_option
+@blob_gateway_option
 @timeout_option
 @click.pass_context
 def prefetch(
@@ -59,6 +61,7 @@ def prefetch(
     cache_size: int | None,
     min_free: int,
     manifest_limit: int,
+    blob_gateway: str,
     timeout: float,
 ) -> None:
     """Fetch files into the cache now, so that reading them later asks nobody for anything.
@@ -94,6 +97,7 @@ def prefetch(
             min_free=cache.min_free if cache else min_free,
             timeout_s=timeout,
             manifest_limit=manifest_limit,
+            blob_gateway=cache.blob_gateway if cache else blob_gateway,
         )
         if wait:
             sys.exit(get_in_front(settings, Prefetch(places, cache_dir=settings.cache_dir)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 import platformdirs
@@ -100,6 +101,42 @@ manifest_limit_option = click.option(
     default=MANIFEST_LIMIT_BYTES,
     show_default="WBFS_MANIFEST_LIMIT, or 4GiB",
     help="How large the list of a version's files may be that is taken from the server.",
+)
+
+
+class GatewayUrl(click.ParamType[str]):
+    """Where a gateway is: http(s)://HOST..., or dragonfly+http://HOST."""
+
+    name = "url"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the URL."""
+        try:
+            parts = urlsplit(value)
+            is_one = parts.scheme in ("http", "https", "dragonfly+http") and bool(parts.hostname)
+            is_one = is_one and parts.port != 0 and not (parts.query or parts.fragment)
+        except ValueError:
+            is_one = False
+        if not is_one or "@" in value:
+            # Not shown: a password may be anywhere in it.
+            self.fail(
+                "this is no gateway's URL, such as http://cache.example:9912 or"
+                " dragonfly+http://127.0.0.1:4001; it has no user and no password",
+                param,
+                ctx,
+            )
+        return value
+
+
+blob_gateway_option = click.option(
+    "--blob-gateway",
+    envvar="WBFS_BLOB_GATEWAY",
+    type=GatewayUrl(),
+    callback=lambda _context, _parameter, url: url or "",
+    metavar="URL",
+    show_default="WBFS_BLOB_GATEWAY, or none",
+    help="A cache that your machines share, where W&B's own files are asked for first, by their"
+    " digest; see wbfs help fleet.",
 )
 timeout_option = click.option(
     "--timeout",

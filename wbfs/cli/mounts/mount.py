@@ -13,6 +13,7 @@ from wbfs.cli.given.options import (
     AnyPath,
     Seconds,
     as_of_option,
+    blob_gateway_option,
     cache_dir_option,
     cache_size_option,
     lock_option,
@@ -102,6 +103,7 @@ class _Octal(click.ParamType[int]):
     help="Ask nobody for anything: show what was looked up and read before with this cache.",
 )
 @manifest_limit_option
+@blob_gateway_option
 @timeout_option
 @click.option(
     "--uid",
@@ -191,6 +193,7 @@ def mount(
     path_prefix: str,
     verify: str,
     manifest_limit: int,
+    blob_gateway: str,
     timeout: float,
     uid: int,
     gid: int,
@@ -261,6 +264,7 @@ def mount(
         alias_ttl_s=alias_ttl,
         timeout_s=timeout,
         manifest_limit=manifest_limit,
+        blob_gateway=blob_gateway,
         pin=pin,
         locks=locks,
         as_of=as_of,

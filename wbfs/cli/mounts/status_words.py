@@ -116,6 +116,14 @@ def _reads(status: Status) -> Iterator[tuple[str, str]]:
     if fetched.get("failed_fetches"):
         text += f"; {fetched['failed_fetches']} fetches failed"
     yield "bytes", text
+    if gateway := status.get("gateway"):
+        # Some may have come and not be counted as fetched yet.
+        came = min(gateway.get("bytes", 0), fetched.get("fetched_bytes", 0))
+        text = f"{gateway.get('url')}: {show_share(came, fetched.get('fetched_bytes', 0))} of those"
+        text += " fetched"
+        if gateway.get("trouble"):
+            text += f"; left alone for now: {gateway['trouble']}"
+        yield "gateway", text
     here, opened = fetched.get("opened_here", 0), fetched.get("opened_files", 0)
     text = (
         f"{opened} opened ({show_share(here, opened)} were here), {status.get('open_files')} open"

@@ -92,6 +92,8 @@ def _of_file(known: Known, held: Holdings | None, until_s: float) -> Iterator[tu
     if (fetch := known.fetch) is not None:
         text = f"for {fetch['why']}, {show_size(fetch['bytes'] or fetch['size'] or 0)} in"
         text += f" {fetch['seconds']:.3g} s until {fetch['at']}"
+        if fetch.get("by_gateway"):
+            text += ", by the gateway"
         yield "last fetch", f"{text}: {fetch['error']}" if fetch["error"] else text
 
 
@@ -159,7 +161,11 @@ def _source(known: Known, found: Held, shown: Callable[[str], str] = str) -> str
     if known.mounted.cache.offline:
         return "nowhere: it is mounted with --offline"
     reference = found.entry.reference
-    return shown(reference.uri) if reference else f"{known.mounted.cache.server}, by a signed URL"
+    if reference is not None:
+        return shown(reference.uri)
+    gateway = known.mounted.cache.blob_gateway
+    through = f" through the gateway {gateway}" if gateway else ""
+    return f"{known.mounted.cache.server}, by a signed URL{through}"
 
 
 def _origin(uri: str) -> str:

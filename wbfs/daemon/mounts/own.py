@@ -119,5 +119,6 @@ def _record(settings: MountSettings, server: str, device: str) -> Record:
         cache_dir=str(settings.cache_dir),
         cache_size=settings.cache_size,
         min_free=settings.min_free,
+        blob_gateway=settings.blob_gateway,
         log_file=str(settings.log_file) if settings.log_file else None,
     )

@@ -25,13 +25,17 @@ from wbfs.model.names import name_at, parse_source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountedCache:
-    """Where a mount keeps what it fetches, from which server; sizes in bytes, None for no limit."""
+    """Where a mount keeps what it fetches, from which server; sizes in bytes, None for no limit.
+
+    `blob_gateway` is the URL of what is asked before W&B's store, or empty.
+    """
 
     server: str
     offline: bool
     cache_dir: Path
     cache_size: int | None
     min_free: int
+    blob_gateway: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +97,7 @@ def look_at(text: str) -> MountedPath | None:
         cache_dir=Path(record.cache_dir),
         cache_size=record.cache_size,
         min_free=record.min_free,
+        blob_gateway=record.blob_gateway,
     )
     if not cache.cache_dir.is_dir():
         raise UsageError(

@@ -52,6 +52,7 @@ class Record:
     cache_dir: str
     cache_size: int | None
     min_free: int
+    blob_gateway: str
     log_file: str | None
 
     def open_process(self) -> int | None:

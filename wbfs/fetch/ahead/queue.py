@@ -19,7 +19,7 @@ import trio
 
 from wbfs.fetch.apart import small_files
 from wbfs.fetch.apart.process import MOMENT_S, Lost, Process
-from wbfs.fetch.apart.small_files import THREADS, Order
+from wbfs.fetch.apart.small_files import THREADS, Done, Order
 from wbfs.fetch.journal import Fetch
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.transfer import deadline_of, fetch_whole, stretched
@@ -72,7 +72,7 @@ class Landing:
     """The arrival of a file that is on its way."""
 
     def __init__(
-        self, arrived: trio.Event, process: Process[Order, None], patience_s: float
+        self, arrived: trio.Event, process: Process[Order, Done], patience_s: float
     ) -> None:
         self._arrived = arrived
         self._process = process
@@ -212,10 +212,22 @@ class Prefetch:
         location = self._resources.sources.location(version, entry)
         if location is None and (entry.reference is None or entry.reference.is_of_artifact):
             return None
-        return Order(path=job.wanted.path, entry=entry, location=location, is_unread=job.is_unread)
+        return Order(
+            path=job.wanted.path,
+            entry=entry,
+            location=location,
+            by_gateway=self._resources.sources.gateway.is_asked,
+            is_unread=job.is_unread,
+        )
 
-    def _note_done(self, job: Job, _: None, error: Exception | None) -> None:
+    def _note_done(self, job: Job, done: Done | None, error: Exception | None) -> None:
         """Note what the process did; what it failed at by its own fault is done here."""
+        if done is not None:
+            self._resources.sources.gateway.learn(
+                job.wanted.entry.blob,
+                job.size if done.by_gateway else 0,
+                trouble=done.gateway_trouble,
+            )
         if error is None or (isinstance(error, WbfsError) and not isinstance(error, Lost)):
             self._note(job, error)
         elif job.key in self._demanded:

@@ -17,6 +17,7 @@ from wbfs.fetch.apart.worker import Program
 from wbfs.fetch.transfer import deadline_of, fetch_whole
 from wbfs.model.entries import Entry
 from wbfs.remote.http.bytes import ByteStream, Location, open_stream
+from wbfs.remote.http.gateway import Gateway
 from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.remote.references import References
 from wbfs.store.bounds.eviction import Bounds
@@ -36,6 +37,7 @@ SILENT_S = 10.0
 class Setup:
     """What all orders have in common; `file_mode` is that of new blobs.
 
+    `blob_gateway` is the URL of a gateway that W&B's own files are asked for at first, or empty.
     `cache_size` and `min_free` are the cache's bounds in bytes, `private_references` and
     `file_references` where references may lead.
     """
@@ -51,6 +53,7 @@ class Setup:
     verify: bool
     private_references: bool
     file_references: bool
+    blob_gateway: str
     timeout_s: float
 
 
@@ -58,16 +61,26 @@ class Setup:
 class Order:
     """A file to fetch. Without a location it is a reference, and its bytes are where that says.
 
+    `by_gateway` tells whether a gateway is asked first.
     `path` is for messages; what `is_unread` is the first to be evicted, until it is opened.
     """
 
     path: str
     entry: Entry
     location: Location | None
+    by_gateway: bool
     is_unread: bool
 
 
-def program(setup: Setup) -> Program[Order, None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """How it went: whether bytes came by the gateway, or why that was left alone, if it was."""
+
+    by_gateway: bool
+    gateway_trouble: str
+
+
+def program(setup: Setup) -> Program[Order, Done]:
     """Return what a process is to be started with."""
     return Program(
         name="small files",
@@ -92,6 +105,7 @@ class SmallFiles:
             private_references=setup.private_references,
         )
         self._references = References(self._transport, files_allowed=setup.file_references)
+        self._gateway = Gateway(setup.blob_gateway, self._transport)
         sdk_cache = SdkCache(Path(setup.sdk_cache_dir))
         cache_dir = Path(setup.cache_dir)
         bounds = Bounds(limit=setup.cache_size, min_free=setup.min_free)
@@ -99,25 +113,45 @@ class SmallFiles:
         blobs = Blobs(cache_dir, sdk_cache, room=room, file_mode=setup.file_mode)
         self._partial = PartialBlobs(cache_dir, blobs)
 
-    def __call__(self, order: Order) -> None:
+    def __call__(self, order: Order) -> Done:
         """Fetch a file. Raises WbfsError."""
+        gateway, blob = self._gateway, order.entry.blob
         fetch_whole(
-            partial(self._open, order),
+            _Opener(self._transport, gateway, self._references, order),
             self._partial.small,
             order.entry,
             path=order.path,
             deadline=deadline_of(self._timeout_s, order.entry.size),
             is_unread=order.is_unread,
         )
+        return Done(
+            by_gateway=gateway.has_brought(blob),
+            gateway_trouble=gateway.trouble if order.by_gateway else "",
+        )
 
-    def _open(
-        self, order: Order, *, start: int, stop: int | None, deadline: Deadline
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """What asks for the bytes of an order's file."""
+
+    transport: Transport
+    gateway: Gateway
+    references: References
+    order: Order
+
+    def __call__(
+        self, *, start: int, stop: int | None, deadline: Deadline
     ) -> AbstractContextManager[ByteStream]:
-        if order.location is not None:
-            return open_stream(
-                self._transport, order.location, start=start, stop=stop, deadline=deadline
-            )
-        reference = order.entry.reference
-        assert reference is not None
-        handler = self._references.for_uri(reference.uri)
-        return handler.open(reference, start=start, stop=stop, deadline=deadline)
+        """Ask for them."""
+        location, entry = self.order.location, self.order.entry
+        if location is None:
+            assert entry.reference is not None
+            handler = self.references.for_uri(entry.reference.uri)
+            return handler.open(entry.reference, start=start, stop=stop, deadline=deadline)
+        if not self.order.by_gateway:
+            return open_stream(self.transport, location, start=start, stop=stop, deadline=deadline)
+        return self.gateway.open(entry.blob, location, start=start, stop=stop, deadline=deadline)
+
+    def distrust(self) -> None:
+        """Take note that what came was wrong."""
+        self.gateway.distrust(self.order.entry.blob)

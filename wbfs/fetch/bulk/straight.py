@@ -44,4 +44,4 @@ def fetch_straight(
         transfer(opener, entry, write, path=path, deadline=deadline)
         check_content(entry.blob, os.fstat(fd).st_size, hasher.hexdigest() if hasher else None)
 
-    twice_if_wrong(fetch_once, entry, path=path)
+    twice_if_wrong(fetch_once, opener, entry, path=path)

@@ -327,6 +327,7 @@ class LargeFile:
             log.warning("bytes that are wrong stay in the cache: %s", error)
         generation.close()
         self._pages.are_wrong(generation.blob.generation)
+        self._resources.sources.gateway.distrust(self.blob)
         if self.mismatches == 1:
             log.warning("%s: %s; it is fetched once more", wanted.path, mismatch)
             self.state = State.FILLING
@@ -352,7 +353,7 @@ class LargeFile:
             deadline = deadline_of(resources.timeout_s, stop - start if knows else stop)
             move = partial(
                 transfer,
-                resources.opener(wanted),
+                resources.opener(wanted, is_checked=False),
                 wanted.entry,
                 write,
                 path=wanted.path,

@@ -139,7 +139,8 @@ def stream_of(
     pieces = transport.pieces(response, deadline, decode=is_packed)
     etag = response.headers.get("ETag", "")
     is_ranged = start > 0 or stop is not None
-    if is_ranged and response.status_code == 206:
+    # Dragonfly says 200 of ranges, too.
+    if is_ranged and (response.status_code == 206 or "Content-Range" in response.headers):
         if is_packed:
             raise RemoteProtocolError(
                 f"{host_of(response.url)} sent a part of the file compressed: a proxy on the way"

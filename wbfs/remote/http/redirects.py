@@ -34,6 +34,8 @@ class Peer(enum.Enum):
     """Gets what signs in to it; leads where references may."""
     REFERENCE = "a server that a manifest names"
     """Gets nothing, and must be where references may lead."""
+    GATEWAY = "a cache in front of W&B's store"
+    """Gets a signed URL, past the environment's proxies, and leads nowhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ def next_hop(peer: Peer, hop: Hop, *, method: str, status: int, location: str) -
     `location` is the header as http.client gives it. Raises RemoteProtocolError where the answer
     leads to where nothing may be asked.
     """
-    if status not in _STATUSES or not location:
+    if status not in _STATUSES or not location or peer is Peer.GATEWAY:
         return None
     here = host_of(hop.url)
     try:

@@ -18,6 +18,7 @@ from wbfs.remote.http.redirects import Peer, origin_of
 from wbfs.remote.http.trust import Trust
 
 USER_AGENT = f"wbfs/{__version__}"
+_WANDBS = (Peer.WANDB, Peer.WANDB_STORE)
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 MAX_WAYS = 1000
 """Servers whose proxies and CAs are remembered."""
@@ -64,22 +65,24 @@ class Ways:
         Raises RemoteError for what is no URL, UsageError where the CAs that are to be trusted
         aren't there, or a proxy is none.
         """
-        is_wandbs = peer in (Peer.WANDB, Peer.WANDB_STORE)
+        is_wandbs = peer in _WANDBS
         if proxies is None:
             proxies = self._proxies if is_wandbs else {}
         try:
             parts = urlsplit(url)
-            key = (parts.scheme, parts.netloc, is_wandbs, *sorted(proxies.items()))
+            kind = (is_wandbs, peer is Peer.GATEWAY)
+            key = (parts.scheme, parts.netloc, *kind, *sorted(proxies.items()))
             way = self._ways.get(key)
             if way is None:
                 if len(self._ways) >= MAX_WAYS:
                     self._ways.clear()
-                way = self._ways[key] = self._make(url, is_wandbs, proxies)
+                way = self._ways[key] = self._make(url, peer, proxies)
         except ValueError:
             raise RemoteError(f"can't ask {host_of(url)}: that is no URL") from None
         return way
 
-    def _make(self, url: str, is_wandbs: bool, proxies: Mapping[str, str]) -> Way:
+    def _make(self, url: str, peer: Peer, proxies: Mapping[str, str]) -> Way:
+        is_wandbs = peer in _WANDBS
         # Bytes must come as they are.
         headers = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
         if is_wandbs and origin_of(url) == self._wandb:
@@ -87,8 +90,9 @@ class Ways:
         self._trust.check()
         # That certificates need not be checked is said of W&B's only.
         verify = self._verify or not is_wandbs
-        # Those asked for win over the environment's.
-        proxies = {**get_environ_proxies(url), **proxies}
+        if peer is not Peer.GATEWAY:
+            # Those asked for win over the environment's.
+            proxies = {**get_environ_proxies(url), **proxies}
         options = {"proxies": proxies, "verify": verify, "stream": True}
         proxy = select_proxy(url, proxies)
         return Way(headers=headers, options=options, proxy=_checked(proxy, url) if proxy else "")
