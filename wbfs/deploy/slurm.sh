@@ -24,4 +24,8 @@ prolog_slurmd)
     [ "$state" = 0 ] && exit 0
     "$wbfs" mount --make-dir --allow-other "$source" "$mountpoint" 9>&-
     ;;
+epilog_slurmd)
+    # What a job has mounted itself, and left behind when it was killed.
+    "$wbfs" umount --dead 9>&- || :
+    ;;
 esac

@@ -248,6 +248,10 @@ def test_slurm_mounts_for_the_first_job_and_mends_after_each(host: Host) -> None
         assert not host.daemons(mountpoint)
         in_slurm("prolog_slurmd")
         assert host.check("/bin/cat", mountpoint / "a.txt") == "in it"
+        # As a job's own, which is killed with it.
+        host.check("/bin/kill", "-KILL", *host.daemons(mountpoint))
+        in_slurm("epilog_slurmd")
+        assert host.run("/bin/mountpoint", "-q", mountpoint).returncode == 32
     finally:
         for pid in host.daemons(mountpoint):
             host.run("/bin/kill", "-KILL", pid)
