@@ -11,10 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from wbfs.daemon.lineage.recorder import Recorder
-from wbfs.fetch.fetcher import Fetcher
-from wbfs.fetch.work.offload import Offload
+from wbfs.daemon.session import Session
+from wbfs.fs.under_way import UnderWay
 from wbfs.model.errors import UsageError
-from wbfs.remote.http.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +27,16 @@ class Metrics(Collector):
     def __init__(
         self,
         *,
-        fetcher: Fetcher,
-        offload: Offload,
-        gateway: Gateway,
+        session: Session,
         requests: Mapping[str, int],
+        under_way: UnderWay,
         recorder: Recorder,
     ) -> None:
         """Take what counts; `requests` are the kernel's, by operation."""
-        self._fetcher = fetcher
-        self._offload = offload
-        self._gateway = gateway
+        self._session = session
+        self._fetcher = session.fetcher
+        self._gateway = session.resources.sources.gateway
+        self._under_way = under_way
         self._recorder = recorder
         self._requests = requests
         self._registry = CollectorRegistry()
@@ -91,6 +90,13 @@ class Metrics(Collector):
             ("wbfs_used_prefetched_bytes", "Bytes of those that were opened", counters.used_bytes),
             ("wbfs_wasted_bytes", "Bytes of those that were evicted first", counters.wasted_bytes),
             ("wbfs_served_bytes", "File bytes given to the kernel", counters.served_bytes),
+            (
+                "wbfs_from_memory_bytes",
+                "Those of the cache that the kernel had in memory",
+                counters.from_memory_bytes,
+            ),
+            ("wbfs_opened_files", "Files opened", counters.opened_files),
+            ("wbfs_opened_here", "Those that were in the cache", counters.opened_here),
             ("wbfs_reads", "Reads answered", counters.reads),
             ("wbfs_waited_reads", "Reads that were not answered at once", counters.waited_reads),
             ("wbfs_waited_seconds", "Seconds that those took", counters.waited_s),
@@ -108,15 +114,27 @@ class Metrics(Collector):
             "Versions that the server is yet to be told of",
             lineage["pending"],
         )
-        yield GaugeMetricFamily(
-            "wbfs_fetching_files", "Files being fetched", self._fetcher.fetching
-        )
+        for name, text, level in self._levels():
+            if level is not None:
+                yield GaugeMetricFamily(name, text, level)
         threads = GaugeMetricFamily("wbfs_busy_threads", "Threads at work", labels=["kind"])
-        for kind, count in self._offload.busy().items():
+        for kind, count in self._session.offload.busy().items():
             threads.add_metric([kind], count)
         yield threads
-        yield GaugeMetricFamily(
+
+    def _levels(self) -> Iterator[tuple[str, str, float | None]]:
+        """Yield what goes up and down; None for what isn't known, or has no limit."""
+        room = self._session.room
+        yield "wbfs_fetching_files", "Files being fetched", self._fetcher.fetching
+        yield "wbfs_open_files", "Files that are open", self._under_way.open_files
+        yield "wbfs_requests_under_way", "Kernel requests not answered yet", len(self._under_way)
+        yield "wbfs_cache_bytes", "What the cache takes of its disk", room.used
+        yield "wbfs_cache_limit_bytes", "What it may take", room.bounds.limit
+        yield "wbfs_cache_troubled", "Whether nothing is cached now", bool(room.trouble)
+        lost = self._session.names.outage is not None
+        yield "wbfs_server_lost", "Whether the server does not answer", lost
+        yield (
             "wbfs_gateway_left_alone",
             "Whether the gateway has failed and is not asked for now",
-            float(bool(self._gateway.trouble)),
+            bool(self._gateway.trouble),
         )

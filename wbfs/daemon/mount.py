@@ -102,15 +102,14 @@ async def _mount(
     # An alias or a folder that isn't there is said now, not by the first `ls`.
     await tree.root()
     requests: Counter[str] = Counter()
+    under_way = UnderWay()
     async with recording(settings, session) as recorder:
         metrics = Metrics(
-            fetcher=session.fetcher,
-            offload=session.offload,
-            gateway=session.resources.sources.gateway,
-            requests=requests,
-            recorder=recorder,
+            session=session, requests=requests, under_way=under_way, recorder=recorder
         )
-        operations = _operations(settings, session, kernel, tree, requests, metrics, recorder)
+        operations = _operations(
+            settings, session, kernel, tree, requests, under_way, metrics, recorder
+        )
         with ExitStack() as stack:
             if settings.metrics_port is not None:
                 stack.enter_context(metrics.served(settings.metrics_address, settings.metrics_port))
@@ -126,11 +125,11 @@ def _operations(
     kernel: Kernel,
     tree: Tree,
     requests: Counter[str],
+    under_way: UnderWay,
     metrics: Metrics,
     recorder: Recorder,
 ) -> Operations:
     errors = ErrorLog()
-    under_way = UnderWay()
     left_out = LeftOut()
     status = Status(
         settings=settings,

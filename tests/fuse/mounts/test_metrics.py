@@ -73,6 +73,10 @@ def test_prometheus_is_told(mounter: Mounter, stand_in: StandIn, version: Path) 
     assert found["wbfs_served_bytes_total"] == found["wbfs_fetched_bytes_total"] == 100_000
     assert found["wbfs_reads_total"] >= found["wbfs_waited_reads_total"] == 1
     assert found["wbfs_waited_seconds_total"] > 0.2
+    assert (found["wbfs_opened_files_total"], found["wbfs_opened_here_total"]) == (1, 0)
+    assert (
+        found["wbfs_open_files"] == found["wbfs_server_lost"] == found["wbfs_cache_troubled"] == 0
+    )
     # Who is connected and says nothing holds up no end.
     with socket.create_connection(("127.0.0.1", port)):
         mount.umount()

@@ -260,8 +260,15 @@ def test_slurm_mounts_for_the_first_job_and_mends_after_each(host: Host) -> None
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are(host: Host) -> None:
-    host.check("/bin/mount", "-t", "wbfs", host.source, host.mountpoint, "-o", host.options)
-    told = set(re.findall(r"wbfs_\w+", host.check("/bin/cat", host.mountpoint / ".wbfs/metrics")))
+    options = f"{host.options},cache_size=1GB"
+    host.check("/bin/mount", "-t", "wbfs", host.source, host.mountpoint, "-o", options)
+
+    def metrics() -> str:
+        return host.check("/bin/cat", host.mountpoint / ".wbfs/metrics")
+
+    # It is counted once the mount answers.
+    wait_until(lambda: "wbfs_cache_bytes " in metrics(), what="the cache is counted")
+    told = set(re.findall(r"wbfs_\w+", metrics()))
     host.umount()
     document: dict[str, Any] = json.loads(check(*WBFS, "deploy", "grafana"))
     targets = [target for panel in document["panels"] for target in panel["targets"]]
