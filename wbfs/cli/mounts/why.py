@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from wbfs.store.bounds.held import Held, Holdings
 
 SHOWN_ERRORS = 3
+SHOWN_SOURCES = 5
 LOOKED_AT_TOGETHER = 256
 """Files of a folder that are counted before it is looked at the clock."""
+COUNTING_SHARE = 0.8
+"""The share of the time after which no more are counted."""
 
 
 @click.command(short_help="Show what a file of a mount is, and why it is or isn't here.")
@@ -33,8 +36,7 @@ LOOKED_AT_TOGETHER = 256
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the mount may take to say what the path is, and how long a folder's files are"
-    " counted.",
+    help="How long the mount may take to say what the path is, and a folder's files to be counted.",
 )
 def why(path: str, timeout_s: float) -> None:
     """Show of which version a path below a mount is, and whether its bytes are here: in whole or in
@@ -47,16 +49,27 @@ def why(path: str, timeout_s: float) -> None:
       wbfs why ~/artifacts/my-team/my-project/bike-dataset/latest
     """
     from wbfs.daemon.mounts.looking.apart import run_apart
-    from wbfs.daemon.mounts.looking.closely import look_closely
 
-    known = run_apart(lambda: look_closely(path), timeout_s=timeout_s, doing=f"tell what {path} is")
-    if known is None:
+    until_s = time.monotonic() + COUNTING_SHARE * timeout_s
+    # Neither the mount nor the cache's disk is sure to answer.
+    rows = run_apart(
+        lambda: _found(path, until_s), timeout_s=timeout_s, doing=f"tell what {path} is"
+    )
+    if rows is None:
         raise UsageError(f"{path} is not below a mount of wbfs, or isn't there: see wbfs status")
-    for what, text in _rows(known, timeout_s):
+    for what, text in rows:
         echo(f"{what:<10} {text}")
 
 
-def _rows(known: Known, timeout_s: float) -> Iterator[tuple[str, str]]:
+def _found(path: str, until_s: float) -> list[tuple[str, str]] | None:
+    """Return all that is told of a path; None where it is on no mount of wbfs."""
+    from wbfs.daemon.mounts.looking.closely import look_closely
+
+    known = look_closely(path)
+    return None if known is None else list(_rows(known, until_s))
+
+
+def _rows(known: Known, until_s: float) -> Iterator[tuple[str, str]]:
     """Yield what is told, and the text."""
     from wbfs.store.bounds.held import holdings
 
@@ -68,7 +81,7 @@ def _rows(known: Known, timeout_s: float) -> Iterator[tuple[str, str]]:
     held = holdings(cache.cache_dir, sdk_cache_dir(), server, mounted.artifact_id)
     try:
         rows = _of_folder if known.is_folder else _of_file
-        yield from rows(known, held, time.monotonic() + timeout_s)
+        yield from rows(known, held, until_s)
     finally:
         if held is not None:
             held.close()
@@ -126,8 +139,11 @@ def _of_folder(known: Known, held: Holdings | None, until_s: float) -> Iterator[
         yield "in part", f"{in_part}, of which {show_size(partial_bytes)} are here"
     if absent.files:
         yield "not here", str(absent)
-    for source, count in sources.items():
+    most = sorted(sources.items(), key=lambda one: one[1].files, reverse=True)
+    for source, count in most[:SHOWN_SOURCES]:
         yield "from", f"{source}: {count}"
+    if len(most) > SHOWN_SOURCES:
+        yield "", f"and from {len(most) - SHOWN_SOURCES:,} other places"
 
 
 class _Count:
