@@ -119,7 +119,10 @@ def _of_folder(known: Known, held: Holdings | None, until_s: float) -> Iterator[
     all_of_it, sealed, in_part, absent = _Count(), _Count(), _Count(), _Count()
     sources: dict[str, _Count] = {}
     partial_bytes = 0
-    for found in held.below(mounted.path):
+    for number, found in enumerate(held.below(mounted.path)):
+        if number % LOOKED_AT_TOGETHER == 0 and time.monotonic() > until_s:
+            yield "counted", f"the first {all_of_it} only: a longer --timeout counts more"
+            break
         entry = found.entry
         if not entry.path.startswith(mounted.path_prefix):
             continue
@@ -129,9 +132,6 @@ def _of_folder(known: Known, held: Holdings | None, until_s: float) -> Iterator[
             partial_bytes += found.partial_bytes
             source = _source(known, found, _origin)
             sources.setdefault(source, _Count()).add(entry.size)
-        if all_of_it.files % LOOKED_AT_TOGETHER == 0 and time.monotonic() > until_s:
-            yield "counted", f"the first {all_of_it} only: a longer --timeout counts more"
-            break
     else:
         yield "in all", str(all_of_it)
     yield "here", f"{sealed} whole and checked"
