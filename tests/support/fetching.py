@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wbfs.fetch.apart.carriers import Carriers
 from wbfs.fetch.apart.small_files import Setup
+from wbfs.fetch.apart.spares import Spares
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.work.background import Background
@@ -39,6 +41,21 @@ def resources(
     sdk_cache = SdkCache(cache_dir / "sdk")
     room = unbounded(cache_dir, sdk_cache)
     blobs = Blobs(cache_dir, sdk_cache, room=room, file_mode=0o600)
+    setup = Setup(
+        cache_dir=str(cache_dir),
+        cache_size=None,
+        min_free=None,
+        sdk_cache_dir=str(cache_dir / "sdk"),
+        file_mode=0o600,
+        server="",
+        extra_headers={},
+        proxies={},
+        verify=True,
+        private_references=True,
+        file_references=True,
+        blob_gateway="",
+        timeout_s=timeout_s,
+    )
     return Resources(
         background=background,
         offload=offload,
@@ -49,22 +66,10 @@ def resources(
         known_sizes=KnownSizes(cache_dir),
         writeback=Writeback(background=background, offload=offload, blobs=blobs),
         timeout_s=timeout_s,
-        setup=Setup(
-            cache_dir=str(cache_dir),
-            cache_size=None,
-            min_free=None,
-            sdk_cache_dir=str(cache_dir / "sdk"),
-            file_mode=0o600,
-            server="",
-            extra_headers={},
-            proxies={},
-            verify=True,
-            private_references=True,
-            file_references=True,
-            blob_gateway="",
-            timeout_s=timeout_s,
-        ),
+        setup=setup,
         counters=counters,
+        carriers=Carriers(background, setup, Spares()),
+        spares=Spares(),
     )
 
 

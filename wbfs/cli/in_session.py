@@ -10,6 +10,7 @@ import trio
 
 from wbfs.daemon.ending import heeded_signals
 from wbfs.daemon.session import Session, open_session
+from wbfs.fetch.apart.spares import Spares
 from wbfs.fetch.work.background import Background, in_background
 from wbfs.model.errors import WbfsError
 from wbfs.model.settings import SessionSettings
@@ -24,11 +25,13 @@ class Ended:
 
 
 def run_in_session(
-    settings: SessionSettings, work: Callable[[Session, Background], Awaitable[None]]
+    settings: SessionSettings,
+    work: Callable[[Session, Background], Awaitable[None]],
+    spares: Spares | None = None,
 ) -> Ended:
-    """Log in, do the work, and return how it ended."""
+    """Log in, do the work, and return how it ended; `spares` are for what fetches files."""
     ended = Ended()
-    trio.run(_run, settings, work, ended)
+    trio.run(_run, settings, work, ended, spares)
     return ended
 
 
@@ -36,12 +39,13 @@ async def _run(
     settings: SessionSettings,
     work: Callable[[Session, Background], Awaitable[None]],
     ended: Ended,
+    spares: Spares | None,
 ) -> None:
     async with in_background() as background:
         with trio.CancelScope() as scope:
             background.spawn(partial(_end_on_signal, scope, ended), name="signals")
             try:
-                async with open_session(settings, background) as session:
+                async with open_session(settings, background, spares=spares) as session:
                     await work(session, background)
             except WbfsError as error:
                 ended.failure = error

@@ -33,6 +33,8 @@ from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.spare import Spare, spare_descriptors
 from wbfs.daemon.status import Status
 from wbfs.daemon.supervisor import Supervisor
+from wbfs.fetch.apart.carriers import processors, spares_for
+from wbfs.fetch.apart.spares import Spares
 from wbfs.fetch.work.background import Background, in_background
 from wbfs.fetch.work.offload import Kind
 from wbfs.fs.control import Control, ErrorLog, LeftOut
@@ -56,14 +58,17 @@ def run_mount(settings: MountSettings, supervisor: Supervisor) -> None:
     any case. To be called once: signals are ignored afterwards.
     """
     faulthandler.register(signal.SIGUSR1)
-    with signals_noted() as noted:
+    # Before there is anything that they should not have.
+    with Spares(spares_for(processors())) as spares, signals_noted() as noted:
         refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
         if settings.descriptor is None:
             prepare_mountpoint(settings.mountpoint, make=settings.make_dir)
-        trio.run(_run, settings, supervisor, noted)
+        trio.run(_run, settings, supervisor, noted, spares)
 
 
-async def _run(settings: MountSettings, supervisor: Supervisor, noted: list[int]) -> None:
+async def _run(
+    settings: MountSettings, supervisor: Supervisor, noted: list[int], spares: Spares
+) -> None:
     with trio.CancelScope() as everything:
         ending = Ending(everything)
         async with in_background() as background:
@@ -75,6 +80,7 @@ async def _run(settings: MountSettings, supervisor: Supervisor, noted: list[int]
                 background,
                 path_prefix=settings.path_prefix,
                 drop_pages=kernel.drop_pages,
+                spares=spares,
             ) as session:
                 await _mount(background, settings, session, kernel, ending, supervisor)
     # Nobody is to be woken any more. Trio closes what it is woken by before it says so: a signal

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import urlsplit
 
+from wbfs.fetch.apart.carriers import Carriers
 from wbfs.fetch.apart.small_files import Setup
+from wbfs.fetch.apart.spares import Spares
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.fetcher import Fetcher
 from wbfs.fetch.journal import Journal
@@ -197,12 +199,14 @@ async def open_session(
     *,
     path_prefix: str = "",
     drop_pages: Callable[[frozenset[int]], None] = lambda inodes: None,
+    spares: Spares | None = None,
 ) -> AsyncIterator[Session]:
     """Log in and wire everything up; what is started runs in `background`. Raises WbfsError.
 
     Nothing is prefetched but files whose path starts with `path_prefix`. `drop_pages` has the
-    kernel forget the pages of inodes whose bytes were wrong. What is written
-    to the cache is its user's only; `Session.umask` is what other files should have.
+    kernel forget the pages of inodes whose bytes were wrong. `spares` are for what fetches files.
+    What is written to the cache is its user's only; `Session.umask` is what other files should
+    have.
     """
     umask = os.umask(0o077)
     prepare_cache(settings.cache_dir)
@@ -261,6 +265,22 @@ async def open_session(
             manifest_limit=settings.manifest_limit,
             gateway=gateway,
         )
+        setup = Setup(
+            cache_dir=str(settings.cache_dir),
+            cache_size=settings.cache_size,
+            min_free=settings.min_free,
+            sdk_cache_dir=str(settings.sdk_cache_dir),
+            file_mode=0o666 & ~umask,
+            server=credentials.base_url,
+            extra_headers=credentials.extra_headers,
+            proxies=credentials.proxies,
+            verify=credentials.verify,
+            private_references=settings.private_references,
+            file_references=settings.file_references,
+            blob_gateway=settings.blob_gateway,
+            timeout_s=settings.timeout_s,
+        )
+        spares = spares or Spares()
         resources = Resources(
             background=background,
             offload=offload,
@@ -271,23 +291,11 @@ async def open_session(
             known_sizes=KnownSizes(settings.cache_dir),
             writeback=Writeback(background=background, offload=offload, blobs=blobs),
             timeout_s=settings.timeout_s,
-            setup=Setup(
-                cache_dir=str(settings.cache_dir),
-                cache_size=settings.cache_size,
-                min_free=settings.min_free,
-                sdk_cache_dir=str(settings.sdk_cache_dir),
-                file_mode=0o666 & ~umask,
-                server=credentials.base_url,
-                extra_headers=credentials.extra_headers,
-                proxies=credentials.proxies,
-                verify=credentials.verify,
-                private_references=settings.private_references,
-                file_references=settings.file_references,
-                blob_gateway=settings.blob_gateway,
-                timeout_s=settings.timeout_s,
-            ),
+            setup=setup,
             counters=counters,
             journal=Journal(by_gateway=gateway.has_brought),
+            carriers=Carriers(background, setup, spares),
+            spares=spares,
         )
         fetcher = Fetcher(
             resources,

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+from wbfs.fetch.apart.carriers import Carriers
 from wbfs.fetch.apart.small_files import Setup
+from wbfs.fetch.apart.spares import Spares
 from wbfs.fetch.counters import Counters
 from wbfs.fetch.journal import Journal
 from wbfs.fetch.large.ranges import RangeHabits
@@ -71,6 +73,8 @@ class Resources:
     timeout_s: float
     setup: Setup
     counters: Counters
+    carriers: Carriers
+    spares: Spares
     ranges: RangeHabits = field(default_factory=RangeHabits)
     journal: Journal = field(default_factory=Journal)
 

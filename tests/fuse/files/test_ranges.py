@@ -318,6 +318,35 @@ def test_urls_expire_in_mid_file(
     assert mount.errors() == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_processes_that_fetch_fail(
+    mounter: Mounter, version: Path, stand_in: StandIn, moved: Moved, number: signal.Signals
+) -> None:
+    mount = mounter()
+    path = mount.path / version / "model.bin"
+    os.listdir(path.parent)
+    moved.clear()
+    slow = stand_in.faults(port="files", bandwidth_bytes_per_s=4 * MIB)
+    with slow, path.open("rb", buffering=0) as file:
+        assert file.read(8 * MIB) == CONTENT[: 8 * MIB]
+        wait_until(lambda: fetching(mount.pid), what="processes fetch it")
+        for pid in fetching(mount.pid):
+            assert b"WANDB" not in Path(f"/proc/{pid}/environ").read_bytes()
+            # Ctrl-C at the terminal is not for it.
+            assert os.getpgid(pid) == pid
+            os.kill(pid, number)
+    assert path.read_bytes() == CONTENT
+    assert mount.errors() == []
+    # What is in the buffers of their connections, some MiB each, is sent again.
+    assert moved.bytes < SIZE + 24 * MIB
+
+
+def fetching(pid: int) -> list[int]:
+    """Return a daemon's processes that fetch large files."""
+    found = run("ps", "--ppid", str(pid), "-o", "pid=,args=").stdout.splitlines()
+    return [int(line.split()[0]) for line in found if "large files" in line]
+
+
 def pages_kept(path: Path) -> bytes | None:
     """Return the file's bytes as a program gets them now, or None for EIO."""
     try:

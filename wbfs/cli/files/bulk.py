@@ -12,6 +12,8 @@ from wbfs.cli.in_session import run_in_session
 from wbfs.cli.words.progress import Progress, SayHandler, progress, show_all_along
 from wbfs.cli.words.sizes import show_size
 from wbfs.daemon.session import Session
+from wbfs.fetch.apart.carriers import processors, spares_for
+from wbfs.fetch.apart.spares import Spares
 from wbfs.fetch.bulk.pipeline import Pipeline
 from wbfs.fetch.bulk.tally import FAILURES_NAMED, Tally
 from wbfs.fetch.work.background import Background
@@ -62,7 +64,8 @@ def get_all(settings: SessionSettings, order: Order, shown: Progress) -> int:
         await pipeline.run()
 
     try:
-        ended = run_in_session(settings, get)
+        with Spares(spares_for(processors())) as spares:
+            ended = run_in_session(settings, get, spares)
     finally:
         shown.close()
     if ended.failure is not None:

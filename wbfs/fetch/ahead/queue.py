@@ -91,7 +91,8 @@ class Prefetch:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._process = Process(resources.background, small_files.program(resources.setup))
+        program = small_files.program(resources.setup)
+        self._process = Process(resources.background, program, resources.spares)
         # By their contents' keys; what is wanted most comes first.
         self._waiting: dict[str, Job] = {}
         self._running: dict[str, Job] = {}

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 import trio
 
 import wbfs
 from wbfs.fetch.apart import worker
+from wbfs.fetch.apart.spares import Spare, Spares
 from wbfs.fetch.apart.worker import RECEIVED_BYTES, A, O, Program, packed, unpacked
 from wbfs.fetch.work.background import Background
 from wbfs.model.errors import WbfsError
@@ -50,23 +51,29 @@ Done = Callable[[A | None, Exception | None], None]
 
 @dataclass(slots=True, eq=False)
 class _Ordered(Generic[O, A]):
-    """An order, whom to tell, and until which moment of trio's clock."""
+    """An order, whom to tell that it is done, by which moment of trio's clock, and what is new."""
 
     order: O
     done: Done[A]
     due: float
+    on_news: Callable[[Any], None]
 
 
 class Process(Generic[O, A]):
     """At most one process at a time, for one program."""
 
-    def __init__(self, background: Background, program: Program[O, A]) -> None:
+    def __init__(
+        self, background: Background, program: Program[O, A], spares: Spares | None = None
+    ) -> None:
+        """It is one of the `spares`, as long as there are any."""
         self._background = background
         self._program = program
+        self._spares = spares or Spares()
         self._name = f"the process for {program.name}"
         self._under_way: dict[int, _Ordered[O, A]] = {}
         self._numbers = 0
         self._to_send: list[tuple[int, O]] = []
+        self._wishes: dict[int, object] = {}
         self._has_more = trio.Event()
         self._news = trio.Event()
         self._is_running = False
@@ -82,11 +89,19 @@ class Process(Generic[O, A]):
         """Whether nothing was heard of the process for longer than a moment."""
         return self._is_running and self._quiet_ticks * TICK_S > MOMENT_S
 
-    def order(self, order: O, done: Done[A], *, timeout_s: float) -> None:
-        """Have something done, and `done` be told what was returned or raised.
+    def order(
+        self,
+        order: O,
+        done: Done[A],
+        *,
+        timeout_s: float,
+        on_news: Callable[[Any], None] = lambda news: None,
+    ) -> Callable[[object], None]:
+        """Have something done, and `done` be told what was returned or raised; return what wishes.
 
         That is Lost, after `timeout_s` seconds at the latest, where the process failed. Raises it
-        here for a while after several processes did.
+        here for a while after several processes did. `on_news` is told what the process has to say
+        meanwhile, and what is wished is sent to it.
         """
         if not self._is_running:
             if trio.current_time() < self._paused_until:
@@ -95,9 +110,15 @@ class Process(Generic[O, A]):
             self._background.spawn(self._run, name=self._name)
         self._numbers += 1
         due = trio.current_time() + timeout_s
-        self._under_way[self._numbers] = _Ordered(order, done, due)
+        self._under_way[self._numbers] = _Ordered(order, done, due, on_news)
         self._to_send.append((self._numbers, order))
         self._has_more.set()
+        return partial(self._wish, self._numbers)
+
+    def _wish(self, number: int, wish: object) -> None:
+        if number in self._under_way:
+            self._wishes[number] = wish
+            self._has_more.set()
 
     async def result(self, order: O, *, timeout_s: float) -> A:
         """Have something done, and return what is returned, or raise what is raised, or Lost."""
@@ -136,6 +157,7 @@ class Process(Generic[O, A]):
             self._is_running = False
             self._has_more = trio.Event()
             self._to_send = []
+            self._wishes = {}
             lost, self._under_way = self._under_way, {}
             if failure is not None:
                 self._note(failure)
@@ -177,7 +199,10 @@ class Process(Generic[O, A]):
             return None
         return Lost(f"{self._name} {why or _how_it_ended(process.returncode)}")
 
-    async def _started(self) -> tuple[trio.Process, trio.SocketStream]:
+    async def _started(self) -> tuple[trio.Process | Spare, trio.SocketStream]:
+        spare = self._spares.take()
+        if spare is not None:
+            return spare, trio.SocketStream(trio.socket.from_stdlib_socket(spare.channel))
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -238,7 +263,8 @@ class Process(Generic[O, A]):
                 await self._has_more.wait()
                 self._has_more = trio.Event()
                 orders, self._to_send = self._to_send, []
-                await stream.send_all(packed(orders))
+                wishes, self._wishes = self._wishes, {}
+                await stream.send_all(packed(orders) + packed(wishes))
         except trio.BrokenResourceError:
             # It has ended.
             self._news.set()
@@ -251,15 +277,26 @@ class Process(Generic[O, A]):
                 received += piece
                 for message in unpacked(received):
                     if message is not None:
-                        number, answer, error = message
-                        self._pause_s = 0.0
-                        self._tell(self._under_way.pop(number), answer, error)
+                        self._note_said(*message)
                 if not self._under_way:
                     self._news.set()
         except trio.BrokenResourceError:
             log.debug("%s ended in the middle of a word", self._name)
         finally:
             self._news.set()
+
+    def _note_said(self, number: int, said: Any, *error: Exception | None) -> None:
+        if error:
+            self._pause_s = 0.0
+            self._tell(self._under_way.pop(number), said, *error)
+        else:
+            self._tell_news(self._under_way[number], said)
+
+    def _tell_news(self, ordered: _Ordered[O, A], news: Any) -> None:
+        try:
+            ordered.on_news(news)
+        except Exception as defect:  # noqa: BLE001 - the others are told all the same
+            self._background.defect(f"note what {self._name} says", defect)
 
     def _tell(self, ordered: _Ordered[O, A], answer: A | None, error: Exception | None) -> None:
         try:

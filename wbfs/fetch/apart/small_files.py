@@ -91,27 +91,37 @@ def program(setup: Setup) -> Program[Order, Done]:
     )
 
 
-class SmallFiles:
-    """Fetches what is ordered."""
+class Shop:
+    """What a process that fetches works with: its way to the servers, and the cache's room."""
 
     def __init__(self, setup: Setup) -> None:
-        """Open the store. Raises StoreError."""
-        self._timeout_s = setup.timeout_s
-        self._transport = Transport(
+        """Open the store."""
+        self.timeout_s = setup.timeout_s
+        self.transport = Transport(
             server=setup.server,
             extra_headers=setup.extra_headers,
             proxies=setup.proxies,
             verify=setup.verify,
             private_references=setup.private_references,
         )
-        self._references = References(self._transport, files_allowed=setup.file_references)
-        self._gateway = Gateway(setup.blob_gateway, self._transport)
-        sdk_cache = SdkCache(Path(setup.sdk_cache_dir))
-        cache_dir = Path(setup.cache_dir)
+        self.cache_dir = Path(setup.cache_dir)
+        self.sdk_cache = SdkCache(Path(setup.sdk_cache_dir))
         bounds = Bounds(limit=setup.cache_size, min_free=setup.min_free)
-        room = Room(cache_dir, sdk_cache, bounds)
-        blobs = Blobs(cache_dir, sdk_cache, room=room, file_mode=setup.file_mode)
-        self._partial = PartialBlobs(cache_dir, blobs)
+        self.room = Room(self.cache_dir, self.sdk_cache, bounds)
+
+
+class SmallFiles:
+    """Fetches what is ordered."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Open the store. Raises StoreError."""
+        shop = Shop(setup)
+        self._timeout_s = setup.timeout_s
+        self._transport = shop.transport
+        self._references = References(shop.transport, files_allowed=setup.file_references)
+        self._gateway = Gateway(setup.blob_gateway, shop.transport)
+        blobs = Blobs(shop.cache_dir, shop.sdk_cache, room=shop.room, file_mode=setup.file_mode)
+        self._partial = PartialBlobs(shop.cache_dir, blobs)
 
     def __call__(self, order: Order) -> Done:
         """Fetch a file. Raises WbfsError."""

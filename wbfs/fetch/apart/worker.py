@@ -5,6 +5,7 @@
 It talks over the socket `FD`, in pickles with their length in front: it is sent a `Program`, then
 lists of orders with their numbers, and answers each with its number, what was returned, and what
 was raised. `None` now and then tells that it is well. `NAME` is for who looks at the processes.
+Of an order under way it may send news, with its number, and be sent wishes, by their numbers.
 
 When its input ends, whoever started it is gone, or needs it no more, and it ends too. Its standard
 streams lead nowhere: a library may print what it likes. It imports little, to start fast.
@@ -24,6 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
 from wbfs.model.errors import RemoteError
@@ -40,17 +42,28 @@ def nothing(order: object) -> None:
     """Leave nothing of an order to be tidied up."""
 
 
+class Talk:
+    """What is said of an order while it is obeyed; `wish` is the last that was sent after it."""
+
+    def __init__(self, tell: Callable[[object], None]) -> None:
+        """`tell` sends news."""
+        self.tell = tell
+        self.wish: Any = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program(Generic[O, A]):
     """What a process is for. All of it can be pickled.
 
-    `prepare` returns, in the process, what obeys an order, in as many `threads`; `abandon` removes
-    what is left of one that is under way when nobody wants it any more. Of a process that was
-    `silent_s` seconds silent it is taken that it hangs; one without orders ends after `idle_s`.
+    `prepare` returns, in the process, what obeys an order, in as many `threads`, and talks about it
+    meanwhile where it `talks`; `abandon` removes what is left of one that is under way when nobody
+    wants it any more. Of a process that was `silent_s` seconds silent it is taken that it hangs;
+    one without orders ends after `idle_s`.
     """
 
     name: str
-    prepare: Callable[[], Callable[[O], A]]
+    prepare: Callable[[], Callable[[O], A] | Callable[[O, Talk], A]]
+    talks: bool = False
     abandon: Callable[[O], None] = nothing
     threads: int = 1
     silent_s: float
@@ -75,11 +88,13 @@ def unpacked(received: bytearray) -> Iterator[Any]:
 
 
 class _Worker:
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, on_program: Callable[[str], None]) -> None:
         self._channel = channel
+        self._on_program = on_program
         self._sending = threading.Lock()
         self._orders: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._under_way: dict[int, Any] = {}
+        self._talks: dict[int, Talk] = {}
         self._program: Program[Any, Any] | None = None
 
     def run(self) -> NoReturn:
@@ -101,23 +116,36 @@ class _Worker:
     def _take(self, message: Any) -> None:
         if self._program is None:
             self._program = message
+            self._on_program(message.name)
             obey = self._program.prepare()
             for _ in range(self._program.threads):
                 threading.Thread(target=self._work, args=(obey,), daemon=True).start()
             return
+        if isinstance(message, dict):
+            for number, wish in message.items():
+                # It may have been obeyed meanwhile.
+                if (talk := self._talks.get(number)) is not None:
+                    talk.wish = wish
+            return
         self._under_way.update(message)
-        for numbered in message:
-            self._orders.put(numbered)
+        for number, order in message:
+            self._talks[number] = Talk(partial(self._tell, number))
+            self._orders.put((number, order))
 
-    def _work(self, obey: Callable[[Any], Any]) -> NoReturn:
+    def _tell(self, number: int, news: object) -> None:
+        self._send((number, news))
+
+    def _work(self, obey: Callable[..., Any]) -> NoReturn:
+        assert self._program is not None
         while True:
             number, order = self._orders.get()
+            about = (order, self._talks[number]) if self._program.talks else (order,)
             answer: tuple[int, Any, BaseException | None]
             try:
-                answer = (number, obey(order), None)
+                answer = (number, obey(*about), None)
             except BaseException as error:  # noqa: BLE001 - each order has an answer
                 answer = (number, None, _portable(error))
-            del self._under_way[number]
+            del self._under_way[number], self._talks[number]
             self._send(answer)
 
     def _send(self, message: object) -> None:
@@ -152,11 +180,14 @@ def _portable(error: BaseException) -> BaseException:
     return RemoteError(f"a process apart failed: {type(error).__name__}")
 
 
-def main() -> NoReturn:
-    """Obey whoever started this."""
+def obey(channel: int, on_program: Callable[[str], None] = lambda name: None) -> NoReturn:
+    """Obey whoever has the other end of the socket `channel`, until that is closed.
+
+    `on_program` is told the name of the program, once it has come.
+    """
     os.umask(0o077)
-    _Worker(socket.socket(fileno=int(sys.argv[1]))).run()
+    _Worker(socket.socket(fileno=channel), on_program).run()
 
 
 if __name__ == "__main__":
-    main()
+    obey(int(sys.argv[1]))

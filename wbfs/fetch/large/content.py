@@ -18,7 +18,8 @@ from functools import partial
 
 import trio
 
-from wbfs.fetch.large.generation import PAST_STORE_S, Generation, Opening
+from wbfs.fetch.large.flight import Opening
+from wbfs.fetch.large.generation import PAST_STORE_S, Generation
 from wbfs.fetch.large.layout import HEADER_BEGINNING, header_stop, parts_of
 from wbfs.fetch.large.pages import PAST_STORE, UncheckedPages
 from wbfs.fetch.large.planner import Plan, ReadAhead

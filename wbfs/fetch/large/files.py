@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from wbfs.fetch.large.content import LargeFile
-from wbfs.fetch.large.generation import Opening
+from wbfs.fetch.large.flight import Opening
 from wbfs.fetch.large.pages import PAST_STORE, UncheckedPages
 from wbfs.fetch.large.planner import Plan
 from wbfs.fetch.resources import Resources

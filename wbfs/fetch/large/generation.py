@@ -13,20 +13,19 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
+from wbfs.fetch.large.flight import Flight, Opening, bring
 from wbfs.fetch.large.planner import Plan, segments
 from wbfs.fetch.resources import Resources
-from wbfs.fetch.transfer import RangesIgnored, damaged, deadline_of, transfer
+from wbfs.fetch.transfer import RangesIgnored, damaged
 from wbfs.fetch.wanted import Wanted
 from wbfs.fetch.work.background import Work
 from wbfs.fetch.work.flights import SLACK_S, no_answer
 from wbfs.fetch.work.offload import Kind
-from wbfs.model.errors import IntegrityError, RemoteError, StoreError, WbfsError, while_doing
-from wbfs.remote.http.bodies import Piece
+from wbfs.model.errors import IntegrityError, StoreError, WbfsError, while_doing
 from wbfs.store.content.large_blob import LargeBlob
 
 log = logging.getLogger(__name__)
@@ -43,36 +42,6 @@ SAVED_AFTER_S = 1.0
 """Seconds until what has come is noted for a later mount."""
 PAST_STORE_S = 10.0
 """Seconds in which a disk that takes no bytes is not tried again."""
-
-
-@dataclass(eq=False, slots=True)
-class Opening:
-    """One open handle. The kernel keeps the pages that are read through it for `inode`."""
-
-    wanted: Wanted
-    inode: int
-    closed: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Flight:
-    """A request under way: of [start, stop), what is before `position` has come.
-
-    The worker thread raises `position`, of which the trio thread has seen `noted`; the trio thread
-    may lower `stop`. `ahead_for` is None where somebody waits for it.
-    """
-
-    start: int
-    stop: int
-    position: int
-    noted: int
-    ahead_for: Opening | None
-    landed: trio.Event = field(default_factory=trio.Event)
-    # What waiters are told if the mount ends before it lands.
-    error: WbfsError | None = field(
-        default_factory=lambda: RemoteError("the mount is being taken down")
-    )
-    waiters: list[tuple[int, trio.Event]] = field(default_factory=list)
 
 
 class Generation:
@@ -92,9 +61,9 @@ class Generation:
         self._resources = resources
         self._size = size
         self._on_landed = on_landed
-        self._flights: list[_Flight] = []
+        self._flights: list[Flight] = []
         # The one that brings all of the file.
-        self._whole: _Flight | None = None
+        self._whole: Flight | None = None
         self._past_store_until = -math.inf
         self._saving: Work[None] | None = None
 
@@ -155,19 +124,19 @@ class Generation:
         """End the requests that were made ahead of a handle and that nobody waits for."""
         for flight in self._flights:
             if flight.ahead_for is opening and not flight.waiters:
-                flight.stop = max(flight.noted, flight.position)
+                flight.end_at(max(flight.noted, flight.position))
 
     def stop_whole(self) -> None:
         """End the flight that brings all of the file, unless somebody waits for it."""
         if self._whole is not None and not self._whole.waiters:
-            self._whole.stop = max(self._whole.noted, self._whole.position)
+            self._whole.end_at(max(self._whole.noted, self._whole.position))
 
     async def fill(self, wanted: Wanted, on_progress: Callable[[], None]) -> None:
         """Have all that is missing fetched.
 
         `on_progress` is called now and then, when there is more of it. Raises WbfsError.
         """
-        under_way: deque[_Flight] = deque()
+        under_way: deque[Flight] = deque()
         for start, stop in self.held.missing(0, self._size):
             for segment in segments(start, stop):
                 # Others may have brought some of it meanwhile.
@@ -229,7 +198,7 @@ class Generation:
         except StoreError as error:
             log.info("%s; a later mount starts anew", error)
 
-    def _ask(self, wanted: Wanted, gaps: list[tuple[int, int]], plan: Plan) -> list[_Flight]:
+    def _ask(self, wanted: Wanted, gaps: list[tuple[int, int]], plan: Plan) -> list[Flight]:
         """Have all of the gaps on their way; return their flights in order."""
         asked = []
         for start, stop in gaps:
@@ -243,7 +212,7 @@ class Generation:
                 at = flight.stop
         return asked
 
-    def _flight_at(self, position: int) -> _Flight | None:
+    def _flight_at(self, position: int) -> Flight | None:
         for flight in self._flights:
             if flight.noted <= position < flight.stop:
                 return flight
@@ -253,9 +222,15 @@ class Generation:
         return min((f.noted for f in self._flights if f.noted > position), default=self._size)
 
     def _start(
-        self, wanted: Wanted, start: int, stop: int, *, ahead_for: Opening | None = None
-    ) -> _Flight:
-        flight = _Flight(start, stop, start, start, ahead_for)
+        self,
+        wanted: Wanted,
+        start: int,
+        stop: int,
+        *,
+        ahead_for: Opening | None = None,
+        goes_on: bool = False,
+    ) -> Flight:
+        flight = Flight(start, stop, start, start, ahead_for, goes_on)
         if self._resources.ranges.sends_parts(self._origin(wanted)) is False:
             self._bring_whole(flight)
         self._flights.append(flight)
@@ -267,7 +242,7 @@ class Generation:
     def _origin(self, wanted: Wanted) -> str | None:
         return self._resources.sources.origin(wanted.version, wanted.entry)
 
-    def _bring_whole(self, flight: _Flight) -> None:
+    def _bring_whole(self, flight: Flight) -> None:
         """Have a flight bring all of the file from what is missing first, whatever it was for.
 
         What is before that may have been hashed, and is not written again.
@@ -277,7 +252,7 @@ class Generation:
         flight.start = flight.position = flight.noted = start
         flight.stop = self._size
 
-    def _on_whole(self, wanted: Wanted, flight: _Flight, position: int) -> int:
+    def _on_whole(self, wanted: Wanted, flight: Flight, position: int) -> int:
         """Take note that a server sends all, and return from where on it is written down.
 
         Raises RangesIgnored for all flights but one.
@@ -288,12 +263,12 @@ class Generation:
         is_on_its_way = self._whole is not None and self._whole.stop == self._size
         if is_on_its_way or not self.held.missing(flight.noted, flight.stop):
             # Those who wait for its bytes find out that another one brings them, or has done so.
-            flight.stop = flight.noted
+            flight.end_at(flight.noted)
             raise RangesIgnored("the file comes by another request")
         self._bring_whole(flight)
         return flight.start
 
-    async def _fly(self, wanted: Wanted, flight: _Flight) -> None:
+    async def _fly(self, wanted: Wanted, flight: Flight) -> None:
         resources = self._resources
         size = flight.stop - flight.start
         if not resources.ranges.sends_parts(self._origin(wanted)):
@@ -309,28 +284,9 @@ class Generation:
         def on_whole(position: int) -> int:
             return resources.offload.ask(partial(self._on_whole, wanted, flight, position))
 
-        def write(offset: int, piece: Piece) -> None:
-            self.blob.write(offset, piece)
-            flight.position = offset + len(piece)
-            resources.offload.post(note)
-
-        def fetch() -> None:
-            transfer(
-                resources.opener(wanted),
-                wanted.entry,
-                write,
-                path=wanted.path,
-                start=flight.start,
-                stop=lambda: flight.stop,
-                on_whole=on_whole,
-                # No time runs against what waits for a thread.
-                deadline=deadline_of(resources.timeout_s, size),
-            )
-
         try:
-            kind = Kind.AHEAD if flight.ahead_for else Kind.DATA
-            await resources.fetch(
-                kind, wanted, fetch, deadline=deadline_of(resources.timeout_s, size)
+            await bring(
+                resources, self.blob, wanted, flight, size=size, note=note, on_whole=on_whole
             )
             flight.error = None
             if flight.position > flight.start > 0 and flight is not self._whole:
@@ -349,7 +305,7 @@ class Generation:
             noted.brought = flight.noted - flight.start
             resources.journal.end(noted, flight.error)
 
-    def _note(self, flight: _Flight) -> None:
+    def _note(self, flight: Flight) -> None:
         """Take note of what has come, and let those go on who waited for it."""
         position = flight.position
         if position > flight.noted:
@@ -364,7 +320,7 @@ class Generation:
                 waiting.append((stop, arrived))
         flight.waiters = waiting
 
-    def _land(self, wanted: Wanted, flight: _Flight) -> None:
+    def _land(self, wanted: Wanted, flight: Flight) -> None:
         flight.landed.set()
         self._flights.remove(flight)
         if self._whole is flight:
@@ -391,7 +347,7 @@ class Generation:
             self._saving = None
         await self.save()
 
-    async def _wait(self, flight: _Flight, stop: int, wanted: Wanted) -> None:
+    async def _wait(self, flight: Flight, stop: int, wanted: Wanted) -> None:
         """Wait until a flight has come to `stop`, or to its end; raise its error.
 
         But for that of a disk: those bytes can be had past it.
@@ -422,7 +378,7 @@ class Generation:
         if is_over and error is not None and not isinstance(error, StoreError):
             raise while_doing(f"read {wanted.path}", error) from error
 
-    async def _wait_a_moment(self, flight: _Flight, gap: tuple[int, int], wanted: Wanted) -> None:
+    async def _wait_a_moment(self, flight: Flight, gap: tuple[int, int], wanted: Wanted) -> None:
         """Wait for bytes far behind those that a flight brings now; then fetch them separately."""
         start, stop = gap
         with trio.move_on_after(PATIENCE_S):
@@ -430,14 +386,15 @@ class Generation:
         if flight.position + PATIENCE < start and flight is not self._whole:
             self._part(wanted, flight, start)
 
-    def _part(self, wanted: Wanted, flight: _Flight, position: int) -> None:
+    def _part(self, wanted: Wanted, flight: Flight, position: int) -> None:
         """Have what comes after `position` fetched by another request."""
         if flight in self._flights and flight.stop > position:
-            flight.stop, stop = position, flight.stop
-            self._start(wanted, position, stop)
+            stop = flight.stop
+            flight.end_at(position)
+            self._start(wanted, position, stop, goes_on=True)
 
 
-async def _landed(flight: _Flight) -> None:
+async def _landed(flight: Flight) -> None:
     # It has its own deadline, and no time runs against those that wait for a thread.
     await flight.landed.wait()
     if flight.error is not None:
