@@ -18,6 +18,8 @@ import reading
 
 EPOCHS = 3
 WORKERS = 8
+TRAINING_S = 0.3
+"""What a run goes on for, at least, when it has read all: what it reads last is looked at, too."""
 
 
 def load(method: str, folder: str, workers: int = 2) -> None:
@@ -50,13 +52,12 @@ def read_in_every_way(data: Path) -> None:
         ["sh", "-c", f"tar cf - {data}/piped/latest 2>&1 | wc -c"], stdout=-3, check=True
     )
     # By a version of another entity's; in a PID namespace of its own; and with another run's name.
-    subprocess.run(
-        ["cat", *data.parent.parent.glob("my-team/*/*/v3/*/*/1.png")], stdout=-3, check=True
-    )
+    other = data.parent.parent / "my-team/my-project/bike-dataset/v3/images/bikes/1.png"
+    subprocess.run(["cat", other], stdout=-3, check=True)
     command = ["unshare", "--pid", "--fork"] if os.getuid() == 0 else []
     subprocess.run([*command, "cat", data / "namespace/v0/0.txt"], stdout=-3, check=True)
     subprocess.run(
-        ["sh", "-c", 'cat "$0" && sleep 0.1', data / "agent/v0/0.txt"],
+        ["sh", "-c", 'cat "$0" && sleep 0.3', data / "agent/v0/0.txt"],
         env=os.environ | {"WANDB_RUN_ID": "agent", "WANDB_PROJECT": "training"},
         stdout=-3,
         check=True,
@@ -85,14 +86,14 @@ def main() -> None:
         with wandb.init(project="training") as run:
             runs[what] = run.id
             reading.read(str(data / "thread/v0"))
-        # What a server far away takes.
-        time.sleep(0.3)
+            time.sleep(TRAINING_S)
     with (
         wandb.init(project="training", reinit="create_new") as run,
         wandb.init(project="training", reinit="create_new") as other,
     ):
         runs["beside"], runs["each other"] = run.id, other.id
         reading.read(str(data / "fork/latest"))
+        time.sleep(TRAINING_S)
     wandb.init(project="training", mode="disabled")
     reading.read(str(data / "listed/latest"))
     print(json.dumps(runs))
