@@ -134,7 +134,7 @@ def _descriptors() -> Finding:
 
 def _cache(cache_dir: Path) -> Finding:
     there = cache_dir
-    while not there.exists() and there != there.parent:
+    while not os.path.exists(there) and there != there.parent:
         there = there.parent
     try:
         if there == cache_dir:

@@ -212,7 +212,7 @@ def _systemd_credential(files: UserFiles) -> Path | None:
     """Return the file in which systemd gives a service its key, where it does."""
     folder = files.path_of("CREDENTIALS_DIRECTORY")
     path = folder / _SYSTEMD_CREDENTIAL if folder else None
-    return path if path is not None and path.exists() else None
+    return path if path is not None and os.path.exists(path) else None
 
 
 def _checked(key: str, where: str) -> Secret:

@@ -104,7 +104,10 @@ def try_out(folder: Path, cache_dir: Path) -> None:
 
 def check_cache(cache_dir: Path) -> None:
     """See that the cache directory, where there is one, is this user's only. Raises UsageError."""
-    for parent in Path(os.path.realpath(cache_dir)).parents:
+    place = cache_dir
+    with _saying_why(cache_dir):
+        place = Path(os.path.realpath(cache_dir))
+    for parent in place.parents:
         with _saying_why(parent):
             mode = parent.stat().st_mode
             is_everybodys = mode & stat.S_IWOTH and not mode & stat.S_ISVTX

@@ -45,7 +45,7 @@ def fluid(config: Path | None) -> None:
     key's, belongs among its encryptOptions. A dead mount that is in the way is taken down first.
     The exit codes are those of wbfs mount. wbfs deploy fluid prints what Fluid needs.
     """
-    path = config or next((one for one in CONFIGS if one.exists()), CONFIGS[0])
+    path = config or next((one for one in CONFIGS if os.path.exists(one)), CONFIGS[0])
     source, target, options = _read(path)
     words: list[str] = []
     for name, value in options.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def lock(
         from wbfs.cli.versions.locking import look_up_all
 
         # A file that isn't there yet is one to be written.
-        known = read_locks(file) if check or update or file.exists() else {}
+        known = read_locks(file) if check or update or os.path.exists(file) else {}
         settings = SessionSettings(
             cache_dir=cache_dir, sdk_cache_dir=sdk_cache_dir(), timeout_s=timeout
         )

@@ -99,7 +99,7 @@ def look_at(text: str) -> MountedPath | None:
         min_free=record.min_free,
         blob_gateway=record.blob_gateway,
     )
-    if not cache.cache_dir.is_dir():
+    if not os.path.isdir(cache.cache_dir):
         raise UsageError(
             f"the cache of {mount.mountpoint}, {cache.cache_dir}, is not to be seen from here: run"
             " it where the mount's daemon runs"
