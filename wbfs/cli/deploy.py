@@ -43,7 +43,7 @@ SETTINGS = {
     "proxy-port": "4001",
     "resolver": "127.0.0.53",
     "server": "https://api.wandb.ai",
-    "slice": "4m",
+    "slice": "1m",
     "source": "my-team/my-project/bike-dataset:v3",
     "store": "https://storage.googleapis.com",
     "store-host": "storage.googleapis.com",

@@ -65,7 +65,7 @@ def sent(stand_in: StandIn) -> int:
 def test_the_store_sends_once(
     mounter: Mounter, stand_in: StandIn, source: str, tmp_path: Path
 ) -> None:
-    with nginx(tmp_path / "nginx", stand_in.files_url, slice="1m") as gateway:
+    with nginx(tmp_path / "nginx", stand_in.files_url) as gateway:
         option = f"--blob-gateway={gateway.url}"
         stand_in.clear_requests()
         mounts = [

@@ -35,14 +35,16 @@ log = logging.getLogger(__name__)
 ORIGIN_HEADER = "X-Blob-Origin"
 DRAGONFLY = "dragonfly+"
 """What a gateway's URL begins with where that is Dragonfly's proxy."""
-PATIENCE_S = 4.0
-"""Seconds in which an answer has to begin, and that it may then be silent."""
+PATIENCE_S = 6.0
+"""Seconds in which an answer has to begin, and that it may then be silent. It may wait itself, for
+another machine's slice to come from the store: were it given up then, the store had more to send.
+"""
 PROBE_S = 1.0
 """The same, where a gateway that has failed is tried again."""
 LEFT_ALONE_S = 30.0
 """Seconds in which a gateway that has failed is not asked."""
-SLOWEST_BYTES_PER_S = 1 << 20
-"""What its bytes must come at, beyond its patience: the store would be faster."""
+SLOWEST_BYTES_PER_S = 256 << 10
+"""What its bytes must come at, beyond its patience."""
 
 
 class Gateway:
