@@ -59,6 +59,20 @@ def test_everything_has_a_source_too(
     assert mounted[0]["source_and_mountpoint"] == (str(tmp_path),)
 
 
+@pytest.mark.parametrize(("given", "words"), [("wbfs", ()), ("a/b:v0", ("a/b:v0",))])
+def test_a_source_that_mount_has_made_a_path_of(
+    mounted: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+    words: tuple[str, ...],
+) -> None:
+    # It does so where there is a folder of that name.
+    monkeypatch.chdir(tmp_path)
+    assert run_helper([str(tmp_path / given), str(tmp_path), "-o", "rw"]) == 0
+    assert mounted[0]["source_and_mountpoint"] == (*words, str(tmp_path))
+
+
 def test_values_in_quotes_have_commas(mounted: list[dict[str, Any]], tmp_path: Path) -> None:
     assert run_helper(["a", str(tmp_path), "-o", 'ro,path_prefix="b,c d",pin']) == 0
     assert (mounted[0]["path_prefix"], mounted[0]["pin"]) == ("b,c d", True)

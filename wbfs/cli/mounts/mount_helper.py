@@ -70,6 +70,9 @@ def mount_helper(
             words += option_words(name, value, also=("env",))
     os.environ.update(environment)
     settle_paths()
+    if source.startswith("/"):
+        # No SOURCE does. mount(8) makes a path of whatever is one where it was called.
+        source = os.path.relpath(source)
     sources = [] if source in EVERYTHING else [source]
     with asked_for([*words, "--", *sources, mountpoint]) as context:
         if not fake and not _is_mounted("".join(sources), mountpoint):
