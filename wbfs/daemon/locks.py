@@ -38,9 +38,10 @@ async def locked_version(session: Session, locked: Locked) -> Version:
         ) from error
     if not locked.is_of(version):
         raise UsageError(
-            f"{locked_to} with the digest {locked.digest}, and the server has another one of that"
-            f" name, with {version.digest}: it was deleted and logged again; look at it, and move"
-            " the lock with wbfs lock --update"
+            f"{locked_to} with the digest {locked.digest} and the id {locked.id}, and at"
+            f" {session.credentials.base_url} that is another one, with {version.digest} and"
+            f" {version.id}: it was deleted and logged again, or the lock is another"
+            " server's; look at it, and move the lock with wbfs lock --update"
         )
     return version
 

@@ -8,6 +8,7 @@ import msgspec
 
 from wbfs.model.entries import Version
 from wbfs.model.errors import NameInvalid, UsageError
+from wbfs.model.names import is_safe_component, is_version_name
 
 HEAD = "# Which version each alias is, written by `wbfs lock`; `wbfs lock --update` moves it.\n\n"
 
@@ -28,7 +29,8 @@ class Locked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def place(self) -> tuple[str, str, str, str]:
         """Entity, project, collection and alias. Raises NameInvalid."""
         match [*self.name.partition(":")[0].split("/"), self.name.partition(":")[2]]:
-            case [str(entity), str(project), str(collection), str(alias)] if alias:
+            case [str(), str(), str(), str()] as place if all(map(is_safe_component, place)):
+                entity, project, collection, alias = place
                 return entity, project, collection, alias
         raise NameInvalid(f"{self.name!r} is no entity/project/artifact:alias")
 
@@ -51,6 +53,9 @@ def parse_locks(text: bytes, where: str) -> dict[str, Locked]:
     try:
         locked = msgspec.toml.decode(text, type=_File).artifact
         places = {one.name: one.place for one in locked}
+        for one in locked:
+            if not is_version_name(one.version):
+                raise NameInvalid(f"{one.version!r}, of {one.name}, is no version like v3")
     except (msgspec.DecodeError, UnicodeDecodeError, NameInvalid) as error:
         raise UsageError(
             f"can't read the lock file {where}: {error}; restore it, or remove it and write it"

@@ -104,6 +104,11 @@ def test_an_alias_stays_what_it_was_locked_to(user: User, mounter: Mounter, tmp_
     assert user.lock("--update", f"{path}:best").returncode == 0
     assert [one["version"] for one in user.locked()] == ["v2", "v0"]
     assert user.lock("--check").returncode == 0
+    # A link to the file goes on leading there.
+    file = user.file.rename(tmp_path / "elsewhere.lock")
+    user.file.symlink_to(file.name)
+    assert user.lock("--update").returncode == 0
+    assert user.file.is_symlink()
 
 
 @pytest.mark.promises("2.4")
@@ -138,7 +143,9 @@ def test_what_is_gone_or_another_one_is_an_error(
     assert gone.stdout.startswith(f"{path}:best was v1, and is gone: ")
     assert not (tmp_path / "root").exists()
     # What can't be looked up leaves the file as it was.
-    assert user.lock("--update").returncode != 0
+    done = user.lock("--update")
+    assert done.returncode != 0
+    assert f"take it out of {user.file}" in done.stderr
     assert user.file.read_text() == text
 
 
@@ -151,6 +158,17 @@ def test_what_is_gone_or_another_one_is_an_error(
         (
             "[[artifact]]\nname = 'c:d'\nversion = 'v0'\nid = 'x'\ndigest = 'y'\n",
             "'c:d' is no entity/project/artifact:alias",
+        ),
+        *(
+            (
+                f"[[artifact]]\nname = '{name}'\nversion = '{version}'\nid = 'x'\ndigest = 'y'\n",
+                said,
+            )
+            for name, version, said in (
+                ("a/../c:d", "v0", "'a/../c:d' is no entity/project/artifact:alias"),
+                ("a/b/c:d/e", "v0", "'a/b/c:d/e' is no entity/project/artifact:alias"),
+                ("a/b/c:d", "d", "'d', of a/b/c:d, is no version"),
+            )
         ),
         (
             2 * "[[artifact]]\nname = 'a/b/c:d'\nversion = 'v0'\nid = 'x'\ndigest = 'y'\n",

@@ -71,9 +71,10 @@ def lock(
         found = look_up_all(settings, wanted)
         if check:
             sys.exit(_say_what_moved(known, found))
-        for now in found.values():
+        for name, now in found.items():
             if isinstance(now, NotFound):
-                raise now
+                hint = f"; take it out of {file}, or name those to update" if name in known else ""
+                raise NotFound(f"{now}{hint}") from now
         locked = {name: now for name, now in found.items() if isinstance(now, Locked)}
         locks = known | locked if update else locked | known
         write_locks(file, locks.values())

@@ -23,6 +23,8 @@ def read_locks(path: Path) -> dict[str, Locked]:
 
 def write_locks(path: Path, locked: Iterable[Locked]) -> None:
     """Write a lock file, whole or not at all. Raises UsageError."""
+    # Where a link leads, and not in its place.
+    path = Path(os.path.realpath(path))
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         try:
