@@ -14,7 +14,7 @@ from mounts import wait_until
 from wbfs.cli.main import commands
 from wbfs.cli.uploads.entries import Tally, Watch, read_all
 from wbfs.cli.uploads.sdk import run_sdk
-from wbfs.model.errors import NotNow, RemoteError, UsageError
+from wbfs.model.errors import NotNow, UsageError
 from wbfs.remote.credentials import load_credentials
 from wbfs.store.content.hashing import RunningDigest
 
@@ -89,7 +89,7 @@ def test_the_sdk_leaves_nothing_behind_and_tells_no_secret(
 
     secret = f"file://user:pass@/gone?signature={'k' * 40}"
     order = ORDER | {"references": [secret]}
-    with pytest.raises(RemoteError, match="the wandb SDK says") as caught:
+    with pytest.raises(UsageError, match="the wandb SDK says") as caught:
         run_sdk(order, load_credentials(), timeout_s=1, checkpoint=nobody_waits)
     assert not any(text in str(caught.value) for text in ("k" * 40, "pass", "signature"))
     assert os.listdir(tmp_path) == []

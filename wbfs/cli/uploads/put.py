@@ -31,7 +31,9 @@ def _metadata(
             what = text[1:]
             with user_path(what).open(encoding="utf-8") as file:
                 text = file.read(MAX_METADATA_BYTES)
-        found = json.loads(text, parse_constant=_refuse_constant)
+        found = json.loads(text)
+        # Numbers beyond JSON's, and halves of characters, make a version that no SDK can read.
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
     except (OSError, ValueError, RecursionError) as error:
         raise click.BadParameter(f"{what} can't be read as JSON: {error}") from error
     if not isinstance(found, dict):
@@ -39,8 +41,15 @@ def _metadata(
     return found
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON's")
+def _description(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> str | None:
+    """Return a text that the server can be told."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter("it is not UTF-8") from error
+    return text
 
 
 @click.command(short_help="Make a version of a file, a folder or references.")
@@ -53,7 +62,7 @@ def _refuse_constant(name: str) -> None:
     multiple=True,
     help="A name for it beside latest, moved there from another version; as often as you like.",
 )
-@click.option("--description", metavar="TEXT", help="What is said of it.")
+@click.option("--description", metavar="TEXT", callback=_description, help="What is said of it.")
 @click.option(
     "--metadata", metavar="JSON|@FILE", callback=_metadata, help="A JSON object about it."
 )

@@ -30,7 +30,7 @@ from wbfs.daemon.session import Session
 from wbfs.fetch.work.background import Background, Work
 from wbfs.fetch.work.offload import Kind, checkpoint
 from wbfs.model.entries import Version
-from wbfs.model.errors import NotFound, RemoteError, UsageError
+from wbfs.model.errors import NotFound, RemoteError, UsageError, WbfsError, while_doing
 from wbfs.model.names import REGISTRY_PREFIX, is_safe_component, is_version_name
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.http.transport import Deadline
@@ -115,7 +115,10 @@ def check_words(place: str, type_: str, aliases: Sequence[str]) -> None:
         )
     for what, text in (("type", type_), *(("alias", alias) for alias in aliases)):
         if not is_safe_component(text) or ":" in text or not text.isprintable():
-            raise UsageError(f"there can be no {what} {text!r}: it has no '/' and no ':'")
+            raise UsageError(
+                f"there can be no {what} {text!r}: give letters, digits and the like, but '/' and"
+                " ':', in UTF-8"
+            )
         if what == "alias" and is_version_name(text):
             raise UsageError(f"{text} is no alias: versions are numbered by the server")
 
@@ -282,8 +285,8 @@ class _Putting:
         order, changes = self._order, self._session.api.changes
         missing = sorted({LATEST, *order.aliases} - set(version.aliases))
         if missing:
-            await self._session.offload.run(
-                Kind.METADATA,
+            await self._change(
+                f"have {' and '.join(missing)} be {version.path}",
                 lambda: changes.add_aliases(version, missing, deadline=self._deadline),
             )
             self._outcome.moved = missing
@@ -293,8 +296,8 @@ class _Putting:
         if order.metadata is not None and order.metadata != _object_in(version.metadata):
             wanted = replace(wanted, metadata=json.dumps(order.metadata))
         if (wanted.description, wanted.metadata) != (version.description, version.metadata):
-            await self._session.offload.run(
-                Kind.METADATA,
+            await self._change(
+                f"change what is said of {version.path}",
                 lambda: changes.describe(
                     wanted,
                     description=wanted.description,
@@ -302,6 +305,12 @@ class _Putting:
                     deadline=self._deadline,
                 ),
             )
+
+    async def _change(self, what: str, change: Callable[[], None]) -> None:
+        try:
+            await self._session.offload.run(Kind.METADATA, change)
+        except WbfsError as error:
+            raise while_doing(what, error) from error
 
     async def _sdk(
         self,

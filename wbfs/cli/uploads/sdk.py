@@ -68,7 +68,7 @@ def run_sdk(
 
     `timeout_s` is for all but the `size` bytes to be sent. `on_read` is told how many the SDK has
     read; `checkpoint` is called meanwhile, and raises where nobody waits any more. Raises
-    AccessDenied, RemoteError.
+    AccessDenied, RemoteError, and UsageError for what it does not take.
     """
     allowed_s = START_TIMEOUT_S + timeout_s + size / SLOWEST_BYTES_PER_S
     deadline = time.monotonic() + allowed_s + len(order["entries"]) / ENTRIES_PER_S
@@ -163,8 +163,11 @@ def _error(said: str, kind: str, credentials: Credentials) -> WbfsError:
     text = without_secrets(said.removesuffix("\\n"))
     if credentials.identity_token_file is None:
         text = text.replace(credentials.read_key().value, "***")
-    is_denied = kind == "AuthenticationError" or _DENIED.search(text)
-    return (AccessDenied if is_denied else RemoteError)(f"the wandb SDK says: {text.strip()}")
+    told = f"the wandb SDK says: {text.strip()}"
+    if kind == "AuthenticationError" or _DENIED.search(text):
+        return AccessDenied(told)
+    # What it says of words that it can't take.
+    return UsageError(told) if kind == "ValueError" else RemoteError(told)
 
 
 def _ends(process: subprocess.Popen[bytes], timeout_s: float) -> bool:

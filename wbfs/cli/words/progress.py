@@ -116,7 +116,8 @@ class Lines:
     def show(self, tally: Counts) -> None:
         """Print a line, unless it has just begun."""
         now, position = time.monotonic(), tally.position
-        if now - self._shown_at < self.every_s:
+        has_nothing = tally.is_counted and tally.done is None and not tally.bytes
+        if has_nothing or now - self._shown_at < self.every_s:
             return
         rate = max(0, position - self._shown) / (now - self._shown_at)
         self._shown_at, self._shown = now, position
