@@ -61,7 +61,9 @@ class Metrics(Collector):
             ) from error
         # Who connects and says nothing is not waited for.
         setattr(server.RequestHandlerClass, "timeout", SILENCE_S)  # noqa: B010
-        log.info("metrics are at http://%s:%d/metrics", *server.server_address[:2])
+        where, port = str(server.server_address[0]), server.server_address[1]
+        host = f"[{where}]" if ":" in where else where
+        log.info("metrics are at http://%s:%d/metrics", host, port)
         try:
             yield
         finally:

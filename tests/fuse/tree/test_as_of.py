@@ -161,6 +161,7 @@ def test_which_moments_there_are(past: Past, tmp_path: Path) -> None:
     for text, said in (
         ("2026-11-01T12:00", "has no zone: put Z behind it"),
         ("2026-11-01", "has no zone"),
+        ("0001-01-01T00:00+14:00", "is no time as 2026-11-01T12:00Z is one"),
         ("yesterday", "is no time as 2026-11-01T12:00Z is one"),
         (later, "is not over yet"),
     ):

@@ -42,13 +42,14 @@ class Moment(click.ParamType[datetime]):
     def convert(
         self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """Return the moment."""
+        """Return the moment, in UTC."""
         try:
             moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        except ValueError:
+            if moment.tzinfo is None:
+                self.fail(f"{value!r} has no zone: put Z behind it, or +01:00", param, ctx)
+            moment = moment.astimezone(UTC)
+        except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time as 2026-11-01T12:00Z is one", param, ctx)
-        if moment.tzinfo is None:
-            self.fail(f"{value!r} has no zone: put Z behind it, or +01:00", param, ctx)
         if moment > datetime.now(UTC):
             self.fail(f"{value!r} is not over yet", param, ctx)
         return moment
