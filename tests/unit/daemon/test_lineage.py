@@ -188,6 +188,22 @@ def test_two_mounts_do_not_tell_the_same_at_once(tmp_path: Path, runs: FakeRuns)
     assert runs.told == [("1a2b", "a")]
 
 
+def test_what_is_being_told_at_the_end_is_left_to_others(tmp_path: Path, runs: FakeRuns) -> None:
+    mine, theirs = make_sender(tmp_path, runs), make_sender(tmp_path, runs)
+
+    def wait_for_ever(run: Run, use: Use) -> None:
+        runs.answer = lambda run, use: None
+        mine.leave_to_others()
+        theirs.send()
+        raise KeyboardInterrupt
+
+    runs.answer = wait_for_ever
+    mine.add([use_of("a")])
+    with pytest.raises(KeyboardInterrupt):
+        mine.send()
+    assert runs.told == [("1a2b", "a")]
+
+
 def test_waits_grow_and_end(
     tmp_path: Path, runs: FakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,7 +120,7 @@ class Recorder:
 
     async def close(self) -> None:
         """Look and send for the last time, for a while; what is left then stays pending."""
-        with trio.move_on_after(END_TIMEOUT_S, shield=True):
+        with trio.move_on_after(END_TIMEOUT_S, shield=True) as in_time:
             self._ends = True
             self._queue.close()
             if self._finding is not None:
@@ -129,6 +129,9 @@ class Recorder:
             if self._sending is not None:
                 await self._sending.ended.wait()
                 self._sender.close()
+        if in_time.cancelled_caught:
+            with trio.move_on_after(END_TIMEOUT_S, shield=True):
+                await self._offload.run(Kind.DISK, self._sender.leave_to_others)
 
     def report(self) -> dict[str, Any]:
         """Return what became of what was used, for status.json."""

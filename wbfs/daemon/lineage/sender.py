@@ -79,6 +79,7 @@ class Sender:
         # Runs' logs that don't say yet whose they are, open: a run's folder may go with the run.
         self._logs: dict[str, BinaryIO] = {}
         self._loggers: dict[str, Run | None] = {}
+        self._claimed: set[Use] = set()
         self._tidied_at = -TIDIED_S
         self.recorded = self.failed = self.pending = 0
 
@@ -95,6 +96,11 @@ class Sender:
         """Close what is open, once no thread sends."""
         for transaction_log in list(self._logs):
             self._close(transaction_log)
+
+    def leave_to_others(self) -> None:
+        """Let other mounts tell the server at once what a thread still waits to have told it."""
+        for use in list(self._claimed):
+            self._on_disk(self._uses.release, use)
 
     def resolved(self, use: Use) -> Use:
         """Return a use with the run that its transaction log is of, if that is known by now."""
@@ -203,6 +209,7 @@ class Sender:
         assert isinstance(run, Run)
         if _key(use) in self._settled or not self._claim(use):
             return
+        self._claimed.add(use)
         try:
             if run in self._denied:
                 raise self._denied[run]
@@ -212,8 +219,7 @@ class Sender:
                     f"{use.version} was logged by {run.path}: it is no input of that run"
                 )
             self._runs.use(run, use, deadline=deadline)
-        except (RemoteError, LoginRefused):
-            self._on_disk(self._uses.release, use)
+        except LoginRefused:
             raise
         except UsageError as error:
             log.info("%s", error)
@@ -230,6 +236,10 @@ class Sender:
             log.info("recorded %s as an input of %s", use.version, run.path)
             self._settled[_key(use)] = None
             self._on_disk(self._uses.note_known, use)
+        finally:
+            self._claimed.discard(use)
+            if _key(use) not in self._settled:
+                self._on_disk(self._uses.release, use)
 
     def _give_up(self, use: Use, error: WbfsError) -> None:
         self._settled[_key(use)] = error
