@@ -11,19 +11,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import trio
 
 from wbfs.fetch.work.background import Background
 from wbfs.fetch.work.flights import Flights
-from wbfs.fetch.work.offload import Kind, Offload
+from wbfs.fetch.work.offload import Offload
 from wbfs.fetch.work.outage import QUIET_S, Outage, Reach
+from wbfs.fs.above.asking import Asking
 from wbfs.fs.above.kept import Kept
-from wbfs.fs.above.questions import Child, child_of, is_name, list_page, look_up
+from wbfs.fs.above.questions import Child, child_of, is_name
 from wbfs.fs.inodes import ROOT_INODE, Inode
 from wbfs.fs.listings import Listing
 from wbfs.fs.nodes import (
@@ -35,34 +36,22 @@ from wbfs.fs.nodes import (
     path_of,
 )
 from wbfs.model.entries import Version, Viewer
-from wbfs.model.errors import Offline, RemoteError, RemoteProtocolError, WbfsError
+from wbfs.model.errors import Offline, RemoteError, WbfsError
 from wbfs.model.names import is_safe_component, is_version_name, name_at
 from wbfs.remote.api.artifacts import WandbApi
-from wbfs.remote.api.graphql import Page, PageRequest, QueryRefused
-from wbfs.remote.http.transport import Deadline
+from wbfs.remote.api.graphql import Page
 from wbfs.store.known.catalog import Catalog, GivenListing, GivenName, Thing
 
 log = logging.getLogger(__name__)
 
 NEGATIVE_TTL_S = 5.0
 """Seconds that "there is no such name" is believed: what is logged now should soon be there."""
-REFRESH_TIMEOUT_S = 5.0
-"""Seconds to wait for a newer answer where an older one can be given."""
 SHOWN_ALIASES = 100
 """Aliases that are told with their versions."""
 MAX_ANSWERS = 10_000
 """Names remembered, at half to one KB each, before those past their time are dropped."""
-FIRST_PAGE_SIZE = 50
-"""Names in the first page of a listing: what a program waits for before it sees any."""
-PAGE_GROWTH = 4
-"""How many times as many names each further page has, up to MAX_PAGE_SIZE."""
-MAX_PAGE_SIZE = 500
-MAX_PAGES = 10_000
-"""Pages of a listing, before it is taken for one without an end."""
 ORGANIZATIONS = "/organizations"
 """The catalog's directory of organizations' entities, which is none of the tree's."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +77,9 @@ class Names:
         timeout_s: float,
         pin: bool,
     ) -> None:
-        self._api = api
+        self._asking = Asking(api=api, reach=reach, offload=offload, timeout_s=timeout_s)
         self._kept = Kept(catalog=catalog, offload=offload, background=background)
         self._background = background
-        self._reach = reach
-        self._offload = offload
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
         self._pin = pin
@@ -107,12 +94,12 @@ class Names:
     @property
     def then(self) -> str:
         """What is said behind a name of which moment it is, if not of now."""
-        return f" as of {self._api.as_of}" if self._api.as_of else ""
+        return f" as of {self._asking.as_of}" if self._asking.as_of else ""
 
     @property
     def outage(self) -> Outage | None:
         """Since when the server can't be had; None where it answered when it was asked last."""
-        return self._reach.outage
+        return self._asking.outage
 
     def aliases(self) -> dict[str, str]:
         """Return which version is behind each alias that was asked for, of the first ones."""
@@ -139,8 +126,7 @@ class Names:
 
     def note_failure(self, error: RemoteError) -> None:
         """Take the server for lost, and as one that was waited for already."""
-        if not isinstance(error, Offline):
-            self._reach.lost(error, asked_at=-math.inf)
+        self._asking.note_failure(error)
 
     def pin(self, place: tuple[str, str, str, str], version: Version) -> None:
         """Have a name (entity, project, collection, alias) be a version as long as this lives."""
@@ -210,8 +196,8 @@ class Names:
     def _place(self, directory: Listed) -> str:
         """Return the catalog's name of a directory: of another moment it is another one."""
         path = path_of(directory)
-        is_past = self._api.as_of and isinstance(directory, CollectionDirectory)
-        return f"{path}/{self._api.as_of}" if is_past else path
+        is_past = self._asking.as_of and isinstance(directory, CollectionDirectory)
+        return f"{path}/{self._asking.as_of}" if is_past else path
 
     async def _find(self, directory: Listed, name: str, key: tuple[Inode, str]) -> Answer:
         path = self._place(directory)
@@ -222,10 +208,8 @@ class Names:
                 return self._remember(key, child_of(name, kept.thing), left_s)
         known = self._answers.get(key)
         try:
-            thing = await self._ask(
-                lambda deadline: look_up(self._api, directory, name, deadline),
-                has_answer=kept is not None or known is not None,
-            )
+            has_answer = kept is not None or known is not None
+            thing = await self._asking.name(directory, name, has_answer=has_answer)
         except RemoteError as error:
             if kept is not None:
                 return self._remember(key, child_of(name, kept.thing), self._stale_s)
@@ -265,7 +249,7 @@ class Names:
                 return self._adopt(inode, kept.things, left_s, old)
         has_answer = listed_at is not None or old is not None
         try:
-            page = await self._list(directory, PageRequest(size=FIRST_PAGE_SIZE), has_answer)
+            page = await self._asking.first_page(directory, has_answer=has_answer)
         except RemoteError as error:
             older = await self._older(path, inode, old)
             if older is not None:
@@ -282,7 +266,7 @@ class Names:
             trio.current_time() + self._ttl_s,
             more_within_s=self._timeout_s,
         )
-        pages = self._further_pages(directory, page.next, has_answer)
+        pages = self._asking.further_pages(directory, page.next, has_answer=has_answer)
         self._background.spawn(
             lambda: self._fill(listing, path, inode, things, pages, old), name=f"listing {path}"
         )
@@ -318,28 +302,6 @@ class Names:
             # It failed: who asks next begins anew.
             del self._listings[inode]
 
-    async def _further_pages(
-        self, directory: Listed, after: str, has_answer: bool
-    ) -> AsyncIterator[Page[tuple[str, Thing]]]:
-        """Yield the pages after a first one, each with a time limit of its own."""
-        wanted = PageRequest(after=after, size=FIRST_PAGE_SIZE * PAGE_GROWTH)
-        for _ in range(MAX_PAGES):
-            page = await self._list(directory, wanted, has_answer)
-            yield page
-            if page.next is None:
-                return
-            size = min(wanted.size * PAGE_GROWTH, MAX_PAGE_SIZE)
-            wanted = PageRequest(after=page.next, size=size)
-        raise RemoteProtocolError(f"the server's pages have no end: {MAX_PAGES} were read")
-
-    async def _list(
-        self, directory: Listed, wanted: PageRequest, has_answer: bool
-    ) -> Page[tuple[str, Thing]]:
-        return await self._ask(
-            lambda deadline: list_page(self._api, directory, wanted, deadline),
-            has_answer=has_answer,
-        )
-
     def _told(
         self, path: str, inode: Inode, things: dict[str, Thing], old: Listing | None
     ) -> Listing:
@@ -372,11 +334,8 @@ class Names:
     async def _find_organization(self, name: str, member: str) -> str:
         kept = await self._kept.name(ORGANIZATIONS, name)
         try:
-            entity = await self._ask(
-                lambda deadline: self._api.organization_entity(
-                    name, member=member, deadline=deadline
-                ),
-                has_answer=kept is not None,
+            entity = await self._asking.organization_entity(
+                name, member=member, has_answer=kept is not None
             )
         except RemoteError as error:
             if kept is not None and isinstance(kept.thing, str):
@@ -386,29 +345,6 @@ class Names:
             GivenName(directory=ORGANIZATIONS, name=name, thing=entity, given_at=time.time())
         )
         return entity
-
-    async def _ask(self, ask: Callable[[Deadline], T], *, has_answer: bool) -> T:
-        """Return what the server says; with an older answer at hand it isn't waited for long."""
-        await self._reach.check(has_answer=has_answer)
-        asked_at = trio.current_time()
-        deadline = Deadline.after(
-            min(self._timeout_s, REFRESH_TIMEOUT_S) if has_answer else self._timeout_s
-        )
-        try:
-            answer = await self._offload.run(Kind.METADATA, lambda: ask(deadline))
-        except Offline:
-            raise
-        except RemoteError as error:
-            if isinstance(error, QueryRefused):
-                self._reach.found()
-            else:
-                self._reach.lost(error, asked_at=asked_at)
-            raise
-        except WbfsError:
-            self._reach.found()
-            raise
-        self._reach.found()
-        return answer
 
     def _raise_unknown(self, error: RemoteError, told: str) -> NoReturn:
         """Raise the error of what the server can't be asked for and never said before."""
