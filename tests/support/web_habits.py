@@ -20,7 +20,7 @@ apache      compresses where it may, as Apache's mod_deflate
 nginx       compresses where it may, as nginx
 variants    keeps a compressed variant beside the file, with an ETag of its own, as nginx's
             gzip_static; but of names that begin with "bare"
-cuts        ends each second answer half-way
+cuts        ends its first whole answer half-way
 stored      keeps the file compressed, and says so
 auth        wants a user and a password
 """
@@ -228,9 +228,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if "cuts" in asked.habits:
-            earlier = self.web.requests("+".join(asked.habits), asked.name)
-            if len([one for one in earlier if one.method == "GET"]) % 2:
+        if "cuts" in asked.habits and "range" not in asked.headers:
+            asks = self.web.requests("+".join(asked.habits), asked.name)
+            if (
+                len([one for one in asks if one.method == "GET" and "range" not in one.headers])
+                == 1
+            ):
                 content, self.close_connection = content[: len(content) // 2], True
         for start in range(0, len(content), _PIECE):
             piece = content[start : start + _PIECE]

@@ -32,6 +32,7 @@ HABITS = (
     "packedonly",
     "nohead",
     "zerohead",
+    "wronghead",
     "nohead+norange",
     "nolength",
     "close",
@@ -390,20 +391,6 @@ def test_an_unchecked_object_that_has_changed_since_its_size_was_told(
         # The kernel is told, by a thread that no operation waits for.
         wait_until(partial(size_is, path, name, web), what="the new size is shown")
         assert path.read_bytes() == web.files[f"changes/{name}"]
-
-
-def test_a_server_that_tells_no_true_length_in_advance(
-    logged: Logged, mounter: Mounter, stand_in: StandIn
-) -> None:
-    rows = {"file": unchecked(logged.web.url_of("wronghead", "small.txt"))}
-    version = log_version_of(stand_in, "wrong", folders=1, files_per_folder=1, extra=rows)
-    path = mounter().path / version.source.replace(":", "/") / "file"
-    assert path.stat().st_size == 9
-    # The kernel has taken it for so long: who reads is told, and whoever comes then reads it.
-    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
-        path.read_bytes()
-    wait_until(lambda: path.stat().st_size == len(SMALL), what="the true size is shown")
-    assert path.read_bytes() == SMALL
 
 
 def test_answers_that_are_cut(logged: Logged, mounter: Mounter, stand_in: StandIn) -> None:

@@ -50,10 +50,9 @@ class HttpReferences:
         self._transport = transport
         # What only has the recorded ETag when it is asked for as the SDK asks.
         self._as_logged: Lately[tuple[str, str], bool] = Lately()
-        # Folders of servers that refuse HEAD, are silent at it, or answer what isn't so.
-        self._headless: Lately[str, bool] = Lately()
-        # What was answered to HEAD.
-        self._told: Lately[tuple[str, str], int] = Lately()
+        # Whether HEAD tells true sizes in a folder of a server: some refuse it, are silent at it,
+        # or answer what isn't so.
+        self._heads: Lately[str, bool] = Lately()
 
     def refuse(self, reference: Reference) -> None:
         """Raise AccessDenied where the URI itself says that it leads to where none may."""
@@ -76,7 +75,6 @@ class HttpReferences:
                 self._open(reference, _as_kept(reference), start, stop, deadline) as stream,
             ):
                 if reference.unchecked or same_object(stream.etag, reference.token):
-                    self._compare(reference, stream)
                     yield stream
                     return
                 etag = stream.etag
@@ -88,24 +86,22 @@ class HttpReferences:
             self._as_logged.put(known, True)
             yield replace(stream, is_whole=start > 0 or stop is not None)
 
-    def _compare(self, reference: Reference, stream: ByteStream) -> None:
-        """See whether HEAD was told of the same size: the next one who asks is to know better."""
-        told = self._told.get((reference.uri, reference.token))
-        if None not in (told, stream.size) and told != stream.size:
-            self._headless.put(_folder_of(reference), True)
-
     def size(self, reference: Reference, *, deadline: Deadline) -> int | None:
         """Ask for the size of the recorded object, None where the server doesn't tell.
 
         Raises what `open` does.
         """
-        known = (reference.uri, reference.token)
-        size = None
-        if not (self._as_logged.get(known) or self._headless.get(_folder_of(reference))):
-            size = self._head(reference, deadline)
-        if size is None:
-            with self.open(reference, start=0, stop=1, deadline=deadline) as stream:
-                size = stream.size
+        known, folder = (reference.uri, reference.token), _folder_of(reference)
+        is_true = self._heads.get(folder)
+        told = None
+        if not self._as_logged.get(known) and is_true is not False:
+            told = self._head(reference, deadline)
+            if told is not None and is_true:
+                return told
+        with self.open(reference, start=0, stop=1, deadline=deadline) as stream:
+            size = told if stream.size is None else stream.size
+        if told is not None:
+            self._heads.put(folder, told == size)
         return size
 
     def _head(self, reference: Reference, deadline: Deadline) -> int | None:
@@ -120,17 +116,14 @@ class HttpReferences:
                 is_it = reference.unchecked or same_object(etag, reference.token)
                 if response.status_code == 200 and is_it:
                     # Those that don't know it say 0 as well.
-                    size = content_length(response) or None
-                    if size is not None:
-                        self._told.put((reference.uri, reference.token), size)
-                    return size
+                    return content_length(response) or None
                 refuses = response.status_code in (403, 405, 501)
         except Offline:
             raise
         except RemoteError:
             refuses = True
         if refuses:
-            self._headless.put(_folder_of(reference), True)
+            self._heads.put(_folder_of(reference), False)
         return None
 
     @contextmanager
