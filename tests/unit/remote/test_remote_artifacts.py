@@ -11,8 +11,10 @@ from tables import digest_of, entry_of
 
 from wbfs.model.digests import Algorithm
 from wbfs.model.errors import NotFound, RemoteProtocolError
+from wbfs.model.runs import Run, Use
 from wbfs.remote.api.artifacts import WandbApi
 from wbfs.remote.api.manifests import Manifest
+from wbfs.remote.api.runs import RunsApi
 from wbfs.remote.http.transport import Deadline
 
 DEADLINE = Deadline.after(60)
@@ -183,3 +185,29 @@ def test_rows_of_no_use_are_named(row: object) -> None:
     assert path == "bad"
     assert reason.startswith("it can't be read: ")
     assert not parsed.digest_matches
+
+
+@pytest.mark.parametrize("takes_names", [True, False])
+def test_a_use_has_the_names_that_were_used_where_the_server_takes_them(takes_names: bool) -> None:
+    asked: list[tuple[str, Mapping[str, str]]] = []
+
+    class Asked:
+        def execute(self, query: str, variables: Mapping[str, str], **_: object) -> None:
+            asked.append((query, variables))
+
+    class Features:
+        def has(self, name: str, deadline: Deadline) -> bool:
+            return takes_names
+
+    runs = RunsApi(Asked(), Features())  # type: ignore[arg-type]
+    run = Run(entity="team", project="training", name="1a2b")
+    runs.use(run, Use(run=run, artifact_id="x", version="org/links/c:v0"), deadline=DEADLINE)
+    [(query, variables)] = asked
+    names = {"artifactEntityName": "org", "artifactProjectName": "links"} if takes_names else {}
+    assert ("artifactEntityName" in query) is takes_names
+    assert variables == names | {
+        "entityName": "team",
+        "projectName": "training",
+        "runName": "1a2b",
+        "artifactID": "x",
+    }
