@@ -147,10 +147,11 @@ class Records:
             if not name.startswith(_boot()):
                 # After a boot, or of another machine that has the same home.
                 continue
-            # Another daemon may remove it meanwhile; and what can't be read is left alone.
+            # Another daemon may remove it meanwhile. What can't be read is left alone: a daemon of
+            # another version may have written it.
             with contextlib.suppress(OSError):
                 record = _read_file(folder, name)
-                if record is None or record.is_stale:
+                if record is not None and record.is_stale:
                     os.unlink(name, dir_fd=folder)
 
 
