@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import prepared
+import processes
 import pytest
 from conftest import Mounter
 from lineage import used
@@ -153,14 +154,19 @@ def test_once_below_mounts_and_at_once(
 
 @pytest.mark.promises("12.4")
 def test_a_file_that_is_cut_while_it_is_sent_ends_it(
-    put: Putting, stand_in: StandIn, tmp_path: Path
+    put: Putting, env: Mapping[str, str], stand_in: StandIn, tmp_path: Path
 ) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(5_000_000))
+    key_file = tmp_path / "key"
+    key_file.write_text(env["WANDB_API_KEY"])
+    settings = {"WANDB_API_KEY": "", "WBFS_TOKEN_FILE": str(key_file)}
 
-    def cut() -> None:
+    def cut() -> list[processes.Process]:
         wait_until(lambda: stand_in.requests(port="files"), timeout_s=30, what="it is being sent")
+        sending = [one for one in processes.descendants() if "/wbfs-put-" in one.command]
         os.truncate(file, 10)
+        return sending
 
     stand_in.clear_requests()
     with (
@@ -168,8 +174,11 @@ def test_a_file_that_is_cut_while_it_is_sent_ends_it(
         ThreadPoolExecutor() as beside,
     ):
         cutting = beside.submit(cut)
-        done = put(file, f"{PROJECT}/cut", "--type", "dataset")
-        cutting.result()
+        done = put(file, f"{PROJECT}/cut", "--type", "dataset", **settings)
+        sending = cutting.result()
+    # What was in a file is in no list of processes.
+    assert sending
+    assert not any(env["WANDB_API_KEY"] in one.settings.values() for one in sending)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert f"{file} changes while it is put" in done.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -79,7 +80,7 @@ def run_sdk(
         with (folder / "output").open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-P", str(_PROGRAM), name, str(os.getpid())],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 cwd=folder,
@@ -87,6 +88,10 @@ def run_sdk(
                 start_new_session=True,
             )
         try:
+            assert process.stdin is not None
+            # It may have ended already: that shows below.
+            with contextlib.suppress(BrokenPipeError), process.stdin as its_input:
+                its_input.write(json.dumps(_secrets(credentials)).encode())
             while not _ends(process, POLL_S):
                 checkpoint()
                 on_read(_number_in(folder / "read"))
@@ -103,6 +108,16 @@ def run_sdk(
         return _result(folder, credentials)
 
 
+def _secrets(credentials: Credentials) -> dict[str, Any]:
+    """Return the settings that no list of processes may show, as the environment would."""
+    secrets: dict[str, Any] = {}
+    if credentials.identity_token_file is None:
+        secrets["api_key"] = credentials.read_key().value
+    if credentials.extra_headers:
+        secrets["x_extra_http_headers"] = dict(credentials.extra_headers)
+    return secrets
+
+
 def _environment(credentials: Credentials, folder: Path) -> dict[str, str]:
     kept = {
         name: value
@@ -114,10 +129,6 @@ def _environment(credentials: Credentials, folder: Path) -> dict[str, str]:
         "WANDB_USERNAME": credentials.username,
         "WANDB_USER_EMAIL": credentials.email,
     }
-    if credentials.identity_token_file is None:
-        login["WANDB_API_KEY"] = credentials.read_key().value
-    if credentials.extra_headers:
-        login["WANDB_X_EXTRA_HTTP_HEADERS"] = json.dumps(dict(credentials.extra_headers))
     named = {name: value for name, value in login.items() if value}
     bundle = kept.get("REQUESTS_CA_BUNDLE") or kept.get("CURL_CA_BUNDLE")
     if bundle and not (kept.get("SSL_CERT_FILE") or kept.get("SSL_CERT_DIR")):

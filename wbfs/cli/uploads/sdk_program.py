@@ -1,8 +1,9 @@
 """Logs a version with the wandb SDK: run as a program, never imported.
 
-Its folder holds `order.json`; what became of it goes to `result.json`, and how many bytes the SDK
-has read so far to `read`. Whatever the SDK starts ends with it, and all that it writes is below
-that folder. Nothing of wbfs is imported, so that it starts as soon as the SDK does.
+Its folder holds `order.json`, and its input the settings that are secret. What became of it goes
+to `result.json`, and how many bytes the SDK has read so far to `read`. Whatever the SDK starts ends
+with it, and all that it writes is below that folder. Nothing of wbfs is imported, so that it starts
+as soon as the SDK does.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ def main(folder: Path, parent: int) -> None:
     if os.getppid() != parent:
         return
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    secrets = json.load(sys.stdin)
     patient = False
     try:
         worker = os.fork()
@@ -38,7 +40,7 @@ def main(folder: Path, parent: int) -> None:
             try:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-                _write(folder / "result.json", carry_out(folder))
+                _write(folder / "result.json", carry_out(folder, secrets))
             finally:
                 sys.stdout.flush()
                 os._exit(0)
@@ -53,12 +55,13 @@ def main(folder: Path, parent: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def carry_out(folder: Path) -> dict[str, Any]:
-    """Do what is ordered; return the result, or the error in words."""
+def carry_out(folder: Path, secrets: dict[str, Any]) -> dict[str, Any]:
+    """Do what is ordered, with these settings; return the result, or the error in words."""
     order = json.loads((folder / "order.json").read_text())
     try:
         import wandb
 
+        wandb.setup(wandb.Settings(base_url=os.environ["WANDB_BASE_URL"], **secrets))
         artifact = wandb.Artifact(order["name"], order["type"], order["description"])
         artifact.metadata = order["metadata"]
         for uri in order["references"]:
