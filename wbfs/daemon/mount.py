@@ -28,9 +28,9 @@ from wbfs.daemon.mounts.mountpoint import (
     users_may_allow_other,
 )
 from wbfs.daemon.mounts.own import OwnMount
+from wbfs.daemon.reserve import Reserve, reserved_descriptors
 from wbfs.daemon.serving import answer
 from wbfs.daemon.session import Session, open_session
-from wbfs.daemon.spare import Spare, spare_descriptors
 from wbfs.daemon.status import Status
 from wbfs.daemon.supervisor import Supervisor
 from wbfs.fetch.apart.carriers import processors, spares_for
@@ -58,12 +58,18 @@ def run_mount(settings: MountSettings, supervisor: Supervisor) -> None:
     any case. To be called once: signals are ignored afterwards.
     """
     faulthandler.register(signal.SIGUSR1)
-    # Before there is anything that they should not have.
-    with Spares(spares_for(processors())) as spares, signals_noted() as noted:
-        refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
-        if settings.descriptor is None:
-            prepare_mountpoint(settings.mountpoint, make=settings.make_dir)
-        trio.run(_run, settings, supervisor, noted, spares)
+    try:
+        # Before there is anything that they should not have.
+        with Spares(spares_for(processors())) as spares, signals_noted() as noted:
+            refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
+            if settings.descriptor is None:
+                prepare_mountpoint(settings.mountpoint, make=settings.make_dir)
+            trio.run(_run, settings, supervisor, noted, spares)
+    except OSError as error:
+        # It may be found out anywhere.
+        if error.errno in NO_DESCRIPTOR:
+            raise no_descriptor(f"mount on {settings.mountpoint}") from error
+        raise
 
 
 async def _run(
@@ -119,9 +125,9 @@ async def _mount(
         with ExitStack() as stack:
             if settings.metrics_port is not None:
                 stack.enter_context(metrics.served(settings.metrics_address, settings.metrics_port))
-            spare = stack.enter_context(spare_descriptors(f"mount on {settings.mountpoint}"))
+            reserve = stack.enter_context(reserved_descriptors())
             await _serve(
-                background, settings, operations, session, kernel, ending, supervisor, spare
+                background, settings, operations, session, kernel, ending, supervisor, reserve
             )
 
 
@@ -187,7 +193,7 @@ async def _serve(
     kernel: Kernel,
     ending: Ending,
     supervisor: Supervisor,
-    spare: Spare,
+    reserve: Reserve,
 ) -> None:
     mountpoint = str(settings.mountpoint)
     options = {"default_permissions", "fsname=wbfs", "subtype=wbfs", "ro"}
@@ -212,7 +218,7 @@ async def _serve(
         finally:
             # To unmount takes descriptors, and programs may have had all of them.
             operations.close()
-            spare.free()
+            reserve.free()
         is_lost = own.is_there and not ending.told.is_set()
     finally:
         try:

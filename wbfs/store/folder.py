@@ -154,6 +154,8 @@ def _saying_why(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         pass
     except OSError as error:
+        if error.errno in NO_DESCRIPTOR:
+            raise no_descriptor(f"use the cache folder {path}") from error
         raise UsageError(
             f"can't use the cache folder {path}: {error.strerror}; use --cache-dir"
         ) from error

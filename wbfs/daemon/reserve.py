@@ -6,13 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wbfs.model.errors import NO_DESCRIPTOR, no_descriptor
-
-SPARE = 8
+RESERVED = 8
 """The kernel's table of mounts, and the pipes to fusermount3."""
 
 
-class Spare:
+class Reserve:
     """Descriptors that nobody uses."""
 
     def __init__(self) -> None:
@@ -20,7 +18,7 @@ class Spare:
 
     def take(self) -> None:
         """Open them. Raises OSError."""
-        for _ in range(SPARE):
+        for _ in range(RESERVED):
             self._fds.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def free(self) -> None:
@@ -30,15 +28,11 @@ class Spare:
 
 
 @contextmanager
-def spare_descriptors(doing: str) -> Iterator[Spare]:
-    """Yield descriptors that are free in the end. Raises NoDescriptor where there are too few."""
-    spare = Spare()
+def reserved_descriptors() -> Iterator[Reserve]:
+    """Yield descriptors that are free in the end. Raises OSError where there are too few."""
+    reserve = Reserve()
     try:
-        spare.take()
-        yield spare
-    except OSError as error:
-        if error.errno in NO_DESCRIPTOR:
-            raise no_descriptor(doing) from error
-        raise
+        reserve.take()
+        yield reserve
     finally:
-        spare.free()
+        reserve.free()
