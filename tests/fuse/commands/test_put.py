@@ -214,6 +214,7 @@ def test_what_can_not_be_put_has_a_reason(
         ([good, place, *dataset], {"WANDB_API_KEY": "e" * 40}, 77, "API key"),
         ([tmp_path / "gone", place, *dataset], {}, 2, "No such file"),
         ([mount / "admin", place, *dataset], {}, 2, "is above the versions"),
+        ([mount / ".wbfs", place, *dataset], {}, 2, "is of the mount itself"),
         ([wrong["fifo"], place, *dataset], {}, 2, "neither a file nor a folder"),
         ([wrong["circle"], place, *dataset], {}, 2, "leads in a circle"),
         ([wrong["dangling"], place, *dataset], {}, 2, "No such file"),

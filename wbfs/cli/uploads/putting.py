@@ -78,8 +78,9 @@ class Outcome:
         assert self.version is not None
         name = self.version.name
         if self.is_new:
-            sent = f"{show_size(self.sent_bytes)} of {self.sent:,} of them were sent at most"
-            yield f"{name} is new: {self.files:,} files; {sent}"
+            some = f"up to {self.sent:,} ({show_size(self.sent_bytes)}) were sent"
+            sent = some if self.sent else "none was sent"
+            yield f"{name} is new: {self.files:,} files, of which {sent}"
         else:
             yield f"{name} has that content already: nothing was sent"
         if self.moved:

@@ -87,6 +87,8 @@ def look_at(text: str) -> MountedPath | None:
         raise _unreadable(path, mount, error) from error
     version = _version_of(path, mount)
     if version is None:
+        if path.is_relative_to(mount.mountpoint / CONTROL_NAME):
+            raise UsageError(f"{path} is of the mount itself: name a path in a version")
         raise UsageError(
             f"{path} is above the versions: name one of them, such as"
             f" {path.joinpath(*_missing_levels(path, mount))}"
