@@ -21,6 +21,7 @@ import processes
 from mounts import run
 
 from benchmark.findings import Findings
+from benchmark.numbers import numbers
 from benchmark.report import table, write_json
 from benchmark.requirements import requirements
 from benchmark.samples import Workload
@@ -31,6 +32,7 @@ from benchmark.site.servers import HOST
 from benchmark.turns import SLOW_TURN_S, say, take_turns, workplace
 from benchmark.workloads.growth import GROWTH, growth_table, growth_workload
 from benchmark.workloads.large import large_workloads
+from benchmark.workloads.limits import LIMITS, limits_workload
 from benchmark.workloads.scale import scale_workloads
 from benchmark.workloads.small import small_workloads
 from benchmark.workloads.training import training_workloads
@@ -79,9 +81,24 @@ NEEDED: dict[str, set[str]] = {
     "stages": {"train", "tree", "million"},
     "start": set(),
     GROWTH: {"train", "growing"},
+    LIMITS: {"large"},
 }
 """The workloads, and the artifacts that they read."""
 NAMES = tuple(NEEDED)
+DECIDING = (
+    "limits",
+    "sequential",
+    "sequential-wan",
+    "first-bytes-wan",
+    "mmap-wan",
+    "get",
+    "get-wan",
+    "shuffled-wan",
+    "first-batch-wan",
+    "epochs-wan",
+    "start",
+)
+"""Those that are run unless others are named, in a quarter of an hour."""
 
 
 def main() -> None:
@@ -93,7 +110,7 @@ def main() -> None:
     sizes = QUICK if options.quick else FULL
     if options.files:
         sizes = replace(sizes, train_files=options.files)
-    names = options.only or NAMES
+    names = options.only or (NAMES if options.all else DECIDING)
     artifacts = frozenset[str]().union(*(NEEDED[name] for name in names))
     runs = options.runs or (QUICK_RUNS if options.quick else RUNS)
     findings = Findings()
@@ -121,6 +138,7 @@ def main() -> None:
     met = requirements(findings, names)
     for row in met:
         print(f"{'PASS' if row['passed'] else 'FAIL'}  {row['requirement']}: {row['found']}")
+    print(f"\n{numbers(findings, names)}\n")
     if options.quick:
         print("(these are of small sizes, and tell nothing)")
     settings = {"quick": options.quick, "tls": not options.plain, "turns": runs, "link": link}
@@ -142,6 +160,7 @@ def workloads(site: Site, *, reads: int) -> dict[str, Workload]:
         **training_workloads(site),
         **scale_workloads(site),
         GROWTH: growth_workload(site),
+        LIMITS: limits_workload(site),
     }
 
 
@@ -162,6 +181,7 @@ def parse() -> argparse.Namespace:
         metavar="N",
         help=f"files that loaders read; {FULL.train_files:,} by default",
     )
+    parser.add_argument("--all", action="store_true", help="all workloads, of which some take long")
     parser.add_argument(
         "--only", nargs="+", choices=NAMES, metavar="WORKLOAD", help=", ".join(NAMES)
     )

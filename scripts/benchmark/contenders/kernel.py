@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,18 @@ from pathlib import Path
 from mounts import run
 
 from benchmark.samples import Skipped
+from wbfs.daemon.kernel import READ_AHEAD_KB
 
 FUSE_CONTROL = "/sys/fs/fuse/connections"
 KERNEL_DEFAULTS = {"read_ahead_kb": 128, "max_background": 12, "congestion_threshold": 9}
+
+
+def read_ahead_as_wbfs(path: Path) -> None:
+    """Have the kernel read ahead of a mount's readers as far as wbfs has it, where permitted."""
+    device = os.stat(path).st_dev
+    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    with contextlib.suppress(OSError):
+        setting.write_text(str(READ_AHEAD_KB))
 
 
 def kernel_settings(path: Path, wanted: Mapping[str, int] | None = None) -> dict[str, float]:

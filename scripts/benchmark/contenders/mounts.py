@@ -16,10 +16,13 @@ from pathlib import Path
 from mounts import Mount, run, wait_until
 
 from benchmark.contenders import RCLONE_DEFAULTS, RCLONE_TUNED, WBFS
+from benchmark.contenders.kernel import read_ahead_as_wbfs
 from benchmark.programs import DAEMON
+from benchmark.programs import LEAST as LEAST_DAEMON
 from benchmark.samples import Failed
 from benchmark.site import Site
 from benchmark.site.servers import Place
+from wbfs.fetch.apart.carriers import carriers_for, processors
 
 MOUNT_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
@@ -115,6 +118,21 @@ def mounted_daemon(site: Site, _: Place, state: Path, *, name: str) -> Iterator[
     path.mkdir()
     command = [sys.executable, str(DAEMON), str(site.plain / name), str(path)]
     with _mounted_by(command, path, state / "daemon.log") as pid:
+        yield Mounted(pid=pid, path=path, root=lambda _: path)
+
+
+@contextmanager
+def mounted_least(
+    site: Site, place: Place, state: Path, *, name: str, size: int
+) -> Iterator[Mounted]:
+    """Mount one file with the daemon that does the least; it is called `file` there."""
+    path = state / "least"
+    path.mkdir()
+    command = [sys.executable, str(LEAST_DAEMON), f"{place.plain_url}/{name}"]
+    command += [str(site.ca_file or ""), str(size), str(state / "kept"), str(path)]
+    command += [str(max(1, carriers_for(processors())))]
+    with _mounted_by(command, path, state / "least.log") as pid:
+        read_ahead_as_wbfs(path)
         yield Mounted(pid=pid, path=path, root=lambda _: path)
 
 

@@ -15,7 +15,9 @@ PROJECT, READERS_RUN = "bench", "reader"
 """What those that read are a run of, for mounts that look whose inputs it is."""
 READER = Path(__file__).with_name("reader.py")
 LOADER = Path(__file__).with_name("loader.py")
+PARTS = Path(__file__).with_name("parts.py")
 DAEMON = Path(__file__).with_name("daemon.py")
+LEAST = Path(__file__).with_name("least.py")
 LIMIT_S = 300.0
 """Of one reading."""
 LONG_LIMIT_S = 1500.0
@@ -32,6 +34,11 @@ def load(how: str, path: Path, **arguments: object) -> Sample:
     return _run(LOADER, {"how": how, "path": str(path), **arguments}, LONG_LIMIT_S)
 
 
+def step(how: str, **arguments: object) -> Sample:
+    """Let a process of its own do what `parts` describes. Raises Failed."""
+    return _run(PARTS, {"how": how, **arguments}, LIMIT_S)
+
+
 def _run(program: Path, what: Mapping[str, object], limit_s: float) -> Sample:
     process = subprocess.Popen(
         [sys.executable, "-I", str(program), json.dumps(what)],
@@ -44,12 +51,12 @@ def _run(program: Path, what: Mapping[str, object], limit_s: float) -> Sample:
     try:
         output, errors = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired as error:
-        raise Failed(f"reading {what['path']} takes longer than {limit_s:.0f} s") from error
+        raise Failed(f"{program.name} takes longer than {limit_s:.0f} s: {what}") from error
     finally:
         # Not waited for: what hangs in a mount ends when the mount does.
         process.kill()
     if process.returncode:
-        raise Failed(f"can't read {what['path']}: {errors.strip().rpartition(chr(10))[2]}")
+        raise Failed(f"{program.name} fails: {what}: {errors.strip().rpartition(chr(10))[2]}")
     figures: dict[str, float] = json.loads(output)
     return Sample(
         seconds=figures.pop("seconds"),

@@ -61,7 +61,7 @@ class Site:
         self.near = Place(scheme=scheme, api_port=next(ports), files_port=next(ports))
         self.far = Place(scheme=scheme, api_port=next(ports), files_port=next(ports))
         self._control_port, behind_link = ports
-        start_nginx(
+        self.nginx = start_nginx(
             stack,
             home,
             certificate=self._certified(),

@@ -92,8 +92,8 @@ def start_nginx(
     plain: Path,
     files_port: int,
     apis: dict[int, str],
-) -> None:
-    """Serve the files' folders, and the stand-in's API once for each client's file server.
+) -> int:
+    """Serve the files' folders, and the stand-in's API once for each; return nginx's process.
 
     certificate: with its key, None for plain HTTP. stand_in: the URLs of its API and its files.
     objects: the folder that the latter serves. apis: by port, the URL of the files that clients are
@@ -120,15 +120,15 @@ def start_nginx(
     )
     # Debian has it where only root's PATH leads to.
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
-    start(
+    return start(
         stack,
         [program, "-e", f"{home}/nginx-error.log", "-p", str(home), "-c", str(config)],
         ports=[files_port, *apis],
     )
 
 
-def start(stack: ExitStack, command: list[str], *, ports: list[int]) -> None:
-    """Start a server, wait until it listens, and have the stack end it."""
+def start(stack: ExitStack, command: list[str], *, ports: list[int]) -> int:
+    """Start a server, wait until it listens, have the stack end it; return its process."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def end() -> None:
@@ -145,6 +145,7 @@ def start(stack: ExitStack, command: list[str], *, ports: list[int]) -> None:
 
     stack.callback(end)
     wait_until(is_up, timeout_s=START_TIMEOUT_S, what=f"{command[0]} listens")
+    return process.pid
 
 
 def listens(port: int) -> bool:

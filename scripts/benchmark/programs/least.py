@@ -1,0 +1,157 @@
+"""The least that reads a file over the network through a mount and keeps it: no digest, no bounds.
+
+Processes fetch it in ranges and write them to a file; a daemon serves what is there. What reads a
+file so, in Python through pyfuse3, can't take less. It is a process of its own, `least.py URL CA
+SIZE FILE MOUNTPOINT PROCESSES`, until it is unmounted; CA is empty for plain HTTP. Nothing is
+fetched before the first read.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import stat
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import pyfuse3
+import trio
+
+from benchmark.programs.daemon import FOREVER_S, MAX_TASKS
+from benchmark.programs.daemon import Operations as DoNothing
+
+RANGE_BYTES = 16 << 20
+PIECE_BYTES = 1 << 20
+WRITTEN_BYTES = 256 << 10
+HEAD_BYTES = 4096
+PROGRESS = struct.Struct("QQ")
+"""Where bytes begin and end that have come."""
+
+
+def fetch(url: str, ca_file: str, size: int, fd: int, first: int, step: int) -> None:
+    """Fetch one range in `step` of them, and tell over the socket that is standard output."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    sock = socket.create_connection((parts.hostname, parts.port))
+    if ca_file:
+        context = ssl.create_default_context(cafile=ca_file)
+        sock = context.wrap_socket(sock, server_hostname=parts.hostname)
+    piece = memoryview(bytearray(PIECE_BYTES))
+    for start in range(first * RANGE_BYTES, size, step * RANGE_BYTES):
+        stop = min(size, start + RANGE_BYTES)
+        sock.sendall(
+            f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            f"Range: bytes={start}-{stop - 1}\r\n\r\n".encode()
+        )
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += sock.recv(HEAD_BYTES)
+        body = head.partition(b"\r\n\r\n")[2]
+        piece[: len(body)] = body
+        have = len(body)
+        while start < stop:
+            wanted = min(PIECE_BYTES, stop - start)
+            while have < wanted:
+                have += sock.recv_into(piece[have:wanted])
+            for at in range(0, have, WRITTEN_BYTES):
+                os.pwrite(fd, piece[at : min(at + WRITTEN_BYTES, have)], start + at)
+            os.write(1, PROGRESS.pack(start, start + have))
+            start += have
+            have = 0
+
+
+class Operations(DoNothing):
+    """Serves the one file of a folder from another one, once it is there."""
+
+    def __init__(self, folder: Path, fd: int, size: int, go: list[int]) -> None:
+        """`go` are pipes at which the processes wait for the first read."""
+        super().__init__(folder)
+        self._fd = fd
+        self._size = size
+        self._go = go
+        self._stops: dict[int, int] = {}
+        self._waiting: list[tuple[int, int, trio.Event]] = []
+        served = self._attributes[self._children[1][b"file"]]
+        served.st_size = size
+        served.st_mode = stat.S_IFREG | 0o444
+        served.entry_timeout = served.attr_timeout = FOREVER_S
+
+    def _is_there(self, start: int, stop: int) -> bool:
+        while start < stop:
+            number = start // RANGE_BYTES
+            end = min((number + 1) * RANGE_BYTES, stop)
+            if self._stops.get(number, 0) < end:
+                return False
+            start = end
+        return True
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        while self._go:
+            os.close(self._go.pop())
+        stop = min(off + size, self._size)
+        if not self._is_there(off, stop):
+            arrived = trio.Event()
+            self._waiting.append((off, stop, arrived))
+            await arrived.wait()
+        buffer = bytearray(stop - off)
+        os.preadv(self._fd, [buffer], off)
+        return buffer
+
+    async def listen(self, progress: socket.socket) -> NoReturn:
+        """Take note of what comes."""
+        news = trio.socket.from_stdlib_socket(progress)
+        while True:
+            start, stop = PROGRESS.unpack(await news.recv(PROGRESS.size))
+            self._stops[start // RANGE_BYTES] = stop
+            waiting, self._waiting = self._waiting, []
+            for one in waiting:
+                if self._is_there(*one[:2]):
+                    one[2].set()
+                else:
+                    self._waiting.append(one)
+
+
+def main() -> None:
+    """Serve until it is unmounted."""
+    url, ca_file, size_text, file, mountpoint, count_text = sys.argv[1:]
+    size, count = int(size_text), int(count_text)
+    fd = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(fd, size)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    go = []
+    for number in range(count):
+        waiting, starting = os.pipe()
+        if not os.fork():
+            os.dup2(theirs.fileno(), 1)
+            for inherited in (*go, starting):
+                os.close(inherited)
+            # Until the first read closes the other end.
+            os.read(waiting, 1)
+            fetch(url, ca_file, size, fd, number, count)
+            os._exit(0)
+        os.close(waiting)
+        go.append(starting)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "file").touch()
+        operations = Operations(Path(folder), fd, size, go)
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(operations.listen, ours)
+            await pyfuse3.main(max_tasks=MAX_TASKS)
+            nursery.cancel_scope.cancel()
+
+    pyfuse3.init(operations, mountpoint, {"default_permissions", "fsname=bench", "ro"})
+    try:
+        trio.run(serve)
+    finally:
+        pyfuse3.close(unmount=True)
+
+
+if __name__ == "__main__":
+    main()
