@@ -79,7 +79,8 @@ def test_the_kernels_requests_for_one_window_are_no_sign_of_more() -> None:
         assert read_ahead.plan(100 * MIB + offset, MIB).ahead == ()
     for offset in (0, MIB, 3 * MIB, 2 * MIB):
         read_ahead.delivered(100 * MIB + offset, MIB)
-    assert ahead_bytes(read_ahead.plan(104 * MIB, MIB)) == 16 * MIB
+    # Four times what was delivered, to where the last whole request ends.
+    assert 16 * MIB - SEGMENT < ahead_bytes(read_ahead.plan(104 * MIB, MIB)) <= 16 * MIB
 
 
 def test_a_seek_starts_anew_and_the_run_before_it_goes_on() -> None:

@@ -36,7 +36,7 @@ are to come, and are not there in `PATIENCE_S` seconds, it gets a connection of 
 PATIENCE_S = 0.1
 STALLED_S = 4.0
 """Seconds without a byte after which what is still missing of an answer is asked for anew."""
-AT_ONCE = 8
+AT_ONCE = 16
 """Requests at once for a file that is wanted whole."""
 SAVED_AFTER_S = 1.0
 """Seconds until what has come is noted for a later mount."""

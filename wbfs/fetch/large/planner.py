@@ -19,9 +19,10 @@ from operator import itemgetter
 
 FIRST = 256 << 10
 """Bytes that a first read fetches; one of more bytes fetches its own."""
-SEGMENT = 16 << 20
+SEGMENT = 8 << 20
 """Bytes of one request at most; its multiples are where requests begin and end."""
 LARGEST_WINDOW = 128 << 20
+"""Bytes that are fetched ahead at most: on as many connections as one server has for that."""
 GROWTH = 4
 """A run's window, as a multiple of what was delivered of it."""
 TAIL = 512 << 10
