@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +144,18 @@ def test_what_can_not_be_recorded_has_a_reason_and_an_exit_code(use: Using, team
         assert reason in done.stderr
     # Nothing of it waits, and only the viewer's was worth asking.
     assert use("--pending").returncode == 0
+    assert told(team.server) == 1
+
+
+def test_several_at_once_is_one_use_and_all_know_it(use: Using, team: Team) -> None:
+    team.server.clear_requests()
+    with (
+        team.server.faults(port="api", match="graphql", delay_s=0.3),
+        ThreadPoolExecutor() as ranks,
+    ):
+        words = (f"{DATA}:v0", "--run", "use-team/training/third")
+        done = [rank.result() for rank in [ranks.submit(use, *words) for _ in range(3)]]
+    assert [one.returncode for one in done] == [0] * 3, done
     assert told(team.server) == 1
 
 

@@ -13,7 +13,7 @@ import trio
 from wbfs.cli.files.orders import find_selections
 from wbfs.daemon.exit_codes import exit_code_of
 from wbfs.daemon.lineage.readers import Readers, kin_of
-from wbfs.daemon.lineage.sender import Sender
+from wbfs.daemon.lineage.sender import Sender, ToldByAnother
 from wbfs.daemon.mounts.paths import MountedPath
 from wbfs.daemon.session import Session, open_session
 from wbfs.fetch.work.background import in_background
@@ -25,7 +25,7 @@ from wbfs.model.settings import AUTO_RUN, SessionSettings
 from wbfs.remote.http.transport import Deadline
 from wbfs.store.known.uses import Uses
 
-LOG_POLL_S = 0.5
+POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,17 +131,25 @@ def _runs(session: Session, text: str) -> Collection[Run | str]:
 
 
 def _send(sender: Sender, uses: list[Use], deadline: Deadline, *, send_all: bool) -> list[Recorded]:
-    """Tell the server, in a worker thread; a run that begins is waited for until it is known."""
+    """Tell the server, in a worker thread, and wait for what will soon be known.
+
+    That is whose run it is that begins, and what others tell the server at the same moment.
+    """
     waiting = sender.read() if send_all else []
     sender.add(uses)
     done = uses + [use for use in waiting if use not in uses]
     sender.send(only=done)
-    while not deadline.expired and any(
-        isinstance(sender.resolved(use).run, str) and sender.why_not(use) for use in uses
-    ):
+
+    def is_open(use: Use) -> bool:
+        resolved = sender.resolved(use)
+        error = sender.why_not(resolved)
+        begins = use in uses and isinstance(resolved.run, str)
+        return isinstance(error, ToldByAnother) or (begins and error is not None)
+
+    while not deadline.expired and any(map(is_open, done)):
         checkpoint()
-        time.sleep(LOG_POLL_S)
-        sender.send(only=uses)
+        time.sleep(POLL_S)
+        sender.send(only=[*done, *map(sender.resolved, done)])
     sender.close()
     known = [sender.resolved(use) for use in done]
     return [Recorded(use=use, error=sender.why_not(use)) for use in known]

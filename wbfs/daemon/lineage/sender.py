@@ -48,6 +48,10 @@ SERVER = ""
 """What stands for all runs, where waits are kept by run."""
 
 
+class ToldByAnother(RemoteError):
+    """Another process with the same cache tells the server of a use at this moment."""
+
+
 @dataclass(slots=True)
 class _Wait:
     """Why a run is left alone, and until which moment of the monotonic clock."""
@@ -114,7 +118,7 @@ class Sender:
             return None
         waits = (self._waits.get(use.run), self._waits.get(SERVER))
         errors = [wait.error for wait in waits if wait is not None]
-        return errors[0] if errors else RemoteError("another process tells the server")
+        return errors[0] if errors else ToldByAnother("another process tells the server")
 
     def send(self, *, only: Collection[Use] | None = None, at_once: bool = False) -> float | None:
         """Tell the server what is due; return the seconds until more is, None for never.
