@@ -49,10 +49,6 @@ class Gateway:
         """All that it wrote, its cache too."""
         return b"".join(path.read_bytes() for path in self.folder.rglob("*") if path.is_file())
 
-    def asked(self) -> list[str]:
-        """Its log of requests."""
-        return (self.folder / "log").read_text().splitlines()
-
 
 def command_of(folder: Path, **settings: str) -> list[str | Path]:
     """Write the sample down, with those values put in; return what runs nginx with it."""

@@ -254,7 +254,7 @@ async def open_session(
             background=background,
             timeout_s=settings.timeout_s,
         )
-        gateway = Gateway(settings.blob_gateway, transport)
+        gateway = Gateway(settings.blob_gateway, transport, is_trusted=settings.trust_gateway)
         sources = Sources(
             api=api,
             reach=reach,

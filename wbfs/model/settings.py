@@ -34,7 +34,8 @@ class SessionSettings:
     `cache_size` of None is no limit. With `offline` no request is made at all. With `verify_always`
     no byte of a large file is served before its digest was checked, as of small ones.
     With `as_of` artifacts have the versions and aliases of that moment, which has a zone.
-    `blob_gateway` is the URL of a cache that W&B's own files are asked for at first, or empty.
+    `blob_gateway` is the URL of a cache that W&B's own files are asked for at first, or empty; with
+    `trust_gateway` that holds for what comes from there too, which else is checked first.
     `private_references` is whether manifests' URLs may lead to loopback and private addresses,
     `file_references` whether they may name files of this machine.
     """
@@ -51,6 +52,7 @@ class SessionSettings:
     offline: bool = False
     verify_always: bool = False
     blob_gateway: str = ""
+    trust_gateway: bool = False
     private_references: bool = True
     file_references: bool = True
 

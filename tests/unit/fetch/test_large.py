@@ -34,6 +34,7 @@ from wbfs.remote.http.bytes import ByteStream
 from wbfs.remote.http.gateway import Gateway
 from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.store.bounds.eviction import Bounds
+from wbfs.store.content.blobs import SealedBlob
 from wbfs.store.content.large_blob import LargeBlob
 from wbfs.store.folder import temporary_file
 
@@ -56,6 +57,7 @@ class GatedSources:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int | None]] = []
+        self.were_checked: list[bool] = []
         self.sent = 0
         self.gate = len(CONTENT)
         self.opened = threading.Event()
@@ -78,6 +80,7 @@ class GatedSources:
         is_checked: bool,
     ) -> Iterator[ByteStream]:
         self.asked.append((start, stop))
+        self.were_checked.append(is_checked)
         yield ByteStream(size=len(CONTENT), etag="", pieces=self._pieces(start, stop))
 
     def _pieces(self, start: int, stop: int | None) -> Iterator[bytes]:
@@ -389,6 +392,48 @@ async def test_the_store_is_tried_again_for_what_is_to_be_checked_first(
     monkeypatch.setattr("wbfs.fetch.large.content.PAST_STORE_S", -1.0)
     monkeypatch.setattr("wbfs.fetch.fetcher.FAILURE_MEMORY_S", 0.0)
     await read(reader, 0, 4096)
+    reader.close()
+
+
+def by_gateway(setting: Setting) -> Setting:
+    """Have bytes come by a gateway that is not trusted."""
+    setting.sources.gateway.learn(ENTRY.blob, 1, trouble="")
+    return setting
+
+
+async def test_what_comes_by_a_gateway_is_checked_first(setting: Setting) -> None:
+    by_gateway(setting)
+    wrong = bytearray(CONTENT)
+    wrong[7 * MIB] ^= 1
+    right, setting.sources.content = setting.sources.content, bytes(wrong)
+    setting.sources.gateway.distrust = lambda blob: setattr(setting.sources, "content", right)
+    reader = setting.open(inode=7)
+    await read(reader, 7 * MIB, MIB)
+    assert setting.sources.sent == 2 * len(CONTENT)
+    # Nothing of it was shown.
+    assert not any(setting.dropped)
+    reader.close()
+
+
+async def test_where_it_can_not_be_checked_the_store_itself_is_asked(
+    setting: Setting, nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(blob: LargeBlob) -> SealedBlob:
+        raise StoreError("the disk failed")
+
+    by_gateway(setting)
+    monkeypatch.setattr(LargeBlob, "seal", fail)
+    reader = setting.open()
+    await read(reader, MIB, 4096)
+    assert setting.sources.asked[-1] == (MIB, MIB + 4096)
+    assert setting.sources.were_checked[-2:] == [True, False]
+    reader.close()
+    setting.fetcher.close()
+    # Nor is it there for a later mount, which would not know where it is from.
+    later = Setting(nursery, tmp_path)
+    reader = later.open()
+    await read(reader, 0, 4096)
+    assert later.sources.asked == [(0, 256 << 10)]
     reader.close()
 
 

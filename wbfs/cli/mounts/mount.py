@@ -92,8 +92,7 @@ class _Octal(click.ParamType[int]):
 @click.option(
     "--verify",
     type=click.Choice(["complete", "always"]),
-    default="complete",
-    show_default=True,
+    show_default="complete, but always for what comes by a gateway",
     help="When a large file's digest is checked: once it is complete, or always before a byte of it"
     " is served, which is after all of it was fetched.",
 )
@@ -191,7 +190,7 @@ def mount(
     as_of: datetime | None,
     offline: bool,
     path_prefix: str,
-    verify: str,
+    verify: str | None,
     manifest_limit: int,
     blob_gateway: str,
     timeout: float,
@@ -270,6 +269,7 @@ def mount(
         as_of=as_of,
         offline=offline,
         verify_always=verify == "always",
+        trust_gateway=verify == "complete",
         private_references=allow_private_references or not allow_other,
         file_references=allow_file_references or not allow_other,
         uid=uid,

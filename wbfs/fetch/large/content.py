@@ -112,7 +112,9 @@ class LargeFile:
                     name="make room in the cache",
                 )
             return
-        self._generation = Generation(self._resources, blob, size=self.size, on_landed=self.go_on)
+        self._generation = Generation(
+            self._resources, blob, content=self.blob, on_landed=self.go_on
+        )
 
     def _try_store_again(self, wanted: Wanted) -> None:
         if self._generation is None and trio.current_time() > self._store_tried_at + PAST_STORE_S:
@@ -152,6 +154,13 @@ class LargeFile:
             gaps = generation.held.missing(offset, offset + size) if generation else []
             if generation is None or gaps and generation.is_past_store:
                 return await self._read_past_store(opening, offset, offset + size)
+            if generation.is_doubtful and self.state is not State.SEALED:
+                try:
+                    await self.whole(opening.wanted)
+                except StoreError as error:
+                    log.warning("%s is read past the cache: %s", opening.wanted.path, error)
+                    return await self._read_past_store(opening, offset, offset + size)
+                continue
             if gaps:
                 await generation.bring(opening.wanted, gaps, plan)
                 continue

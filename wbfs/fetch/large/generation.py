@@ -25,6 +25,7 @@ from wbfs.fetch.wanted import Wanted
 from wbfs.fetch.work.background import Work
 from wbfs.fetch.work.flights import SLACK_S, no_answer
 from wbfs.fetch.work.offload import Kind
+from wbfs.model.entries import Blob
 from wbfs.model.errors import IntegrityError, StoreError, WbfsError, while_doing
 from wbfs.store.content.large_blob import LargeBlob
 
@@ -52,14 +53,22 @@ class Generation:
         resources: Resources,
         blob: LargeBlob,
         *,
-        size: int,
+        content: Blob,
         on_landed: Callable[[Wanted], None],
     ) -> None:
-        """`on_landed` is called when a request has ended, with what it was for."""
+        """`blob` is to hold `content`, of known size.
+
+        `on_landed` is called when a request has ended, with what it was for.
+        """
+        assert content.size is not None
         self.blob = blob
         self.held = blob.held
+        # Some of it came from where others may have put anything: none is shown before it is
+        # checked, nor kept for a later mount, which would not know.
+        self.is_doubtful = False
         self._resources = resources
-        self._size = size
+        self._content = content
+        self._size = content.size
         self._on_landed = on_landed
         self._flights: list[Flight] = []
         # The one that brings all of the file.
@@ -176,17 +185,20 @@ class Generation:
     async def flush(self) -> None:
         """Have what it holds safely on disk, for a later mount."""
         self._forget_saving()
-        if self.held.total:
+        if self.held.total and not self.is_doubtful:
             held = list(self.held)
             await self._keep(Kind.SYNC, lambda: self.blob.flush(held))
 
     async def save(self) -> None:
         """Note what it holds, for a later mount, without waiting for the disk."""
-        held = list(self.held)
-        await self._keep(Kind.DISK, lambda: self.blob.save(held))
+        if not self.is_doubtful:
+            held = list(self.held)
+            await self._keep(Kind.DISK, lambda: self.blob.save(held))
 
     def save_now(self) -> None:
         """Do so in this thread: there is no time for another."""
+        if self.is_doubtful:
+            return
         try:
             self.blob.save(list(self.held))
         except StoreError as error:
@@ -309,6 +321,8 @@ class Generation:
         """Take note of what has come, and let those go on who waited for it."""
         position = flight.position
         if position > flight.noted:
+            gateway = self._resources.sources.gateway
+            self.is_doubtful = self.is_doubtful or gateway.needs_check(self._content)
             self.held.add(flight.noted, position)
             self._resources.counters.fetched_bytes += position - flight.noted
             flight.noted = position

@@ -50,9 +50,13 @@ SLOWEST_BYTES_PER_S = 256 << 10
 class Gateway:
     """One gateway, as one process sees it."""
 
-    def __init__(self, url: str, transport: Transport) -> None:
-        """`url` is http(s)://, or dragonfly+http:// for Dragonfly's proxy; empty, there is none."""
+    def __init__(self, url: str, transport: Transport, *, is_trusted: bool = False) -> None:
+        """`url` is http(s)://, or dragonfly+http:// for Dragonfly's proxy; empty, there is none.
+
+        Bytes of one that `is_trusted` may be shown before their digest is checked.
+        """
         self.url = url.rstrip("/")
+        self._is_trusted = is_trusted
         self._transport = transport
         self._lock = threading.Lock()
         self._trouble = ""
@@ -106,6 +110,10 @@ class Gateway:
     def has_brought(self, blob: Blob) -> bool:
         """Whether bytes of a blob came from here lately."""
         return self._brought.get(blob.key) is not None
+
+    def needs_check(self, blob: Blob) -> bool:
+        """Whether no byte of a blob may be shown before all are checked."""
+        return not self._is_trusted and self.has_brought(blob)
 
     def learn(self, blob: Blob, count: int, *, trouble: str) -> None:
         """Take note of what another process got from here, or why it has left it alone."""
