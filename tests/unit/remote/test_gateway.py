@@ -220,11 +220,11 @@ def test_dragonfly_is_asked_as_a_proxy(setting: Setting) -> None:
     # Of a range it says 200, as of all.
     setting.server.answers = [lambda handler: right(handler, status=200)]
     setting.gateway = Gateway(f"dragonfly+{setting.server.url}", setting.transport)
-    setting.store.url = "https://store.example"
+    setting.store.url = "https://api.example"
     assert setting.read(100, 300) == CONTENT[100:300]
     ((path, headers),) = setting.server.seen
-    assert path == f"http://store.example/object?{QUERY}"
-    assert headers["Host"] == "store.example"
+    assert path == f"http://api.example/object?{QUERY}"
+    assert headers["Host"] == "api.example"
     assert headers["Range"] == "bytes=100-299"
     assert headers["X-Dragonfly-Use-P2P"] == "true"
     assert headers["X-Dragonfly-Content-For-Calculating-Task-ID"] == f"wandb/md5/{HEX}"
