@@ -79,9 +79,15 @@ def carriers(pid: int) -> list[int]:
     return [int(row[0]) for row in rows if not row[1].startswith("Z")]
 
 
+def end(pids: list[int], number: signal.Signals) -> None:
+    """Send all of them a signal."""
+    for pid in pids:
+        os.kill(pid, number)
+
+
 @contextmanager
-def busy(mount: Mount, logged: Logged, server: StandIn) -> Iterator[int]:
-    """Give the process while it waits for a slow server, for files ahead of those read."""
+def busy(mount: Mount, logged: Logged, server: StandIn) -> Iterator[list[int]]:
+    """Give the processes while they wait for a slow server, for files ahead of those read."""
     names = list(logged.digests)
     read(mount, logged, names[:FIRST])
 
@@ -98,22 +104,22 @@ def busy(mount: Mount, logged: Logged, server: StandIn) -> Iterator[int]:
             assert (blobs / logged.digests[name][:2] / f"md5-{logged.digests[name]}").exists()
             read(mount, logged, [name])
             reader += 1
-        [pid] = carriers(mount.pid)
-        yield pid
+        yield carriers(mount.pid)
 
 
 def test_it_is_told_no_key_and_shows_no_signature(
     mounter: Mounter, logged: Logged, stand_in: StandIn
 ) -> None:
     mount = mounter()
-    with busy(mount, logged, stand_in) as pid:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-        # Ctrl-C at the terminal is not for it.
-        assert os.getpgid(pid) == pid
-    assert worker.__name__.encode() in command
-    assert b"HOME=" in environment
-    for shown in (command, environment):
+    with busy(mount, logged, stand_in) as pids:
+        assert pids
+        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+        environments = [Path(f"/proc/{pid}/environ").read_bytes() for pid in pids]
+        # Ctrl-C at the terminal is not for them.
+        assert [os.getpgid(pid) for pid in pids] == pids
+    assert all(worker.__name__.encode() in command for command in commands)
+    assert all(b"HOME=" in environment for environment in environments)
+    for shown in commands + environments:
         assert stand_in.api_key.encode() not in shown
         assert b"WANDB" not in shown
         assert SIGNATURE.encode() not in shown
@@ -123,25 +129,29 @@ def test_it_is_told_no_key_and_shows_no_signature(
 
 def test_it_is_killed(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
     mount = mounter()
-    with busy(mount, logged, stand_in) as pid:
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not is_running(pid), what="the killed process is gone")
+    with busy(mount, logged, stand_in) as pids:
+        assert pids
+        end(pids, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_running, pids)), what="those killed are gone")
         text = "the process for small files was ended by signal 9"
         wait_until(lambda: text in mount.log(), what="the log says so")
     read(mount, logged, list(logged.digests))
     warnings = [line for line in mount.log().splitlines() if "WARNING" in line and text in line]
-    assert len(warnings) == 1
+    assert len(warnings) == len(pids)
     assert mount.errors() == []
 
 
 def test_it_hangs(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
     mount = mounter(options=["--timeout", "20"])
-    with busy(mount, logged, stand_in) as pid:
-        os.kill(pid, signal.SIGSTOP)
+    with busy(mount, logged, stand_in) as pids:
+        assert pids
+        end(pids, signal.SIGSTOP)
         assert mount.status()["fetched"]["in_progress"] > 0
     # Those too that it has.
     read(mount, logged, list(logged.digests))
-    wait_until(lambda: not is_running(pid), timeout_s=30, what="the process that hangs is ended")
+    wait_until(
+        lambda: not any(map(is_running, pids)), timeout_s=30, what="those that hang are ended"
+    )
     said = "the process for small files was silent for"
     wait_until(lambda: said in mount.log(), what="the daemon says so, once it has seen its end")
     assert mount.errors() == []
@@ -171,18 +181,22 @@ def test_there_are_no_descriptors_left(mounter: Mounter, logged: Logged, descrip
 
 def test_it_ends_with_its_mount(mounter: Mounter, logged: Logged, stand_in: StandIn) -> None:
     mount = mounter()
-    with busy(mount, logged, stand_in) as pid:
+    with busy(mount, logged, stand_in) as pids:
+        assert pids
         mount.umount()
-        wait_until(lambda: not is_running(pid), what="the process is gone")
+        wait_until(lambda: not any(map(is_running, pids)), what="the processes are gone")
 
 
 def test_it_ends_with_a_daemon_that_is_killed(
     mounter: Mounter, logged: Logged, stand_in: StandIn
 ) -> None:
     mount = mounter()
-    with busy(mount, logged, stand_in) as pid:
+    with busy(mount, logged, stand_in) as pids:
+        assert pids
         mount.kill()
-        wait_until(lambda: not is_running(pid), timeout_s=5, what="the process is gone")
+        wait_until(
+            lambda: not any(map(is_running, pids)), timeout_s=5, what="the processes are gone"
+        )
     blobs = [path for path in (mount.cache_dir / "blobs").rglob("*") if path.is_file()]
     assert len(blobs) >= FIRST
     for path in blobs:
@@ -206,7 +220,7 @@ async def test_it_is_ended_when_idle(nursery: trio.Nursery, tmp_path: Path) -> N
     reference = Reference(uri=uri, token=uri)
     entry = Entry(path="file", size=len(content), digest=digest, reference=reference)
     ended: list[tuple[None, Exception | None]] = []
-    program = replace(small_files.program(used.setup), idle_s=0.2)
+    program = replace(small_files.program(used.setup, processes=1), idle_s=0.2)
     process = Process(used.background, program)
     # The second order finds it ended.
     for number in (1, 2):

@@ -83,7 +83,7 @@ def rate(processors: int, carriers: int) -> float:
 @pytest.mark.parametrize(("processors", "carriers"), [(1, 0), (2, 2), (4, 2), (16, 2), (64, 2)])
 def test_as_many_fetch_large_files_as_are_of_use(processors: int, carriers: int) -> None:
     assert carriers_for(processors) == carriers
-    assert spares_for(processors) == carriers + 1
+    assert spares_for(processors) == carriers + min(processors, 2)
     if processors > 1:
         best = max(rate(processors, count) for count in range(processors + 1))
         assert rate(processors, carriers) == best

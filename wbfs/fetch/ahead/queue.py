@@ -1,6 +1,6 @@
 """Small files that nobody waits for yet, fetched into the store many at a time.
 
-A process apart does the work of it, so that it holds up nobody in this one; what it fails to do is
+Processes apart do the work of it, so that it holds up nobody in this one; what it fails to do is
 done here. A file that is wanted while it waits in the queue is taken out of it, and one that is on
 its way is waited for, so that nothing is fetched twice; but not for long where the process is
 silent. Trio thread.
@@ -18,6 +18,8 @@ from functools import partial
 import trio
 
 from wbfs.fetch.apart import small_files
+from wbfs.fetch.apart.carriers import processors, small_carriers_for
+from wbfs.fetch.apart.pool import Pool
 from wbfs.fetch.apart.process import MOMENT_S, Lost, Process
 from wbfs.fetch.apart.small_files import THREADS, Done, Order
 from wbfs.fetch.journal import Fetch
@@ -72,8 +74,9 @@ class Landing:
     """The arrival of a file that is on its way."""
 
     def __init__(
-        self, arrived: trio.Event, process: Process[Order, Done], patience_s: float
+        self, arrived: trio.Event, process: Process[Order, Done] | None, patience_s: float
     ) -> None:
+        """`process` is what fetches it, if that is one apart."""
         self._arrived = arrived
         self._process = process
         self._patience_s = patience_s
@@ -81,7 +84,7 @@ class Landing:
     async def wait(self) -> None:
         """Wait until it has come or failed, or is better fetched by who waits for it."""
         with trio.move_on_after(self._patience_s):
-            while not (self._arrived.is_set() or self._process.is_quiet):
+            while not (self._arrived.is_set() or (self._process and self._process.is_quiet)):
                 with trio.move_on_after(MOMENT_S):
                     await self._arrived.wait()
 
@@ -91,8 +94,12 @@ class Prefetch:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        program = small_files.program(resources.setup)
-        self._process = Process(resources.background, program, resources.spares)
+        # To start another one takes longer than most of what it would do.
+        count = small_carriers_for(processors()) if resources.spares.made else 1
+        program = small_files.program(resources.setup, processes=count)
+        self._pool = Pool(resources.background, program, resources.spares, count=count)
+        # Those that were told to fetch what is running, by its key.
+        self._processes: dict[str, Process[Order, Done]] = {}
         # By their contents' keys; what is wanted most comes first.
         self._waiting: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
@@ -156,8 +163,9 @@ class Prefetch:
         # So that there is time left to fetch it.
         patience_s = self._resources.timeout_s / 2
         try:
+            process = self._processes.get(key)
             is_fetching = self.is_fetching(key)
-            yield Landing(self._arrival(key), self._process, patience_s) if is_fetching else None
+            yield Landing(self._arrival(key), process, patience_s) if is_fetching else None
         finally:
             self._demanded.discard(key)
 
@@ -201,7 +209,9 @@ class Prefetch:
             # It may wait there until all others have come that may be on their way.
             patience_s = timeout_s + stretched(timeout_s, BYTES_AT_ONCE)
             try:
-                self._process.order(order, partial(self._note_done, job), timeout_s=patience_s)
+                done = partial(self._note_done, job)
+                process, _ = self._pool.order(order, done, timeout_s=patience_s)
+                self._processes[job.key] = process
                 return
             except Lost as error:
                 log.debug("%s is prefetched here: %s", job.wanted.path, error)
@@ -294,6 +304,7 @@ class Prefetch:
     def _end(self, job: Job, outcome: Outcome, error: WbfsError | None) -> None:
         """Note that a file is on its way no more."""
         del self._running[job.key]
+        self._processes.pop(job.key, None)
         fetch = self._fetches.pop(job.key)
         if outcome is Outcome.FETCHED:
             fetch.brought = job.size

@@ -27,7 +27,7 @@ from wbfs.store.content.partial import PartialBlobs
 from wbfs.store.content.sdk_cache import SdkCache
 
 THREADS = 32
-"""Files that are on their way at the same time."""
+"""Files that are on their way at the same time, to all processes together."""
 IDLE_S = 30.0
 """Seconds without an order after which the process is ended, and its memory given back."""
 SILENT_S = 10.0
@@ -80,12 +80,12 @@ class Done:
     gateway_trouble: str
 
 
-def program(setup: Setup) -> Program[Order, Done]:
-    """Return what a process is to be started with."""
+def program(setup: Setup, *, processes: int) -> Program[Order, Done]:
+    """Return what each of so many processes is to be started with."""
     return Program(
         name="small files",
         prepare=partial(SmallFiles, setup),
-        threads=THREADS,
+        threads=THREADS // processes,
         silent_s=SILENT_S,
         idle_s=IDLE_S,
     )
