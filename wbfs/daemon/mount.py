@@ -9,6 +9,7 @@ import os
 import signal
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -104,6 +105,8 @@ async def _mount(
 ) -> None:
     await pin_locked(session, settings.locks)
     source = await session.source(settings.source)
+    # What was left out is said to whoever asks: to others it may be another project.
+    settings = replace(settings, source=str(source))
     mounted = await find_mounted(session.names, source)
     tree = Tree(
         names=session.names,

@@ -56,8 +56,15 @@ class Source:
         """Entity, project, collection and alias."""
         return self.entity, self.project, self.collection, self.alias
 
+    def __str__(self) -> str:
+        """Return it as one writes it, with nothing left out."""
+        above = "/".join(filter(None, (self.entity, self.project, self.collection)))
+        return "/".join(
+            filter(None, (f"{above}:{self.alias}" if self.alias else above, self.folder))
+        )
 
-def parse_source(text: str, *, default_entity: str, default_project: str) -> Source:
+
+def parse_source(text: str, *, default_entity: str = "", default_project: str = "") -> Source:
     """Parse `entity[/project[/artifact[:alias[/folder]]]]`, or `[[entity/]project/]artifact:alias`.
 
     With an alias, parts missing on the left come from the defaults, as with the SDK; without one

@@ -108,7 +108,11 @@ def test_once_below_mounts_and_at_once(
     assert made(stand_in) == []
 
     whole = mounter(program=None).path
-    narrow = mounter(f"{name}:best/deep", program=None).path
+    # What it leaves out is in the settings of who mounts, and not of who puts.
+    settings = tmp_path / "home1" / "wandb-config" / "settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[default]\nproject = putting\n")
+    narrow = mounter("bikes:best/deep", program=None).path
     shown = whole / "admin/putting/bikes"
     assert same(first, shown / "best")
     assert os.listdir(narrow) == ["er"]

@@ -175,10 +175,7 @@ class _Putting:
         await self._settle(version)
         if runs:
             outcome.recorded = await record_versions(session, self._settings, runs, [version])
-        found = [
-            (mount, await session.source(mount.source))
-            for mount in candidates(session.credentials.base_url)
-        ]
+        found = candidates(session.credentials.base_url)
         names = {version.name, LATEST, *version.aliases, *order.aliases}
         # A mount may hang: what asks it is left behind then, and that is waited for.
         outcome.shown = await session.offload.run(

@@ -11,7 +11,7 @@ from wbfs.daemon.mounts.looking.health import Question
 from wbfs.daemon.mounts.records import Records
 from wbfs.daemon.mounts.table import mounts
 from wbfs.model.entries import Version
-from wbfs.model.names import Source
+from wbfs.model.names import Source, parse_source
 from wbfs.remote.credentials import is_same_server
 
 SHOW_TIMEOUT_S = 10.0
@@ -23,14 +23,14 @@ class Candidate:
     """A mount that may show it: at its mountpoint, and what its SOURCE is."""
 
     mountpoint: Path
-    source: str
+    source: Source
 
 
 def candidates(server: str) -> list[Candidate]:
     """Return this user's mounts of what is at a server."""
     records = Records()
     return [
-        Candidate(mount.mountpoint, record.source)
+        Candidate(mount.mountpoint, parse_source(record.source))
         for mount in mounts()
         if mount.is_ours and not mount.is_another_users and mount.root == "/"
         if (record := records.find(mount.device)) is not None
@@ -39,17 +39,15 @@ def candidates(server: str) -> list[Candidate]:
     ]
 
 
-def show(
-    version: Version, names: Collection[str], found: Sequence[tuple[Candidate, Source]]
-) -> list[Path]:
+def show(version: Version, names: Collection[str], found: Sequence[Candidate]) -> list[Path]:
     """Have mounts look again; return the paths at which they show the version by now.
 
     `names` are the version's own name and its aliases.
     """
     asked: list[tuple[Path, Question]] = []
     try:
-        for mount, source in found:
-            inside = _inside(version, names, source)
+        for mount in found:
+            inside = _inside(version, names, mount.source)
             if inside is not None:
                 more = (str(inside), version.id)
                 question = Question(mount.mountpoint, "shows", more=more)

@@ -110,7 +110,7 @@ def look_at(text: str) -> MountedPath | None:
     parts = list(path.relative_to(top).parts)
     if top == mount.mountpoint:
         # Only with an alias there can be a version at the mountpoint; a folder goes behind that.
-        source = parse_source(record.source, default_entity="-", default_project="-")
+        source = parse_source(record.source)
         parts = [*source.folder.split("/"), *parts] if source.folder else parts
     return MountedPath(
         cache=cache,
