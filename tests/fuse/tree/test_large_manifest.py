@@ -220,6 +220,7 @@ def test_a_daemon_that_is_killed_leaves_no_process(
     [folder] = (tmp_path / "cache" / MANIFESTS).iterdir()
     leftover = folder / f"{logged.large.id.replace('=', '%3D')}.sqlite.x.tmp"
     leftover.write_bytes(b"SQLite format 3")
+    os.utime(leftover, ns=(1, 1))
     mount = mounter(logged.large.source)
     assert len(os.listdir(mount.path)) == FOLDERS + 3
     assert not leftover.exists()

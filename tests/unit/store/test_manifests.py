@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -191,14 +192,20 @@ def test_nothing_is_left_of_a_draft_that_failed(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), manifests.drafting("id") as draft:
         raise ZeroDivisionError
     assert files() == []
-    # Of a daemon that was killed; and of one that is at work.
-    leftover, other = draft, draft.with_name("other.sqlite.1.tmp")
-    leftover.touch()
-    other.touch()
+    # Of a daemon that was killed a while ago; of another file; and of one that begins just now.
+    leftover, other, begun = (
+        draft.with_name(name)
+        for name in (draft.name, "other.sqlite.1.tmp", f"{draft.name[:-4]}2.tmp")
+    )
+    for path in (leftover, other, begun):
+        path.touch()
+    for path in (leftover, other):
+        os.utime(path, ns=(1, 1))
     with manifests.drafting("id") as first:
-        assert files() == sorted([first.name, other.name])
+        assert files() == sorted([first.name, other.name, begun.name])
+        os.utime(first, ns=(1, 1))
         with manifests.drafting("id") as second:
-            assert files() == sorted([first.name, second.name, other.name])
+            assert files() == sorted([first.name, second.name, other.name, begun.name])
 
 
 def test_what_is_looked_up_is_found_by_an_index(tmp_path: Path) -> None:

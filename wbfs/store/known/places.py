@@ -67,7 +67,7 @@ class Cached:
 
     def create(self, name: str) -> tuple[int, Path]:
         """Create a draft, once the leftovers of daemons that were killed are gone."""
-        _remove_leftovers(self._folder, name)
+        remove_leftovers(self._folder, of=name)
         return self._room.run(
             lambda: temporary_file(self._folder, prefix=f"{name}.", suffix=DRAFT_SUFFIX),
             doing=f"write the manifest {self._folder / name}",
@@ -190,19 +190,17 @@ def _free(folder: Path) -> int:
     return 0 if disk.f_flag & os.ST_RDONLY else free_bytes(disk)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the drafts in a folder that processes which were killed have left a while ago."""
+def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
+    """Remove the drafts in a folder that processes which were killed have left a while ago.
+
+    Those `of` one file only, where that is said.
+    """
+    name = "" if of is None else f"{glob.escape(of)}."
     with contextlib.suppress(OSError):
-        for leftover in folder.glob(f"*{DRAFT_SUFFIX}"):
+        for leftover in folder.glob(f"{name}*{DRAFT_SUFFIX}"):
             # A newer one may be locked by its writer in a moment.
             if time.time() - leftover.lstat().st_mtime > LEFTOVER_S:
                 _remove_unless_locked(leftover)
-
-
-def _remove_leftovers(folder: Path, name: str) -> None:
-    with contextlib.suppress(OSError):
-        for leftover in folder.glob(f"{glob.escape(name)}.*{DRAFT_SUFFIX}"):
-            _remove_unless_locked(leftover)
 
 
 def _remove_unless_locked(path: Path) -> bool:
