@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from wbfs.cli.given.options import AnyPath
+from wbfs.cli.given.options import PORT, AnyPath, Seconds
 from wbfs.cli.words.echo import echo
 from wbfs.model.errors import UsageError
 
@@ -20,13 +20,15 @@ from wbfs.model.errors import UsageError
     type=AnyPath(),
     help="Where everything that is logged is kept; made where it isn't there.",
 )
-@click.option("--port", type=int, default=8080, show_default=True, help="The API's; 0 is any free.")
-@click.option("--file-port", type=int, default=0, help="The files' own port.  [default: any free]")
+@click.option(
+    "--port", type=PORT, default=8080, show_default=True, help="The API's; 0 is any free."
+)
+@click.option("--file-port", type=PORT, default=0, help="The files' own port; 0 is any free.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--user", default="admin", show_default=True, help="Name of the first user.")
 @click.option(
     "--url-lifetime",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=3600.0,
     show_default=True,
     metavar="SECONDS",
@@ -34,7 +36,7 @@ from wbfs.model.errors import UsageError
 )
 @click.option(
     "--max-page-size",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=1_000_000),
     default=5000,
     show_default=True,
     help="Rows that one page of a listing has at most.",

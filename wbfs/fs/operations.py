@@ -187,6 +187,9 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        if len(name) > NAME_MAX:
+            # As on every filesystem. The kernel lets longer ones through to FUSE.
+            raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
         text = os.fsdecode(name)
         if parent_inode == ROOT_INODE and text == CONTROL_NAME:
             return self._entries.control_folder()

@@ -116,8 +116,8 @@ def test_places_that_cannot_be_written(stand_in: StandIn, place: Path, tmp_path:
         ("--alias-ttl", "nan"),
         ("--uid", "-1"),
         ("--gid", str((1 << 32) - 1)),
-        ("--umask", "9"),
-        ("--cache-size", "much"),
+        ("--umask", "-1"),
+        ("--manifest-limit", "0"),
     ],
 )
 def test_wrong_use(stand_in: StandIn, place: Path, tmp_path: Path, option: str, value: str) -> None:

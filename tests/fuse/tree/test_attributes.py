@@ -19,6 +19,8 @@ from corpus import CorpusItem
 from mounts import check, run
 from prometheus_client.parser import text_string_to_metric_families
 
+from wbfs.cli.given.options import LONGEST_S
+
 
 def first_file(version: Path) -> Path:
     return next(path for path in sorted(version.rglob("*")) if path.is_file())
@@ -186,6 +188,17 @@ def test_df_works(mounter: Mounter) -> None:
     assert line.split()[0] == "wbfs"
     assert int(line.split()[1]) > 0
     assert os.statvfs(mount.path).f_namemax == 255
+
+
+def test_names_that_are_too_long(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:
+    # All of it also where it is waited for as long as it can be.
+    mount = mounter(options=["--timeout", str(LONGEST_S), "--alias-ttl", str(LONGEST_S)])
+    version = mount.path / corpus[0].path / corpus[0].version
+    for folder in (mount.path, *list(version.parents)[:3], version, mount.path / ".wbfs"):
+        for length, number in ((255, errno.ENOENT), (256, errno.ENAMETOOLONG)):
+            with pytest.raises(OSError, match=os.strerror(number)):
+                (folder / ("x" * length)).stat()
+    assert mount.errors() == []
 
 
 def test_control_folder(mounter: Mounter, corpus: tuple[CorpusItem, ...]) -> None:

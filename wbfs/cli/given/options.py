@@ -20,9 +20,18 @@ from wbfs.model.settings import MANIFEST_LIMIT_BYTES, MIN_FREE_BYTES, TIMEOUT_S
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LONGEST_S = 3 * 24 * 3600
+"""More than anybody waits, or wants an alias not to move: that is --pin. Several times as long is
+within what poll(2) waits, which counts milliseconds in 31 bits."""
+PORT = click.IntRange(min=0, max=65535)
+
 
 class Seconds(click.FloatRange):
-    """A number of seconds that a clock can reach: no `nan`, which is beyond no bound, nor `inf`."""
+    """A number of seconds that can be waited for: no `nan`, which is beyond no bound, nor `inf`."""
+
+    def __init__(self, min: float) -> None:
+        """Take none below `min`."""
+        super().__init__(min=min, max=LONGEST_S)
 
     def convert(
         self, value: float, param: click.Parameter | None, ctx: click.Context | None
@@ -98,7 +107,8 @@ min_free_option = click.option(
 manifest_limit_option = click.option(
     "--manifest-limit",
     envvar="WBFS_MANIFEST_LIMIT",
-    type=Size(),
+    # Below it there is hardly a version that has a file: who says 0 means something else.
+    type=Size(min=1000),
     default=MANIFEST_LIMIT_BYTES,
     show_default="WBFS_MANIFEST_LIMIT, or 4GiB",
     help="How large the list of a version's files may be that is taken from the server.",

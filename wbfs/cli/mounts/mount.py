@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import click
 
 from wbfs.cli.given.options import (
+    PORT,
     AnyPath,
     Seconds,
     as_of_option,
@@ -47,10 +49,9 @@ class _Octal(click.ParamType[int]):
         """Read permission bits as chmod does."""
         if isinstance(value, int):
             return value
-        try:
-            return int(value, 8) & 0o777
-        except ValueError:
-            self.fail(f"{value!r} is not octal, as in 022", param, ctx)
+        if not re.fullmatch("0*[0-7]{1,3}", value):
+            self.fail(f"{value!r} is no octal number up to 777, as in 022", param, ctx)
+        return int(value, 8)
 
 
 @click.command(
@@ -165,7 +166,7 @@ class _Octal(click.ParamType[int]):
 )
 @click.option(
     "--metrics-port",
-    type=click.IntRange(min=0, max=65535),
+    type=PORT,
     metavar="PORT",
     help="Tell metrics to Prometheus at this port, or at a free one for 0: the log says which.",
 )
