@@ -64,7 +64,7 @@ class Source:
         )
 
 
-def parse_source(text: str, *, default_entity: str = "", default_project: str = "") -> Source:
+def parse_source(text: str, *, default_entity: str, default_project: str) -> Source:
     """Parse `entity[/project[/artifact[:alias[/folder]]]]`, or `[[entity/]project/]artifact:alias`.
 
     With an alias, parts missing on the left come from the defaults, as with the SDK; without one

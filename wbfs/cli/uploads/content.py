@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from wbfs.daemon.mounts.paths import MountedPath, look_at
 from wbfs.daemon.mounts.records import Records
-from wbfs.daemon.mounts.table import mounts, resolve
+from wbfs.daemon.mounts.table import resolve
 from wbfs.model.errors import UsageError
-from wbfs.remote.credentials import is_same_server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +113,7 @@ class _BelowMounts:
     """Tells what paths below the user's own mounts are, and asks those once a version."""
 
     def __init__(self, server: str) -> None:
-        self._mountpoints = frozenset(_mountpoints(server))
+        self._mountpoints = frozenset(where for where, _ in Records().of_server(server))
         self._tops: dict[Path, MountedPath] = {}
 
     def target(self, link: os.DirEntry[str]) -> Path:
@@ -153,13 +151,3 @@ class _BelowMounts:
 
     def _mountpoint(self, path: Path) -> Path | None:
         return next((one for one in (path, *path.parents) if one in self._mountpoints), None)
-
-
-def _mountpoints(server: str) -> Iterator[Path]:
-    """Yield where mounts are that may be believed to show what is at the server."""
-    records = Records()
-    for mount in mounts():
-        if mount.is_ours and not mount.is_another_users and mount.root == "/":
-            record = records.find(mount.device)
-            if record is not None and is_same_server(record.server, server):
-                yield mount.mountpoint

@@ -22,7 +22,7 @@ from wbfs.cli.uploads.entries import (
     read_all,
 )
 from wbfs.cli.uploads.sdk import run_sdk
-from wbfs.cli.uploads.showing import candidates, show
+from wbfs.cli.uploads.showing import show
 from wbfs.cli.versions.inputs import Recorded, find_runs, record_versions
 from wbfs.cli.words.progress import Counts, Progress, show_all_along
 from wbfs.cli.words.sizes import show_size
@@ -175,11 +175,11 @@ class _Putting:
         await self._settle(version)
         if runs:
             outcome.recorded = await record_versions(session, self._settings, runs, [version])
-        found = candidates(session.credentials.base_url)
+        server = session.credentials.base_url
         names = {version.name, LATEST, *version.aliases, *order.aliases}
         # A mount may hang: what asks it is left behind then, and that is waited for.
         outcome.shown = await session.offload.run(
-            Kind.DISK, lambda: show(version, names, found), to_the_end=True
+            Kind.DISK, lambda: show(version, names, server), to_the_end=True
         )
 
     async def _check_type(self) -> None:

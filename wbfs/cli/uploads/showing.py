@@ -3,55 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 
 from wbfs.daemon.mounts.looking.health import Question
 from wbfs.daemon.mounts.records import Records
-from wbfs.daemon.mounts.table import mounts
 from wbfs.model.entries import Version
-from wbfs.model.names import Source, parse_source
-from wbfs.remote.credentials import is_same_server
+from wbfs.model.names import Source
 
 SHOW_TIMEOUT_S = 10.0
 """Seconds that mounts have, together, to show it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A mount that may show it: at its mountpoint, and what its SOURCE is."""
-
-    mountpoint: Path
-    source: Source
-
-
-def candidates(server: str) -> list[Candidate]:
-    """Return this user's mounts of what is at a server."""
-    records = Records()
-    return [
-        Candidate(mount.mountpoint, parse_source(record.source))
-        for mount in mounts()
-        if mount.is_ours and not mount.is_another_users and mount.root == "/"
-        if (record := records.find(mount.device)) is not None
-        and not record.offline
-        and is_same_server(record.server, server)
-    ]
-
-
-def show(version: Version, names: Collection[str], found: Sequence[Candidate]) -> list[Path]:
-    """Have mounts look again; return the paths at which they show the version by now.
+def show(version: Version, names: Collection[str], server: str) -> list[Path]:
+    """Have mounts of a server look again; return the paths at which they show the version by now.
 
     `names` are the version's own name and its aliases.
     """
     asked: list[tuple[Path, Question]] = []
     try:
-        for mount in found:
-            inside = _inside(version, names, mount.source)
+        for mountpoint, record in Records().of_server(server):
+            inside = None if record.offline else _inside(version, names, record.shown)
             if inside is not None:
-                more = (str(inside), version.id)
-                question = Question(mount.mountpoint, "shows", more=more)
-                asked.append((mount.mountpoint / inside, question))
+                question = Question(mountpoint, "shows", more=(str(inside), version.id))
+                asked.append((mountpoint / inside, question))
         until_s = time.monotonic() + SHOW_TIMEOUT_S
         for _, question in asked:
             question.wait(until_s)

@@ -20,7 +20,7 @@ from wbfs.daemon.mounts.table import Mount, mount_of, resolve
 from wbfs.fs.control import CONTROL_NAME
 from wbfs.fs.nodes import XATTR_PREFIX
 from wbfs.model.errors import NotNow, UsageError
-from wbfs.model.names import name_at, parse_source
+from wbfs.model.names import name_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ def look_at(text: str) -> MountedPath | None:
     parts = list(path.relative_to(top).parts)
     if top == mount.mountpoint:
         # Only with an alias there can be a version at the mountpoint; a folder goes behind that.
-        source = parse_source(record.source)
+        source = record.shown
         parts = [*source.folder.split("/"), *parts] if source.folder else parts
     return MountedPath(
         cache=cache,

@@ -21,7 +21,9 @@ from typing import Any
 
 import platformdirs
 
-from wbfs.daemon.mounts.table import Mount
+from wbfs.daemon.mounts.table import Mount, mounts
+from wbfs.model.names import Source, parse_source
+from wbfs.remote.credentials import is_same_server
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,11 @@ class Record:
     min_free: int
     blob_gateway: str
     log_file: str | None
+
+    @property
+    def shown(self) -> Source:
+        """What it shows. What daemons of other versions left out of it is nobody's."""
+        return parse_source(self.source, default_entity="-", default_project="-")
 
     def open_process(self) -> int | None:
         """Return a descriptor of the daemon's process; None where it has ended or isn't seen."""
@@ -114,6 +121,14 @@ class Records:
             log.debug("no record of the mount on %s: %s", device, error)
             return None
         return None if record is None or record.is_stale else record
+
+    def of_server(self, server: str) -> Iterator[tuple[Path, Record]]:
+        """Yield where mounts are that may be believed to show what is at a server."""
+        for mount in mounts():
+            if mount.is_ours and not mount.is_another_users and mount.root == "/":
+                record = self.find(mount.device)
+                if record is not None and is_same_server(record.server, server):
+                    yield mount.mountpoint, record
 
     def remove(self, record: Record) -> None:
         """Forget a record, unless another daemon has written its own over it."""
