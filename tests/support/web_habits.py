@@ -5,7 +5,7 @@ norange     sends all, whatever part it is asked for
 oddrange    sends less than the part that it is asked for
 unsaid      sends the part that it is asked for, and doesn't say which it is
 nohead      refuses HEAD
-wronghead   answers HEAD with the length of something else
+wronghead   answers HEAD with the length of something else; but of names that begin with "bare"
 packedonly  has everything compressed only, and refuses who wants nothing compressed
 deafhead    never answers HEAD
 silent      answers nothing for names that begin with "silent"
@@ -212,6 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
         no_length: bool,
     ) -> None:
         in_chunks = no_length and "close" not in asked.habits
+        is_bare = asked.name.startswith("bare")
         self.send_response(status)
         if in_chunks:
             answers["Transfer-Encoding"] = "chunked"
@@ -219,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
             answers["Connection"] = "close"
         elif self.command == "HEAD" and "zerohead" in asked.habits:
             answers["Content-Length"] = "0"
-        elif self.command == "HEAD" and "wronghead" in asked.habits:
+        elif self.command == "HEAD" and "wronghead" in asked.habits and not is_bare:
             answers["Content-Length"] = "9"
         else:
             answers["Content-Length"] = str(len(content))

@@ -393,6 +393,27 @@ def test_an_unchecked_object_that_has_changed_since_its_size_was_told(
         assert path.read_bytes() == web.files[f"changes/{name}"]
 
 
+def test_a_server_that_tells_wrong_sizes_of_some_files(
+    logged: Logged, mounter: Mounter, stand_in: StandIn
+) -> None:
+    web = logged.web
+    names = ("bare.bin", "small.txt", "bare.md", "small.md")
+    web.files |= dict.fromkeys(names, SMALL)
+    # Each in a folder of its own: none is asked for beside another one.
+    rows = {f"{name}/it": unchecked(web.url_of("wronghead", name)) for name in names}
+    version = log_version_of(stand_in, "some", folders=1, files_per_folder=1, extra=rows)
+    folder = mounter().path / version.source.replace(":", "/")
+    # What is true of one file is believed of those of its type.
+    for name in names[:3]:
+        assert (folder / name / "it").stat().st_size == len(SMALL)
+    path = folder / "small.md/it"
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        path.read_bytes()
+    # And not for ever.
+    wait_until(lambda: path.stat().st_size == len(SMALL), what="the true size is shown")
+    assert path.read_bytes() == SMALL
+
+
 def test_answers_that_are_cut(logged: Logged, mounter: Mounter, stand_in: StandIn) -> None:
     urls = {one: logged.web.url_of(one, "large.txt") for one in ("cuts", "cuts+noetag")}
     rows = {one: unchecked(url) for one, url in urls.items()}

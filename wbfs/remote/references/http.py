@@ -9,6 +9,7 @@ object that was logged, and is unpacked as the SDK unpacks it.
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -50,9 +51,11 @@ class HttpReferences:
         self._transport = transport
         # What only has the recorded ETag when it is asked for as the SDK asks.
         self._as_logged: Lately[tuple[str, str], bool] = Lately()
-        # Whether HEAD tells true sizes in a folder of a server: some refuse it, are silent at it,
-        # or answer what isn't so.
+        # Whether HEAD tells true sizes of a type of files in a folder of a server: some refuse it,
+        # are silent at it, or answer what isn't so.
         self._heads: Lately[str, bool] = Lately()
+        # What was believed.
+        self._told: Lately[tuple[str, str], int] = Lately()
 
     def refuse(self, reference: Reference) -> None:
         """Raise AccessDenied where the URI itself says that it leads to where none may."""
@@ -75,6 +78,9 @@ class HttpReferences:
                 self._open(reference, _as_kept(reference), start, stop, deadline) as stream,
             ):
                 if reference.unchecked or same_object(stream.etag, reference.token):
+                    if self._told.get(known) not in (None, stream.size):
+                        # Whoever asks again is to know better.
+                        self._heads.put(_place_of(reference), False)
                     yield stream
                     return
                 etag = stream.etag
@@ -91,17 +97,18 @@ class HttpReferences:
 
         Raises what `open` does.
         """
-        known, folder = (reference.uri, reference.token), _folder_of(reference)
-        is_true = self._heads.get(folder)
+        known, place = (reference.uri, reference.token), _place_of(reference)
+        is_true = self._heads.get(place)
         told = None
         if not self._as_logged.get(known) and is_true is not False:
             told = self._head(reference, deadline)
             if told is not None and is_true:
+                self._told.put(known, told)
                 return told
         with self.open(reference, start=0, stop=1, deadline=deadline) as stream:
             size = told if stream.size is None else stream.size
         if told is not None:
-            self._heads.put(folder, told == size)
+            self._heads.put(place, told == size)
         return size
 
     def _head(self, reference: Reference, deadline: Deadline) -> int | None:
@@ -123,7 +130,7 @@ class HttpReferences:
         except RemoteError:
             refuses = True
         if refuses:
-            self._heads.put(_folder_of(reference), False)
+            self._heads.put(_place_of(reference), False)
         return None
 
     @contextmanager
@@ -153,8 +160,10 @@ class HttpReferences:
             yield stream
 
 
-def _folder_of(reference: Reference) -> str:
-    return reference.uri.partition("?")[0].rpartition("/")[0]
+def _place_of(reference: Reference) -> str:
+    """Return what is likely to be answered alike: what is in one folder, of one type."""
+    folder, _, name = reference.uri.partition("?")[0].rpartition("/")
+    return f"{folder}/*{os.path.splitext(name)[1].lower()}"
 
 
 def _denied(host: str, *, has_login: bool) -> str:
