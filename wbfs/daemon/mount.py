@@ -239,6 +239,11 @@ async def _serve(
             f"the mount of {mountpoint} was lost, since its connection to the kernel was aborted:"
             " mount it again"
         )
+    if settings.descriptor is not None and not (operations.began.is_set() or ending.told.is_set()):
+        raise MountLost(
+            f"nothing was asked over {mountpoint}, which was passed: whoever passes it has to have"
+            " mounted with it, for this daemon alone, and must not unmount that yet"
+        )
     log.info("%s is unmounted", mountpoint)
 
 

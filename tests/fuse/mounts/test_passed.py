@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +23,7 @@ from stand_in import StandIn
 
 from wbfs.daemon.mounts.looking import health
 from wbfs.daemon.mounts.mountpoint import prepare_mountpoint
+from wbfs.daemon.mounts.passed import receive
 from wbfs.model.errors import NotNow
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount for others")
@@ -230,8 +233,13 @@ def test_a_pod_by_the_sample(stand_in: StandIn, artifact: str, tmp_path: Path) -
             print(said(tmp_path))
 
 
-@pytest.mark.parametrize("what", ["closed", "another file", "nothing passed", "another passed"])
-def test_what_is_no_descriptor_of_fuse(serve: Serve, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize(
+    "what",
+    ["closed", "another file", "nothing passed", "another passed", "a path too long", "no mount"],
+)
+def test_what_is_no_descriptor_of_fuse(
+    artifact: str, serve: Serve, tmp_path: Path, what: str
+) -> None:
     code, words = 2, "is not /dev/fuse: whoever starts wbfs has to pass"
     with open(os.devnull) as null, passing.listening(tmp_path / "socket") as listener:
         match what:
@@ -244,12 +252,36 @@ def test_what_is_no_descriptor_of_fuse(serve: Serve, tmp_path: Path, what: str) 
                 code, words = 1, "has passed no descriptor"
                 process = serve("--fd-socket", tmp_path / "socket")
                 passing.give(listener)
+            case "a path too long":
+                code, words = 1, "path too long"
+                process = serve("--fd-socket", tmp_path / ("x" * 120))
+            case "no mount":
+                code, words = 79, "has to have mounted with it"
+                with open("/dev/fuse", "r+b", buffering=0) as unmounted:
+                    fds = [unmounted.fileno()]
+                    process = serve(artifact, f"/dev/fd/{fds[0]}", fds=fds)
             case _:
                 process = serve("--fd-socket", tmp_path / "socket")
                 passing.give(listener, null.fileno())
         assert process.wait(END_TIMEOUT_S) == code, said(tmp_path)
-    [line] = said(tmp_path).splitlines()
-    assert words in line
+    *before, last = said(tmp_path).splitlines()
+    assert words in last
+    assert what == "no mount" or not before
+
+
+def test_a_socket_that_has_no_room(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as others:
+        listener.bind(str(path))
+        listener.listen(0)
+        for _ in range(2):
+            other = others.enter_context(socket.socket(socket.AF_UNIX))
+            other.setblocking(False)
+            other.connect_ex(str(path))
+        began_s = time.monotonic()
+        with pytest.raises(NotNow, match="within 0.3 s: look whether who is to pass it runs"):
+            receive(path, timeout_s=0.3)
+        assert time.monotonic() - began_s < 5
 
 
 def test_a_mount_that_nobody_serves(

@@ -61,8 +61,14 @@ def receive(path: Path, *, timeout_s: float = RECEIVE_TIMEOUT_S) -> int:
             _connect(asking, path, give_up_s)
             asking.settimeout(max(RETRY_S, give_up_s - time.monotonic()))
             _, descriptors, _, _ = socket.recv_fds(asking, MESSAGE_BYTES, 1)
+        except (TimeoutError, BlockingIOError):
+            raise NotNow(
+                f"no descriptor of /dev/fuse has come over {path} within {timeout_s:g} s: look"
+                " whether who is to pass it runs, and answers"
+            ) from None
         except OSError as error:
-            why = error.strerror or f"nothing within {timeout_s:.0f} s"
+            # One that is no error of the kernel's has no number: too long a path, say.
+            why = error.strerror or error
             raise NotNow(
                 f"no descriptor of /dev/fuse has come over {path}: {why}; look whether who is to"
                 " pass it runs"
@@ -73,11 +79,13 @@ def receive(path: Path, *, timeout_s: float = RECEIVE_TIMEOUT_S) -> int:
 
 
 def _connect(asking: socket.socket, path: Path, give_up_s: float) -> None:
-    """Connect as soon as somebody listens. Raises OSError."""
+    """Connect as soon as somebody listens, and has room for one more. Raises OSError."""
+    # Without a limit it would wait for that room for ever.
+    asking.settimeout(RETRY_S)
     while True:
         try:
             return asking.connect(os.fspath(path))
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
             if time.monotonic() > give_up_s:
                 raise
         time.sleep(RETRY_S)
