@@ -92,7 +92,9 @@ def test_where_nothing_is_mounted(mount: Mount, tmp_path: Path) -> None:
         assert done.stdout == f"{path}: not mounted\n"
     # What is mounted there is none of wbfs; nor is a path below a mount one.
     assert status(mount, "/proc").returncode == 3
-    assert status(mount, mount.path / "below").returncode == 3
+    done = status(mount, mount.path / "below")
+    assert done.returncode == 3
+    assert done.stdout.endswith(f"/below: not mounted, but on the mount at {mount.path}\n")
     done = status(mount, mount.path, tmp_path)
     assert done.returncode == 3
     assert done.stdout.startswith(f"{mount.path}: serving\n")

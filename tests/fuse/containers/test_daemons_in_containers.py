@@ -167,7 +167,10 @@ def test_a_sidecar_comes_back_under_training(
     options = [*MOUNTING, f"--volume={shared}:{shared}:rshared"]
     another = start(podman, env, *words, options=options, name="another")
     wait_for(training, "content 7", LOST)
-    # The host may take it down, whose process it is not.
+    # The host sees how it is, with the numbers that processes have there; and may take it down.
+    done = run(*WBFS, "status", shared / "mount")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"  daemon     process \d+ of a container, for ", done.stdout), done.stdout
     done = run(*WBFS, "umount", shared / "mount", timeout_s=STOP_TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     assert another.exit_code() == 0

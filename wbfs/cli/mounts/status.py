@@ -69,6 +69,8 @@ def status(
     from wbfs.daemon.mounts.looking.survey import Survey
     from wbfs.daemon.mounts.table import resolve
 
+    if live and (as_json or strict or wait_s):
+        raise click.UsageError("--watch goes on until Ctrl-C: it goes with --timeout only")
     survey = Survey([resolve(path) for path in paths] or None)
     try:
         if live:

@@ -32,6 +32,8 @@ def lines(seen: Seen) -> list[str]:
 
 def _state(seen: Seen) -> str:
     match seen.health:
+        case Health.NOT_MOUNTED if seen.below is not None:
+            return f"not mounted, but on the mount at {seen.below}"
         case Health.NOT_MOUNTED:
             return "not mounted"
         case Health.DEAD:
@@ -58,7 +60,7 @@ def _rows(seen: Seen) -> Iterator[tuple[str, str]]:
     yield from _cache(status)
     yield from _aliases(status)
     yield from _reads(status)
-    yield from _waiting(status)
+    yield from _waiting(seen)
     yield from _fetching(status)
     yield from _prefetches(status)
     yield from _lineage(status)
@@ -81,9 +83,10 @@ def _owner(uid: int | None) -> str:
 
 def _daemon(seen: Seen) -> Iterator[tuple[str, str]]:
     record, status = seen.record, seen.status
-    if seen.pid is None:
+    pid = status.get("pid") if seen.is_elsewhere else seen.pid
+    if pid is None:
         return
-    text = f"process {seen.pid}"
+    text = f"process {pid}{' of a container' if seen.is_elsewhere else ''}"
     if (age_s := _age_s(status.get("started_at"))) is not None:
         text += f", for {show_duration(age_s)}"
     log_file = record.log_file if record else status.get("log_file")
@@ -142,13 +145,15 @@ def _aliases(status: Status) -> Iterator[tuple[str, str]]:
         yield "" if number else "aliases", f"{alias} is {version}"
 
 
-def _waiting(status: Status) -> Iterator[tuple[str, str]]:
+def _waiting(seen: Seen) -> Iterator[tuple[str, str]]:
     # What asks for the status is a request, too.
-    longest = status.get("waiting", {}).get("longest", ())
+    longest = seen.status.get("waiting", {}).get("longest", ())
     longest = [one for one in longest if one.get("seconds", 0) >= WAITS_S]
     for number, one in enumerate(longest[:SHOWN]):
         what = f"{one.get('operation')} {one.get('path') or ''}".strip()
-        text = f"{what} for {show_duration(one.get('seconds', 0.0))}, {_who(one.get('pid'))}"
+        # What numbers processes have in a container is not known here.
+        who = _who(None if seen.is_elsewhere else one.get("pid"))
+        text = f"{what} for {show_duration(one.get('seconds', 0.0))}, {who}"
         yield "" if number else "waiting", text
 
 

@@ -11,11 +11,14 @@ from wbfs.model.errors import UsageError
 from wbfs.model.text import plain
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
     from wbfs.daemon.mounts.looking.survey import Seen, Survey
 
 EVERY_S = 1.0
+MORE_THAN_ENOUGH = 10_000
+"""Columns of a terminal, and more."""
 COLUMNS = (
     *("mount", "state", "network", "disk", "memory", "requests", "open", "under way"),
     *("waiting", "fetching", "prefetched", "used", "wasted"),
@@ -29,19 +32,26 @@ CAPTION = (
 def watch(survey: Survey, timeout_s: float) -> None:
     """Show the mounts until it is interrupted. Raises UsageError."""
     try:
+        from rich.console import Console
         from rich.live import Live
     except ImportError:
         raise UsageError(
             "--watch needs rich, which is not installed: run pip install 'wbfs[watch]'"
         ) from None
 
+    console = Console()
+    if not console.is_terminal:
+        raise UsageError(
+            "--watch shows it on a terminal, and there is none (podman exec and kubectl exec give"
+            " one with -it): ask wbfs status --json as often as you like instead"
+        )
     before: dict[str, _Counts] = {}
     try:
-        with Live(auto_refresh=False) as live:
+        with Live(console=console, auto_refresh=False) as live:
             while True:
                 began_s = time.monotonic()
                 seen = survey.look(timeout_s)
-                live.update(_table(seen, before), refresh=True)
+                live.update(_shown(seen, before, console), refresh=True)
                 before = {str(one.path): _Counts(one.status) for one in seen}
                 time.sleep(max(0.0, began_s + EVERY_S - time.monotonic()))
     except KeyboardInterrupt:
@@ -74,18 +84,38 @@ class _Counts:
         return [*shown, f"{(self.requests - before.requests) / passed_s:.0f}/s"]
 
 
-def _table(seen: list[Seen], before: dict[str, _Counts]) -> Table:
+def _shown(seen: list[Seen], before: dict[str, _Counts], console: Console) -> RenderableType:
+    """Return a table with a row a mount; where that is too wide, small ones beside each other."""
+    from rich.columns import Columns
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption=CAPTION)
+    rows = [_row(one, before) for one in seen]
+    wide = Table(caption=CAPTION)
     for number, name in enumerate(COLUMNS):
-        table.add_column(name, justify="left" if number < 2 else "right")
-    for one in seen:
-        status, path = one.status, str(one.path)
-        row = [path, str(one.health), *_Counts(status).rates(before.get(path)), *_levels(status)]
-        table.add_row(*(Text(plain(text)) for text in row))
-    return table
+        wide.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
+    for row in rows:
+        wide.add_row(*row)
+    # As wide as it would be where it had all the room: it squeezes itself otherwise.
+    room = console.options.update(width=MORE_THAN_ENOUGH)
+    if console.measure(wide, options=room).maximum <= console.width:
+        return wide
+    narrow = []
+    for path, *texts in rows:
+        table = Table(title=path, show_header=False)
+        for name, text in zip(COLUMNS[1:], texts, strict=True):
+            table.add_row(name, text)
+        narrow.append(table)
+    return Group(Columns(narrow), Text(CAPTION))
+
+
+def _row(one: Seen, before: dict[str, _Counts]) -> list[Text]:
+    from rich.text import Text
+
+    status, path = one.status, str(one.path)
+    row = [path, str(one.health), *_Counts(status).rates(before.get(path)), *_levels(status)]
+    return [Text(plain(text)) for text in row]
 
 
 def _waiting(status: dict[str, Any]) -> str:

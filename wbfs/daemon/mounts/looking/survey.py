@@ -15,8 +15,8 @@ from typing import Any
 
 from wbfs.daemon.mounts.connection import waiting_requests
 from wbfs.daemon.mounts.looking.health import Health, Question
-from wbfs.daemon.mounts.records import Record, Records
-from wbfs.daemon.mounts.table import Mount, mount_at, mounts
+from wbfs.daemon.mounts.records import Record, Records, pid_namespace
+from wbfs.daemon.mounts.table import Mount, mount_at, mount_of, mounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,8 @@ class Seen:
 
     `record` is what its daemon wrote down, of one's own mounts only; `status` what it says of
     itself, empty where it says nothing; `waiting` how many requests the kernel has for it that are
-    not answered. Each is None where it can't be told.
+    not answered. Each is None where it can't be told. `below` is the mount of wbfs that a path is
+    on where there is none at it.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Seen:
     mount: Mount | None = None
     record: Record | None = None
     waiting: int | None = None
+    below: Path | None = None
     status: dict[str, Any]
 
     @property
@@ -42,8 +44,15 @@ class Seen:
 
     @property
     def pid(self) -> int | None:
-        """Its daemon's process; None where it isn't known."""
-        return self.record.pid if self.record else self.status.get("pid")
+        """Its daemon's process; None where it isn't known, or has no number here."""
+        if self.record is not None:
+            return self.record.pid
+        return None if self.is_elsewhere else self.status.get("pid")
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its daemon has numbers of its own for processes, as in a container."""
+        return self.status.get("pids") not in (None, pid_namespace())
 
 
 class Survey:
@@ -87,7 +96,13 @@ class Survey:
 
     def _seen(self, path: Path, mount: Mount | None, records: Records) -> Seen:
         if mount is None:
-            return Seen(path=path, health=Health.NOT_MOUNTED, status={})
+            below = mount_of(path)
+            return Seen(
+                path=path,
+                health=Health.NOT_MOUNTED,
+                below=below.mountpoint if below and below.is_ours else None,
+                status={},
+            )
         question = self._asked[mount]
         status = question.status
         record = records.of(mount)
