@@ -63,6 +63,8 @@ def findings(cache_dir: Path) -> Iterator[Finding]:
     yield _background_limit()
     yield _descriptors()
     yield _cache(cache_dir)
+    yield _bundles()
+    yield _proxy()
     yield from _server()
     yield _extras()
 
@@ -152,8 +154,23 @@ def _cache(cache_dir: Path) -> Finding:
     return Finding("cache", text)
 
 
+def _bundles() -> Finding:
+    named = [name for name in CA_VARIABLES if os.environ.get(name)]
+    bundles = ", ".join(f"{name}={os.environ[name]}" for name in named)
+    if missing := [name for name in named if not _leads_somewhere(os.environ[name])]:
+        to_do = f"correct or unset {', '.join(missing)}: nothing is there"
+        return Finding("CAs", bundles, is_well=False, to_do=to_do)
+    return Finding("CAs", bundles or "the public ones")
+
+
+def _proxy() -> Finding:
+    proxies = [name for name in _proxy_names() if os.environ.get(name)]
+    # Not what they name: a password may be in it.
+    return Finding("proxy", f"named by {', '.join(proxies)}" if proxies else "none is named")
+
+
 def _server() -> Iterator[Finding]:
-    """Look at the login and at what is on the way to the server."""
+    """Look at the login, and at the clock by the server's."""
     try:
         credentials = load_credentials()
     except WbfsError as error:
@@ -164,16 +181,6 @@ def _server() -> Iterator[Finding]:
             to_do="do what it says; wbfs mount --help has where all is looked for",
         )
         return
-    named = [name for name in CA_VARIABLES if os.environ.get(name)]
-    bundles = ", ".join(f"{name}={os.environ[name]}" for name in named)
-    if missing := [name for name in named if not _leads_somewhere(os.environ[name])]:
-        to_do = f"correct or unset {', '.join(missing)}: nothing is there"
-        yield Finding("CAs", bundles, is_well=False, to_do=to_do)
-    else:
-        yield Finding("CAs", bundles or "the public ones")
-    proxies = [name for name in _proxy_names() if os.environ.get(name)]
-    # Not what they name: a password may be in it.
-    yield Finding("proxy", f"named by {', '.join(proxies)}" if proxies else "none is named")
     transport = Transport.for_credentials(
         credentials, checkpoint=lambda: None, offline=False, private_references=False
     )

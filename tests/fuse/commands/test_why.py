@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -16,9 +17,12 @@ from pathlib import Path
 import pytest
 from large_manifest import log_version_of
 from mounts import WBFS, Mount, run, wait_until
+from rich.console import Console
 from stand_in import StandIn
 
-from wbfs.cli.mounts.watch import _Counts
+from wbfs.cli.mounts.watch import _Counts, _shown
+from wbfs.daemon.mounts.looking.health import Health
+from wbfs.daemon.mounts.looking.survey import Seen
 
 LARGE = 6 << 20
 LOG = f"""
@@ -32,6 +36,7 @@ with wandb.init(project="asked") as run:
     with artifact.new_file("large.bin", mode="wb") as file:
         file.write(bytes({LARGE}))
     artifact.add_reference(sys.argv[1] + "/asked.txt")
+    artifact.add_reference(sys.argv[1] + "/gone.txt", checksum=False)
     run.log_artifact(artifact).wait()
     print(run.entity)
 """
@@ -89,12 +94,14 @@ def test_a_part_and_a_failure(mount: Mount, stand_in: StandIn) -> None:
         rows = why(mount, "v0/large.bin")
         assert re.fullmatch(r"in part, [\d.]+ [kM]B", rows["here"]) or "whole" in rows["here"]
         done = run(*WBFS, "why", mount.path / "v0", env=mount.env)
-        assert "folder     all of the version\nin all     5 files, " in done.stdout
+        assert "folder     all of the version\nin all     6 files, " in done.stdout
         assert re.search(
             r"^in part +1 file, 6.3 MB, of which [\d.]+ [kM]B are here$", done.stdout, re.M
         )
         host = stand_in.public_url.removesuffix("/public")
-        assert re.search(rf"^from +{host}: 1 file, 9 B$", done.stdout, re.M)
+        assert re.search(
+            rf"^from +{host}: 2 files, 9 B without 1 of unknown size$", done.stdout, re.M
+        )
     with stand_in.faults(port="files", match="^/artifacts|^/wandb_artifacts", wrong_bytes=True):
         done = run("cat", mount.path / "v0/folder/b.txt")
         assert "Input/output error" in done.stderr
@@ -104,6 +111,9 @@ def test_a_part_and_a_failure(mount: Mount, stand_in: StandIn) -> None:
         done = run(*WBFS, "status", mount.path, env=mount.env)
         assert re.search(r"  errors +\S+ EIO: .*b\.txt", done.stdout)
     assert (mount.path / "v0/folder/b.txt").read_text()
+    done = run(*WBFS, "why", mount.path / "v0/gone.txt", env=mount.env)
+    assert done.returncode == 1
+    assert re.search(r"can't look at .*gone.txt: .*; can't find out the size of .*: ", done.stderr)
 
 
 def test_a_folder_of_very_many_files(mount: Mount, stand_in: StandIn, tmp_path: Path) -> None:
@@ -189,6 +199,18 @@ def test_watching(mount: Mount) -> None:
     assert text.count(b"serving") >= 3
     for word in (b"network", b"under way", b"waiting", b"prefetched", b"wasted", b"0 B/s"):
         assert word in text
+    # All of it can be read on a small terminal, too.
+    seen = [Seen(path=mount.path, health=Health.SERVES, status=mount.status())] * 2
+    console = Console(width=80, file=io.StringIO())
+    console.print(_shown(seen, {}, console))
+    assert isinstance(console.file, io.StringIO)
+    for word in ("network", "under way", "prefetched"):
+        assert console.file.getvalue().count(word) >= 2
+    # There it is shown, and nowhere else; nor is it what others want to know.
+    done = run(*command, env=env)
+    assert done.returncode == 2
+    assert "there is none (podman exec and kubectl exec give one with -it)" in done.stderr
+    assert run(*command, "--json", env=env).returncode == 2
     # What it needs is not there everywhere.
     code = "import sys; sys.modules['rich.live'] = None; from wbfs.cli.main import main; main()"
     done = run(sys.executable, "-c", code, "status", "--watch", env=mount.env)
@@ -228,6 +250,9 @@ def test_a_doctor(mount: Mount, tmp_path: Path) -> None:
     assert re.search(r"^!! cache ", done.stdout, re.M)
     assert re.search(r"^!! login ", done.stdout, re.M)
     assert re.search(r"^!! CAs .*\n +-> correct or unset SSL_CERT_DIR", done.stdout, re.M)
+    # What is on the way to the server is looked at without a login, too.
+    done = run(*command, env=worse | {"WANDB_API_KEY": "short"})
+    assert re.search(r"^!! CAs .*\n(?s:.*)^!! login ", done.stdout, re.M)
     # Whatever is not well has what to do.
     assert not re.search(r"^!! .*\n(?! +-> )", done.stdout, re.M)
     assert "secret" not in done.stdout

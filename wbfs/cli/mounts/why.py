@@ -158,8 +158,11 @@ class _Count:
         self._unsized += size is None
 
     def __str__(self) -> str:
-        text = f"{self.files:,} file{'' if self.files == 1 else 's'}, {show_size(self._bytes)}"
-        return f"{text} and {self._unsized:,} of unknown size" if self._unsized else text
+        text = f"{self.files:,} file{'' if self.files == 1 else 's'}"
+        if self.files and self._unsized == self.files:
+            return f"{text} of unknown size"
+        text += f", {show_size(self._bytes)}"
+        return f"{text} without {self._unsized:,} of unknown size" if self._unsized else text
 
 
 def _where(found: Held) -> str:

@@ -10,9 +10,11 @@ fetched that the user may read, into the user's own cache.
 from __future__ import annotations
 
 import errno
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wbfs.daemon.mounts.looking.health import Health, health_of
 from wbfs.daemon.mounts.records import Record, Records
@@ -192,5 +194,20 @@ def _missing_levels(path: Path, mount: Mount) -> list[str]:
 
 
 def _unreadable(path: Path, mount: Mount, error: OSError) -> NotNow:
-    hint = f"{mount.mountpoint / CONTROL_NAME / 'errors.jsonl'} says why"
-    return NotNow(f"can't look at {path}: {error.strerror}; {hint}")
+    causes = [
+        str(one.get("cause"))
+        for one in told_by(mount, "errors.jsonl")
+        if path.name in str(one.get("cause"))
+    ]
+    why = causes[-1] if causes else f"{mount.mountpoint / CONTROL_NAME / 'errors.jsonl'} says why"
+    return NotNow(f"can't look at {path}: {error.strerror}; {why}")
+
+
+def told_by(mount: Mount, name: str) -> list[dict[str, Any]]:
+    """Return what a mount tells in one of its own files, line by line."""
+    try:
+        text = (mount.mountpoint / CONTROL_NAME / name).read_text(encoding="utf-8")
+    except OSError:
+        # A daemon of an older version.
+        return []
+    return [json.loads(line) for line in text.splitlines()]

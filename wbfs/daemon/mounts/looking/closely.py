@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wbfs.daemon.mounts.paths import MountedPath, look_at
+from wbfs.daemon.mounts.paths import MountedPath, look_at, told_by
 from wbfs.daemon.mounts.table import mount_of, resolve
-from wbfs.fs.control import CONTROL_NAME
 from wbfs.fs.nodes import XATTR_PREFIX
 
 ATTRIBUTES = ("name", "type", "aliases", "digest", "size", "uri", "birth_artifact", "created_at")
@@ -41,8 +39,8 @@ def look_closely(text: str) -> Known | None:
         with contextlib.suppress(OSError), os.scandir(path) as entries:
             next(entries, None)
     full = f"{mounted.version}/{mounted.path}"
-    fetches = _lines(mount.mountpoint, "fetches.jsonl")
-    errors = _lines(mount.mountpoint, "errors.jsonl")
+    fetches = told_by(mount, "fetches.jsonl")
+    errors = told_by(mount, "errors.jsonl")
     return Known(
         mounted=mounted,
         is_folder=is_folder,
@@ -63,12 +61,3 @@ def _attributes(path: Path) -> dict[str, str]:
         if value:
             found[name] = os.fsdecode(value)
     return found
-
-
-def _lines(mountpoint: Path, name: str) -> list[dict[str, Any]]:
-    try:
-        text = (mountpoint / CONTROL_NAME / name).read_text(encoding="utf-8")
-    except OSError:
-        # A daemon of an older version.
-        return []
-    return [json.loads(line) for line in text.splitlines()]
