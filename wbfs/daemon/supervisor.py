@@ -53,4 +53,4 @@ class Supervisor:
             try:
                 to.sendto(message.encode(errors="backslashreplace"), address)
             except OSError as error:
-                log.warning("can't tell the supervisor at %s: %s", self._address, error.strerror)
+                log.warning("can't tell the supervisor at %s: %s", self._address, error)

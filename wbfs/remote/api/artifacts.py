@@ -75,7 +75,8 @@ class WandbApi:
         if viewer is None:
             raise AccessDenied(
                 "the server knows nobody by this API key: run `wandb login`, or check"
-                " WANDB_API_KEY and WANDB_BASE_URL"
+                " WANDB_API_KEY, the file that WBFS_TOKEN_FILE or --token-file names, and"
+                " WANDB_BASE_URL"
             )
         return parse_viewer(viewer)
 

@@ -123,7 +123,8 @@ class GraphQL:
             said = f" ({errors})" if errors else ""
             raise LoginRefused(
                 f"{self._host} does not accept the API key{said}: run `wandb login`, or check"
-                " WANDB_API_KEY and WANDB_BASE_URL"
+                " WANDB_API_KEY, the file that WBFS_TOKEN_FILE or --token-file names, and"
+                " WANDB_BASE_URL"
             )
         if status == 403:
             raise AccessDenied(f"{self._host} denies it: {errors or 'no reason given'}")
