@@ -98,6 +98,9 @@ def test_ends_in_any_order(start: Starter, seed: int) -> None:
 def test_every_signal_unmounts(start: Starter, number: signal.Signals) -> None:
     daemon = start()
     daemon.wait_until_mounted()
+    daemon.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "Current thread" in daemon.log(), what="it says where it is")
+    assert is_mounted(daemon.path)
     daemon.process.send_signal(number)
     assert daemon.exit_code() == 0
     assert not is_mounted(daemon.path)
