@@ -207,6 +207,8 @@ def test_what_can_not_be_put_has_a_reason(
         ([place, *dataset], {}, 2, "give a PATH, or --reference"),
         ([good, "nothing", *dataset], {}, 2, "names no artifact"),
         ([good, f"{PROJECT}/a b", *dataset], {}, 2, "no artifact can be named 'a b'"),
+        ([good, f"{PROJECT}/..", *dataset], {}, 2, "no artifact can be named '..'"),
+        ([good, place, *dataset, "--alias", "a" * 256], {}, 2, "up to 255 bytes"),
         ([good, "wandb-registry-x/wrong", *dataset], {}, 2, "is a registry"),
         ([good, place, *dataset, "--alias", "v7"], {}, 2, "v7 is no alias"),
         ([good, place, *dataset, "--metadata", "[1]"], {}, 2, "no JSON object"),

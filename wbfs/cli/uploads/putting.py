@@ -31,7 +31,7 @@ from wbfs.fetch.work.background import Background, Work
 from wbfs.fetch.work.offload import Kind, checkpoint
 from wbfs.model.entries import Version
 from wbfs.model.errors import NotFound, RemoteError, UsageError, WbfsError, while_doing
-from wbfs.model.names import REGISTRY_PREFIX, is_safe_component, is_version_name
+from wbfs.model.names import NAME_MAX, REGISTRY_PREFIX, is_safe_component, is_version_name
 from wbfs.model.settings import SessionSettings
 from wbfs.remote.http.transport import Deadline
 
@@ -106,9 +106,10 @@ def check_words(place: str, type_: str, aliases: Sequence[str]) -> None:
     *above, name = place.split("/")
     if len(above) not in (1, 2) or not all(map(is_safe_component, above)) or ":" in place:
         raise UsageError(f"{place!r} names no artifact: give [ENTITY/]PROJECT/NAME")
-    if not _NAME.fullmatch(name):
+    if not (_NAME.fullmatch(name) and is_safe_component(name)):
         raise UsageError(
-            f"no artifact can be named {name!r}: up to 128 letters, digits, '.', '_' and '-'"
+            f"no artifact can be named {name!r}: up to 128 letters, digits, '.', '_' and '-', and"
+            " neither '.' nor '..'"
         )
     if above[-1].startswith(REGISTRY_PREFIX):
         raise UsageError(
@@ -117,8 +118,8 @@ def check_words(place: str, type_: str, aliases: Sequence[str]) -> None:
     for what, text in (("type", type_), *(("alias", alias) for alias in aliases)):
         if not is_safe_component(text) or ":" in text or not text.isprintable():
             raise UsageError(
-                f"there can be no {what} {text!r}: give letters, digits and the like, but '/' and"
-                " ':', in UTF-8"
+                f"there can be no {what} {text!r}: give up to {NAME_MAX} bytes of UTF-8 that can be"
+                " printed, without '/' and ':'"
             )
         if what == "alias" and is_version_name(text):
             raise UsageError(f"{text} is no alias: versions are numbered by the server")
