@@ -138,7 +138,8 @@ def main() -> None:
     met = requirements(findings, names)
     for row in met:
         print(f"{'PASS' if row['passed'] else 'FAIL'}  {row['requirement']}: {row['found']}")
-    print(f"\n{numbers(findings, names)}\n")
+    if told := numbers(findings, names):
+        print(f"\n{told}\n")
     if options.quick:
         print("(these are of small sizes, and tell nothing)")
     settings = {"quick": options.quick, "tls": not options.plain, "turns": runs, "link": link}

@@ -61,7 +61,8 @@ def run_mount(settings: MountSettings, supervisor: Supervisor) -> None:
     faulthandler.register(signal.SIGUSR1)
     try:
         # Before there is anything that they should not have.
-        with Spares(spares_for(processors())) as spares, signals_noted() as noted:
+        count = 0 if settings.offline else spares_for(processors())
+        with Spares(count) as spares, signals_noted() as noted:
             refuse_inside(settings.cache_dir, settings.mountpoint, "--cache-dir")
             if settings.descriptor is None:
                 prepare_mountpoint(settings.mountpoint, make=settings.make_dir)
