@@ -204,7 +204,10 @@ def _find_key(
         settings_url = _normalize(settings.get("base_url", ""), "the W&B settings' base_url")
         key = in_file if settings_url == base_url else ""
     if not key:
-        raise NoKey(f"no W&B API key for {host} was found: {_HOW_TO_LOG_IN}")
+        netrc = files.path_of("NETRC")
+        is_gone = netrc is not None and not os.path.exists(netrc)
+        gone = f" (NETRC names {netrc}, which isn't there)" if is_gone else ""
+        raise NoKey(f"no W&B API key for {host} was found{gone}: {_HOW_TO_LOG_IN}")
     return _checked(key, f"for {host}")
 
 

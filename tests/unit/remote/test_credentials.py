@@ -165,6 +165,13 @@ def test_a_key_that_is_not_needed(home: Path) -> None:
         load_credentials({"HOME": str(home), "WANDB_API_KEY": "secret"}, home, key_is_needed=False)
 
 
+def test_a_netrc_that_is_not_there_is_named(home: Path) -> None:
+    with pytest.raises(NoKey, match=r"was found \(NETRC names .*/gone, which isn't there\): run"):
+        load(home, NETRC="gone")
+    with pytest.raises(NoKey, match="was found: run"):
+        load(home)
+
+
 def test_two_identities_are_one_too_many(home: Path) -> None:
     with pytest.raises(AccessDenied, match="both WANDB_API_KEY and WANDB_IDENTITY_TOKEN_FILE"):
         load(home, WANDB_API_KEY=KEYS[0], WANDB_IDENTITY_TOKEN_FILE="/token")
