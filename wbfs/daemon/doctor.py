@@ -33,6 +33,8 @@ DESCRIPTORS = 65536
 SERVER_TIMEOUT_S = 8.0
 CLOCK_OFF_S = 120.0
 """Seconds by which the clock may be wrong: signed URLs are good for minutes."""
+SYS_ADMIN = 1 << 21
+"""The capability to mount, as /proc/self/status has it (linux/capability.h)."""
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 EXTRAS = {
     "s3": "botocore",
@@ -91,7 +93,28 @@ def _fusermount() -> Finding:
     if os.getuid() != 0 and not os.stat(path).st_mode & stat.S_ISUID:
         to_do = f"have root run chmod u+s {path}, or mount as root"
         return Finding("fusermount3", "mounts for root only", is_well=False, to_do=to_do)
+    if not _may_mount():
+        to_do = "start the container with --cap-add SYS_ADMIN, and users other than root without"
+        to_do += " no-new-privileges, or pass it a descriptor (--fd-socket)"
+        return Finding("fusermount3", "may mount nothing here", is_well=False, to_do=to_do)
     return Finding("fusermount3", path)
+
+
+def _may_mount() -> bool:
+    """Whether fusermount3 has what the kernel asks of who mounts, once it is root."""
+    if os.getuid() == 0:
+        return _is_admin()
+    return _process("NoNewPrivs") == "0" and bool(int(_process("CapBnd"), 16) & SYS_ADMIN)
+
+
+def _is_admin() -> bool:
+    return os.getuid() == 0 and bool(int(_process("CapEff"), 16) & SYS_ADMIN)
+
+
+def _process(name: str) -> str:
+    """Return what the kernel says of this process."""
+    lines = Path("/proc/self/status").read_text(errors="replace").splitlines()
+    return dict(line.split(":", 1) for line in lines)[name].strip()
 
 
 def _allow_other() -> Finding:
@@ -105,7 +128,8 @@ def _allow_other() -> Finding:
 
 
 def _read_ahead() -> Finding:
-    if os.access("/sys/class/bdi", os.W_OK) and os.getuid() == 0:
+    # Where /sys is read-only, as in containers, who may mount gets past that, if it is its own.
+    if _is_admin() and os.stat("/sys").st_uid == 0:
         return Finding("read-ahead", "the kernel's may be raised")
     return Finding(
         "read-ahead",
@@ -116,7 +140,7 @@ def _read_ahead() -> Finding:
 
 
 def _background_limit() -> Finding:
-    if os.getuid() == 0:
+    if _is_admin():
         return Finding("requests", "the kernel may send many at once")
     return Finding(
         "requests",

@@ -237,6 +237,12 @@ def test_a_doctor(mount: Mount, tmp_path: Path) -> None:
     assert str(mount.cache_dir) in found["cache"]
     for name in ("allow_other", "read-ahead", "requests", "files", "CAs", "proxy", "extras"):
         assert name in found
+    if os.getuid() == 0:
+        # A container's root has /dev/fuse, and may not mount by that alone.
+        done = run("setpriv", "--bounding-set=-sys_admin", *command, env=mount.env)
+        assert done.returncode == 1
+        assert re.search(r"^!! fusermount3 +may mount nothing here$", done.stdout, re.M)
+        assert re.search(r"^ok read-ahead +the kernel reads 128 KiB ahead", done.stdout, re.M)
     (tmp_path / "bin").mkdir()
     worse = mount.env | {
         "PATH": str(tmp_path / "bin"),

@@ -78,8 +78,8 @@ def with_options(**options: str) -> dict[str, object]:
     [
         ("{hunter2", "is no JSON"),
         ([], "is not what Fluid writes"),
-        ({"mounts": [MOUNT]}, "is not what Fluid writes: KeyError"),
-        (CONFIG | {"mounts": [{}]}, "is not what Fluid writes: KeyError"),
+        ({"mounts": [MOUNT]}, "is not what Fluid writes: it needs a targetPath"),
+        (CONFIG | {"mounts": [{}]}, "is not what Fluid writes: it needs a targetPath"),
         (CONFIG | {"mounts": None}, "has 0 mounts"),
         (CONFIG | {"mounts": [MOUNT, MOUNT]}, "has 2 mounts, and wbfs fluid makes one"),
         (with_options(alow_other=""), "no option 'alow-other': there are .*, and base-url"),

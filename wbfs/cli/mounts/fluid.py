@@ -79,8 +79,10 @@ def _read(path: Path) -> tuple[str, str, dict[str, str]]:
             )
         options = _options(document.get("runtimeOptions"), mounts[0].get("options"))
         return str(mounts[0]["mountPoint"]).removeprefix(SCHEME).strip("/"), str(target), options
-    except (KeyError, AttributeError, TypeError) as error:
-        raise UsageError(f"{path} is not what Fluid writes: {type(error).__name__}") from None
+    except (KeyError, AttributeError, TypeError):
+        raise UsageError(
+            f"{path} is not what Fluid writes: it needs a targetPath, and mounts with a mountPoint"
+        ) from None
 
 
 def _options(*levels: dict[str, Any] | None) -> dict[str, str]:
