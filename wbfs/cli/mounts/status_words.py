@@ -66,7 +66,7 @@ def _rows(seen: Seen) -> Iterator[tuple[str, str]]:
     yield from _lineage(status)
     yield from _errors(status)
     if seen.waiting:
-        yield "kernel", f"{seen.waiting} requests wait for an answer"
+        yield "kernel", f"unanswered: {_count(seen.waiting, 'request', 'requests')}"
 
 
 def _user(status: Status) -> str:
@@ -117,7 +117,7 @@ def _reads(status: Status) -> Iterator[tuple[str, str]]:
     text = f"{show_size(served)} read ({show_share(in_memory, served)} of it from memory)"
     text += f", {show_size(fetched.get('fetched_bytes', 0))} fetched"
     if fetched.get("failed_fetches"):
-        text += f"; {fetched['failed_fetches']} fetches failed"
+        text += f"; {_count(fetched['failed_fetches'], 'fetch', 'fetches')} failed"
     yield "bytes", text
     if gateway := status.get("gateway"):
         # Some may have come and not be counted as fetched yet.
@@ -133,7 +133,7 @@ def _reads(status: Status) -> Iterator[tuple[str, str]]:
     )
     if fetched.get("waited_reads"):
         waited = show_duration(fetched.get("waited_s", 0.0))
-        text += f"; {fetched['waited_reads']} reads waited, {waited} in all"
+        text += f"; {_count(fetched['waited_reads'], 'read', 'reads')} waited, {waited} in all"
     yield "files", text
 
 
@@ -180,6 +180,10 @@ def _errors(status: Status) -> Iterator[tuple[str, str]]:
     for number, error in enumerate(status.get("last_errors", ())):
         text = f"{error.get('time')} {error.get('errno')}: {error.get('cause')}"
         yield "" if number else "errors", text
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def show_share(part: float, whole: float) -> str:
