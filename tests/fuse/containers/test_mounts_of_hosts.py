@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import Mounter
-from mounts import WBFS, Mount, run
+from mounts import WBFS, Mount, check, run
 from podman import UNPRIVILEGED, Container, Podman
 from training import READ, wait_for
 
@@ -36,6 +37,35 @@ def test_every_container_reads(podman: Podman, mount: Mount) -> None:
     done = podman.run("sh", "-c", script, options=volume)
     assert done.stdout.startswith("content 7")
     assert "Read-only file system" in done.stderr
+
+
+FOLDERS = ("bin", "lib", "lib64")
+CHROOT = """
+mkdir "$1" "$1/usr" "$1/data"
+for one in bin lib lib64; do [ ! -L "/$one" ] || cp -P "/$one" "$1"; done
+mount --bind /usr "$1/usr"
+mount --rbind "$2" "$1/data"
+mount --make-rslave "$1/data"
+chroot "$1" /usr/bin/cat /data/mount/folder/7.txt
+umount -l "$1/data"
+umount "$1/usr"
+"""
+
+
+def test_sandboxes_read(mount: Mount, shared: Path, tmp_path: Path) -> None:
+    assert check("sh", "-ec", CHROOT, "sh", tmp_path / "root", shared) == "content 7"
+    # Where it is no slave, that would have taken the host's mount down as well.
+    assert mount.status()["pid"] == mount.pid
+    if not shutil.which("bwrap"):
+        pytest.skip("not installed: bubblewrap; scripts/setup does, as root")
+    links = [word for one in FOLDERS for word in ("--symlink", f"usr/{one}", f"/{one}")]
+    sandbox = ["bwrap", "--ro-bind", "/usr", "/usr", *links, "--ro-bind", mount.path, "/data"]
+    for options in (
+        [],
+        ["--unshare-all"],
+        ["--unshare-user", "--uid", "1000", "--cap-drop", "ALL"],
+    ):
+        assert check(*sandbox, *options, "/usr/bin/cat", "/data/folder/7.txt") == "content 7"
 
 
 def test_without_allow_other_only_its_user_reads(
