@@ -55,9 +55,11 @@ def used(cache_dir: Path) -> int:
 
 
 @pytest.mark.promises("8.2")
-def test_the_cache_keeps_its_size(mounter: Mounter, version: Path) -> None:
+def test_the_cache_keeps_its_size(mounter: Mounter, version: Path, tmp_path: Path) -> None:
     limit = 2_000_000
-    mount = mounter(options=["--cache-size", "2MB"])
+    # A path is any bytes.
+    odd = tmp_path / os.fsdecode(b"cache \xff %41 #?")
+    mount = mounter(options=["--cache-size", "2MB"], cache=odd)
     with (mount.path / version / "00.bin").open("rb") as opened:
         opened.read(10)
         for _ in range(2):

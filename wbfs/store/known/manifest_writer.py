@@ -321,7 +321,9 @@ def _too_large(version_path: str, what: str) -> TooLarge:
 
 def _open(path: Path) -> sqlite3.Connection:
     # Not made anew where it was removed, since nobody wants it any more.
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None)
+    return sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?mode=rw", uri=True, isolation_level=None
+    )
 
 
 def _error(path: Path, error: sqlite3.Error) -> StoreError:

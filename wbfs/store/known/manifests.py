@@ -115,7 +115,9 @@ class ManifestTable:
         # The file never changes, so SQLite needs no locks. It is opened in a worker thread and then
         # read by one thread at a time.
         self._db = sqlite3.connect(
-            f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True, check_same_thread=False
+            f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1",
+            uri=True,
+            check_same_thread=False,
         )
         try:
             self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
