@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import stat
 import struct
 import sys
@@ -24,10 +23,9 @@ import trio
 
 from benchmark.programs.daemon import FOREVER_S, MAX_TASKS
 from benchmark.programs.daemon import Operations as DoNothing
+from benchmark.programs.parts import PIECE_BYTES, WRITTEN_BYTES, connected
 
 RANGE_BYTES = 16 << 20
-PIECE_BYTES = 1 << 20
-WRITTEN_BYTES = 256 << 10
 HEAD_BYTES = 4096
 PROGRESS = struct.Struct("QQ")
 """Where bytes begin and end that have come."""
@@ -36,11 +34,7 @@ PROGRESS = struct.Struct("QQ")
 def fetch(url: str, ca_file: str, size: int, fd: int, first: int, step: int) -> None:
     """Fetch one range in `step` of them, and tell over the socket that is standard output."""
     parts = urlsplit(url)
-    assert parts.hostname is not None
-    sock = socket.create_connection((parts.hostname, parts.port))
-    if ca_file:
-        context = ssl.create_default_context(cafile=ca_file)
-        sock = context.wrap_socket(sock, server_hostname=parts.hostname)
+    sock = connected(url, ca_file)
     piece = memoryview(bytearray(PIECE_BYTES))
     for start in range(first * RANGE_BYTES, size, step * RANGE_BYTES):
         stop = min(size, start + RANGE_BYTES)

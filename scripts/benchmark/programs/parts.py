@@ -19,14 +19,21 @@ PIECE_BYTES = 1 << 20
 WRITTEN_BYTES = 256 << 10
 
 
-def received(*, url: str, ca_file: str, file: str = "") -> int:
-    """Receive all of a file, decrypt it, and write it to another file, if one is named."""
+def connected(url: str, ca_file: str) -> socket.socket:
+    """Connect to a URL's server, with TLS where there is a CA."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     sock = socket.create_connection((parts.hostname, parts.port))
-    if ca_file:
-        context = ssl.create_default_context(cafile=ca_file)
-        sock = context.wrap_socket(sock, server_hostname=parts.hostname)
+    if not ca_file:
+        return sock
+    context = ssl.create_default_context(cafile=ca_file)
+    return context.wrap_socket(sock, server_hostname=parts.hostname)
+
+
+def received(*, url: str, ca_file: str, file: str = "") -> int:
+    """Receive all of a file, decrypt it, and write it to another file, if one is named."""
+    parts = urlsplit(url)
+    sock = connected(url, ca_file)
     request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
     sock.sendall(request.encode())
     fd = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600) if file else -1

@@ -59,6 +59,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("put", "--type=x", "nothing", "a/b/c"),
 )
 """What can be run here; a mount can not, which leaves this process to its daemon."""
+ODD_FILES = ("directory", "binary", "doubled", "loop", "missing", "file", "file/below")
+ODD_FILES += ("loop/below", "pipe")
 OPTIONS = ("--cache-dir=", "--cache-dir=~/x", "--cache-dir=x", "--cache-dir=/proc/x")
 GARBAGE = (
     "garbage",
@@ -86,18 +88,7 @@ def broken(folder: Path) -> dict[str, str]:
     os.mkfifo(folder / "pipe")
     (folder / "wandb").mkdir()
     (folder / "wandb/settings").mkdir()
-    names = (
-        "directory",
-        "binary",
-        "doubled",
-        "loop",
-        "missing",
-        "file",
-        "file/below",
-        "loop/below",
-        "pipe",
-    )
-    return {name: str(folder / name) for name in names} | {
+    return {name: str(folder / name) for name in ODD_FILES} | {
         "relative": "some/where",
         "~": "~/there",
         "~~": "~nobody/there",
@@ -151,15 +142,7 @@ Settings = st.dictionaries(
             *(
                 f"@{name}"
                 for name in (
-                    "directory",
-                    "binary",
-                    "doubled",
-                    "loop",
-                    "missing",
-                    "file",
-                    "file/below",
-                    "loop/below",
-                    "pipe",
+                    *ODD_FILES,
                     "relative",
                     "~",
                     "~~",
