@@ -118,13 +118,10 @@ class Tree:
         if not mounted.folder:
             return top, answer.valid_until
         table = await self._fetcher.manifest(top.version)
-        number = ROOT_FOLDER
-        for name in mounted.folder.split("/"):
-            folder = table.folder_by_name(number, name)
-            if folder is None:
-                raise NotFound(f"{top.version.path} has no folder {mounted.folder!r}")
-            number = folder.id
-        return self._folder_node(top, table, number), answer.valid_until
+        folder = table.folder_at(mounted.folder)
+        if folder is None:
+            raise NotFound(f"{top.version.path} has no folder {mounted.folder!r}")
+        return self._folder_node(top, table, folder.id), answer.valid_until
 
     async def look_again(self) -> Changed:
         """Ask anew what is behind every alias; return what the kernel knows otherwise.

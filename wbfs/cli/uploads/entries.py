@@ -15,10 +15,9 @@ from typing import Any
 from wbfs.cli.uploads.content import Shown
 from wbfs.fetch.bulk.pipeline import Selection
 from wbfs.model.digests import Algorithm, Digest, ManifestDigest
-from wbfs.model.entries import Entry
 from wbfs.model.errors import NotFound, NotNow, UsageError
 from wbfs.store.content.hashing import RunningDigest
-from wbfs.store.known.manifests import ROOT_FOLDER, ManifestTable
+from wbfs.store.known.manifests import ManifestTable
 
 READERS = 8
 """Files that are read at once."""
@@ -94,7 +93,9 @@ def drafts_of(
     be read. Raises NotFound.
     """
     alone = table.entry(selection.path) if selection.path else None
-    entries = iter([alone]) if alone else _below(table, selection.path)
+    if alone is None and table.folder_at(selection.path) is None:
+        raise NotFound(f"{table.version_path} has neither a file nor a folder {selection.path!r}")
+    entries = iter([alone]) if alone else table.entries_below(selection.path)
     skip = len(selection.path) + 1 if selection.path else 0
     for entry in entries:
         if not entry.path.startswith(selection.path_prefix):
@@ -121,22 +122,6 @@ def drafts_of(
             yield Draft(path=path, digest=digest.base64, size=entry.size, birth_artifact_id=birth)
         else:
             yield Draft(path=path, digest=digest.base64, size=entry.size, local_path=str(real))
-
-
-def _below(table: ManifestTable, path: str) -> Iterator[Entry]:
-    """Yield the entries of all files below a folder. Raises NotFound."""
-    folder = table.folder(ROOT_FOLDER)
-    for name in filter(None, path.split("/")):
-        folder = table.folder_by_name(folder.id, name) if folder else None
-    if folder is None:
-        raise NotFound(f"{table.version_path} has neither a file nor a folder {path!r}")
-    left = [folder]
-    while left:
-        folder = left.pop()
-        yield from (file.entry for file in table.files(folder))
-        for (name,) in table.folder_names(folder):
-            if (below := table.folder_by_name(folder.id, name)) is not None:
-                left.append(below)
 
 
 def read_all(

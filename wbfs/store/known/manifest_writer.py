@@ -23,7 +23,7 @@ from wbfs.model.entries import ARTIFACT_SCHEME, LeftOut, Row, split_artifact_uri
 from wbfs.model.errors import StoreError, StoreFull, TooLarge
 from wbfs.model.names import is_safe_component
 from wbfs.store.folder import store_error
-from wbfs.store.known.manifests import FORMAT, ROOT_FOLDER, UNSIZED, ManifestTable, size_in_row
+from wbfs.store.known.manifests import FORMAT, UNSIZED, ManifestTable, size_in_row
 
 MAX_ROWS = 1 << 24
 """Files, and folders, that one manifest may have: an inode number has 24 bits for them."""
@@ -144,13 +144,8 @@ class _SizeFinder:
         return UNSIZED if found is None or found.is_folder else found.size
 
     def _find_folder(self, path: str) -> int | None:
-        number = ROOT_FOLDER
-        for part in path.split("/") if path else ():
-            folder = self._table.folder_by_name(number, part)
-            if folder is None:
-                return None
-            number = folder.id
-        return number
+        folder = self._table.folder_at(path)
+        return None if folder is None else folder.id
 
 
 def _sizes(

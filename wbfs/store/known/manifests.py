@@ -188,9 +188,16 @@ class ManifestTable:
         rows = self._db.execute(f"{_FILES} WHERE id >= ? AND id < ? ORDER BY id", (first, stop))
         return (self._file_of(row, self._path_to(row[1])) for row in rows)
 
+    def folder_at(self, path: str) -> Folder | None:
+        """Return the folder at `path`, empty for the topmost; None where there is none."""
+        folder = self.folder(ROOT_FOLDER)
+        for name in path.split("/") if path else ():
+            folder = self.folder_by_name(folder.id, name) if folder else None
+        return folder
+
     def entries_below(self, path: str) -> Iterator[Entry]:
         """Yield the entries of all files below the folder at `path`, empty for the whole tree."""
-        folder = self._folder_at(path)
+        folder = self.folder_at(path)
         rows = self._db.execute(_BELOW, (folder.id if folder else None,))
         return (self._file_of(row, self._path_to(row[1])).entry for row in rows)
 
@@ -271,14 +278,8 @@ class ManifestTable:
 
     def _file_at(self, path: str) -> File | None:
         above, _, name = path.rpartition("/")
-        folder = self._folder_at(above)
+        folder = self.folder_at(above)
         return self.file_by_name(folder.id, name) if folder else None
-
-    def _folder_at(self, path: str) -> Folder | None:
-        folder = self.folder(ROOT_FOLDER)
-        for name in path.split("/") if path else ():
-            folder = self.folder_by_name(folder.id, name) if folder else None
-        return folder
 
     def _folder(self, where: str, values: tuple[int | str, ...]) -> Folder | None:
         row = self._db.execute(f"SELECT * FROM folders WHERE {where}", values).fetchone()
