@@ -5,7 +5,9 @@ It prints what it is asked to tell as JSON: its runs' ids by what they did.
 
 from __future__ import annotations
 
+import datetime
 import json
+import logging.config
 import multiprocessing
 import os
 import subprocess
@@ -18,6 +20,8 @@ import reading
 
 EPOCHS = 3
 WORKERS = 8
+FOLDER_SECONDS = 30
+"""Seconds in which a run that begins finds a folder of its name."""
 TRAINING_S = 0.3
 """What a run goes on for, at least, when it has read all: what it reads last is looked at, too."""
 
@@ -87,6 +91,21 @@ def main() -> None:
             runs[what] = run.id
             reading.read(str(data / "thread/v0"))
             time.sleep(TRAINING_S)
+    # Resumed within the second that it began in, its folder has another name.
+    began = datetime.datetime.now()
+    for second in range(FOLDER_SECONDS):
+        moment = began + datetime.timedelta(seconds=second)
+        Path(os.environ["WANDB_DIR"], "wandb", f"run-{moment:%Y%m%d_%H%M%S}-again").mkdir()
+    with wandb.init(project="training", id="again") as run:
+        runs["again"] = run.id
+        reading.read(str(data / "mapped/v0"))
+        time.sleep(TRAINING_S)
+    with wandb.init(project="training") as run:
+        runs["logs anew"] = run.id
+        # This closes the SDK's log.
+        logging.config.dictConfig({"version": 1})
+        reading.read(str(data / "mapped/v0"))
+        time.sleep(TRAINING_S)
     with (
         wandb.init(project="training", reinit="create_new") as run,
         wandb.init(project="training", reinit="create_new") as other,

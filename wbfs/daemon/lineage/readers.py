@@ -1,8 +1,10 @@
 """Whose run is it that reads? Found in /proc, of a reader and of the processes that it comes from.
 
 The process that called `wandb.init` keeps the run's `debug.log` open until the run ends; forks have
-it open too, and what was spawned has a parent that does. Beside that only the environment tells of
-a run, where W&B's agents, or the user, set WANDB_RUN_ID.
+it open too, and what was spawned has a parent that does. Where it was closed, as by a program that
+sets up Python's logging anew, the SDK's service, a child of that process, still has the run's
+transaction log open. Beside that only the environment tells of a run, where W&B's agents, or the
+user, set WANDB_RUN_ID.
 
 Blocking code, for one thread that nothing waits for: reading an environment takes a lock of the
 process which a page fault on this very mount may hold, and a run's folder may be anywhere.
@@ -11,6 +13,7 @@ process which a page fault on this very mount may hold, and a run's folder may b
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -29,8 +32,15 @@ MAX_PARENTS = 32
 MAX_BYTES = 1 << 20
 """What is read of an environment."""
 STATUS_BYTES = 4096
+FILE_BYTES = 1 << 16
+"""What is read of a file that tells of a process, or whose first line does."""
+SERVICE = b"wandb-core\n"
 _STATUS = re.compile(rb"\nTgid:\t(\d+)\n.*?\nPPid:\t(\d+)\n.*?\nUid:\t(\d+)\t", re.DOTALL)
-_DEBUG_LOG = re.compile(r"(/.*/(?:offline-)?run-[\d_]+-([^/]+))/logs/debug\.log")
+_RUN_FOLDER = r"(/.*/(?:offline-)?run-[\d_]+-([^/]+))"
+_DEBUG_LOG = re.compile(rf"{_RUN_FOLDER}(/logs/debug\.log)", re.DOTALL)
+_TRANSACTION_LOG = re.compile(rf"{_RUN_FOLDER}(/run-[^/]+\.wandb)", re.DOTALL)
+_LOGGED_BY = re.compile(rb":(\d+) \[")
+_OWN_NUMBER = re.compile(rb"\nNSpid:.*\t(\d+)\n")
 
 
 class Process(NamedTuple):
@@ -91,7 +101,8 @@ class Readers:
                     return
                 known.append(parent)
             one = known[number]
-            if one.pid <= 1 or one.uid != os.getuid():
+            # A container's first process may be the trainer.
+            if one.uid != os.getuid():
                 return
             look = self._look_at(one.pid)
             # The number of one that has ended may be another's by now.
@@ -164,26 +175,68 @@ def _environ(pid: int) -> dict[str, str]:
 
 def _logs_of(pid: int) -> frozenset[Run | str]:
     """Return the paths of the transaction logs of the runs that a process has open."""
-    folder = f"/proc/{pid}/fd"
-    logs: set[Run | str] = set()
-    with contextlib.suppress(OSError):
-        for descriptor in os.listdir(folder):
-            with contextlib.suppress(OSError):
-                found = _DEBUG_LOG.fullmatch(os.readlink(f"{folder}/{descriptor}"))
-                # Who only looks at it has no part in the run.
-                if found and os.lstat(f"{folder}/{descriptor}").st_mode & stat.S_IWUSR:
-                    logs.add(f"{_seen_from_here(pid, found[1])}/run-{found[2]}.wandb")
-    return frozenset(logs)
+    logs = frozenset(log for log, _ in _written_by(pid, _DEBUG_LOG))
+    return logs or frozenset(_logs_of_service(pid))
 
 
-def _seen_from_here(pid: int, folder: str) -> str:
-    """Return a process's path as one by which this process finds the same folder. Raises OSError.
+def _logs_of_service(pid: int) -> Iterator[str]:
+    """Yield those of the runs that a process began which the SDK's service, its child, has open.
 
-    What is in another mount namespace can be seen as long as the process is there.
+    Others of the service's are of processes that the process has started.
     """
-    theirs = f"/proc/{pid}/root{folder}"
-    status = os.stat(theirs)
+    for child in _children(pid):
+        if _read(f"/proc/{child}/comm") != SERVICE:
+            continue
+        own = _OWN_NUMBER.search(_read(f"/proc/{pid}/status"))
+        for log, folder in _written_by(child, _TRANSACTION_LOG):
+            began = _LOGGED_BY.search(_read(f"{folder}/logs/debug.log"))
+            if own and began and own[1] == began[1]:
+                yield log
+
+
+def _children(pid: int) -> Iterator[int]:
     with contextlib.suppress(OSError):
-        if os.path.samestat(status, os.stat(folder)):
-            return folder
-    return theirs
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            yield from map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+
+
+def _read(path: str) -> bytes:
+    """Return a file's first bytes; none where it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(FILE_BYTES)
+    except OSError:
+        return b""
+
+
+def _written_by(pid: int, kind: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+    """Yield of runs, of which a process writes a log of a kind, transaction logs and folders."""
+    descriptors = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for number in os.listdir(descriptors):
+            with contextlib.suppress(OSError):
+                opened = f"{descriptors}/{number}"
+                found = kind.fullmatch(os.readlink(opened))
+                # Who only looks at it has no part in the run.
+                if found and os.lstat(opened).st_mode & stat.S_IWUSR:
+                    folder = _seen_from_here(pid, found[1], opened, found[3])
+                    yield f"{folder}/run-{found[2]}.wandb", folder
+
+
+def _seen_from_here(pid: int, folder: str, opened: str, inside: str) -> str:
+    """Return the path by which this process finds the folder in which a process has a file open.
+
+    `folder` is the path that the kernel tells, from the root of the process's mount namespace; the
+    process's own root may be below that. What is in another mount namespace can be seen as long as
+    the process is there. Raises OSError.
+    """
+    status = os.stat(opened)
+    names = folder.split("/")[1:]
+    theirs = (f"/proc/{pid}/root/{'/'.join(names[start:])}" for start in range(len(names)))
+    for path in (folder, *theirs):
+        # The SDK takes no folder that is not UTF-8.
+        with contextlib.suppress(OSError, UnicodeEncodeError):
+            path.encode()
+            if os.path.samestat(status, os.stat(path + inside)):
+                return path
+    raise FileNotFoundError(errno.ENOENT, "can't be seen from here", folder)

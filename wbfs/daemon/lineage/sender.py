@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from wbfs.daemon.lineage.transaction_log import read_run
+from wbfs.daemon.lineage.transaction_log import open_log, read_run
 from wbfs.model.errors import (
     AccessDenied,
     LoginRefused,
@@ -197,7 +197,7 @@ class Sender:
         log = self._logs.get(transaction_log)
         if log is None:
             try:
-                log = open(transaction_log, "rb")  # noqa: SIM115 - it stays open
+                log = open_log(transaction_log)
             except OSError:
                 return None
             self._logs[transaction_log] = log

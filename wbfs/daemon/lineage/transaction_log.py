@@ -7,6 +7,7 @@ The file is foreign input. Blocking code.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -20,6 +21,7 @@ MAGIC = b":W&B"
 HEADER_BYTES = 7
 BLOCK_BYTES = 32 << 10
 _CHUNK = struct.Struct("<IHB")
+_NUMBER = re.compile(r"-\d+(?=\.wandb$)")
 _FULL, _FIRST, _LAST = 1, 2, 4
 _RUN_FIELD = 17
 _RUN_ID, _ENTITY, _PROJECT = 1, 2, 3
@@ -27,6 +29,17 @@ _RUN_ID, _ENTITY, _PROJECT = 1, 2, 3
 
 class _Malformed(Exception):
     """It is not as the SDK writes it, or not to its end yet."""
+
+
+def open_log(path: str) -> BinaryIO:
+    """Open a log whose name was taken from that of its folder. Raises OSError.
+
+    The folder's has a number behind the run's id where the SDK found one of the same second.
+    """
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        return open(_NUMBER.sub("", path), "rb")
 
 
 def read_run(log: BinaryIO, *, default_entity: str) -> Run | None:

@@ -1,0 +1,117 @@
+"""Whose run it is that reads, where the process is a container's, or looks at another root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wbfs.daemon.lineage.readers import Readers, kin_of
+
+TIMEOUT_S = 30.0
+RUN = "wandb/run-20261101_120000-1a2b"
+BEGIN = f"""
+import os, sys
+def begin(root):
+    os.makedirs(f"{{root}}/{RUN}/logs")
+    return open(f"{{root}}/{RUN}/logs/debug.log", "w")
+"""
+CHROOTED = f"""
+{BEGIN}
+os.chroot(sys.argv[1])
+log = begin("")
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+LOOKING = f"""
+{BEGIN}
+from wbfs.daemon.lineage.readers import Readers, kin_of
+log = begin(sys.argv[1])
+readers = Readers(server="https://wandb.example.com", default_entity="ada")
+print(os.getpid(), *readers.runs_of(kin_of(os.getpid())))
+"""
+SERVICE = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(15, b"wandb-core", 0, 0, 0)
+logs = [open(path, "w") for path in sys.argv[1:]]
+print("ready", flush=True)
+sys.stdin.read()
+"""
+only_root = pytest.mark.skipif(os.getuid() != 0, reason="namespaces are root's to make")
+
+
+def readers() -> Readers:
+    return Readers(server="https://wandb.example.com", default_entity="ada")
+
+
+@only_root
+@pytest.mark.parametrize("of_its_own", [False, True], ids=["same mounts", "mounts of its own"])
+def test_a_program_below_another_root(tmp_path: Path, of_its_own: bool) -> None:
+    program = [sys.executable, "-c", CHROOTED, tmp_path]
+    if of_its_own:
+        script = 'mount -t tmpfs none "$0" && exec "$@"'
+        program = ["unshare", "--mount", "sh", "-c", script, tmp_path, *program]
+    with subprocess.Popen(
+        list(map(str, program)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as chrooted:
+        assert chrooted.stdin is not None
+        assert chrooted.stdout is not None
+        pid = int(chrooted.stdout.readline())
+        (log,) = readers().runs_of(kin_of(pid))
+        assert isinstance(log, str)
+        # The folder can be opened by that path, from here.
+        assert os.listdir(Path(log).parent) == ["logs"]
+        assert os.path.basename(log) == "run-1a2b.wandb"
+        chrooted.stdin.close()
+
+
+@only_root
+def test_a_container_s_first_process(tmp_path: Path) -> None:
+    command = ("unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", LOOKING)
+    found = subprocess.run(
+        [*command, tmp_path], capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+    )
+    assert found.stdout.split() == ["1", f"{tmp_path}/{RUN}/run-1a2b.wandb"]
+
+
+def test_folders_of_odd_names(tmp_path: Path) -> None:
+    logs = []
+    for name in (b"new\nline", b"not UTF-8 \xff"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name), RUN, "logs")
+        folder.mkdir(parents=True)
+        logs.append((folder / "debug.log").open("w"))
+    # The SDK can't work in the other one.
+    found = readers().runs_of(kin_of(os.getpid())[:1])
+    for one in logs:
+        one.close()
+    assert found == {f"{tmp_path}/new\nline/{RUN}/run-1a2b.wandb"}
+
+
+def test_the_service_has_the_log_open_that_the_trainer_has_closed(tmp_path: Path) -> None:
+    pid = os.getpid()
+    logs = []
+    # Of its own two runs, one of a process that it started, and one that says nothing.
+    for name, line in (
+        ("a", f"MainThread:{pid} ["),
+        ("b", f"Thread-1 (run):{pid} ["),
+        ("c", f"MainThread:{pid + 1} ["),
+    ):
+        logs.append(tmp_path / f"run-20261101_120000-{name}/run-{name}.wandb")
+        (logs[-1].parent / "logs").mkdir(parents=True)
+        (logs[-1].parent / "logs/debug.log").write_text(f"2026-11-01 INFO    {line}of it]\n")
+    nothing = tmp_path / "run-20261101_120000-d/run-d.wandb"
+    nothing.parent.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVICE, nothing, *logs],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as service:
+        assert service.stdin is not None
+        assert service.stdout is not None
+        assert service.stdout.readline() == b"ready\n"
+        found = readers().runs_of(kin_of(pid)[:1])
+        service.stdin.close()
+    assert found == {str(logs[0]), str(logs[1])}
