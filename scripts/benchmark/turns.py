@@ -93,8 +93,8 @@ def sweep(prefix: str) -> None:
 
     Nobody else knows such a path: it has the run's own folder in it.
     """
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        path = line.split()[4]
+    for line in os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).split("\n")[:-1]:
+        path = line.split(" ")[4]
         if path.startswith(prefix):
             say(f"unmounting {path}, which was left")
             run("fusermount3", "-u", "-z", path)

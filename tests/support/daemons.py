@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from pathlib import Path
 
+from mount_table import mounted_at
 from mounts import WBFS, run, wait_until
 from stand_in import StandIn
 
@@ -73,12 +73,6 @@ class Daemon:
         print(f"--- log of {self.path}:\n{self.log()}")
 
 
-def devices_at(path: Path) -> list[bytes]:
-    """The numbers of what is mounted there, by the kernel's table: a dead mount can't be asked."""
-    lines = Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]
-    return [line.split()[2] for line in lines if line.split()[4] == os.fsencode(path)]
-
-
 def is_mounted(path: Path) -> bool:
     """Whether something is mounted there."""
-    return bool(devices_at(path))
+    return bool(mounted_at(path))

@@ -6,7 +6,6 @@ be waited for though a command put it in the background, and what a program leav
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import ctypes
 import os
@@ -19,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mount_table import mounted
 
 if TYPE_CHECKING:
     import pytest
@@ -174,14 +175,8 @@ def end(processes: list[Process]) -> None:
 
 def mounts_below(folder: Path) -> list[Path]:
     """Return what is mounted below a folder, the latest first."""
-    rows = Path("/proc/self/mountinfo").read_bytes().split(b"\n")
-    found = []
-    for row in filter(None, rows):
-        # Spaces and other odd bytes of a path are written in octal.
-        path, _ = codecs.escape_decode(row.split(b" ")[4])
-        assert isinstance(path, bytes)
-        found.append(Path(os.fsdecode(path)))
-    return [path for path in reversed(found) if path.is_relative_to(folder)]
+    found = [row.path for row in mounted() if row.path.is_relative_to(folder)]
+    return found[::-1]
 
 
 def note_starts(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:

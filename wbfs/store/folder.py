@@ -127,7 +127,7 @@ def check_cache(cache_dir: Path) -> None:
 
 def _is_a_pods(folder: Path) -> bool:
     """Whether it is an emptyDir of Kubernetes, which everybody may write to, in its pod alone."""
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
         _, _, _, root, mountpoint, *_ = line.split(b" ")
         if mountpoint == os.fsencode(folder):
             return b"/volumes/kubernetes.io~empty-dir/" in root

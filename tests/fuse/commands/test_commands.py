@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounter
+from mount_table import mounted_at
 from mounts import DEFECTS, WBFS, Mount, check, run, wait_until
 from stand_in import StandIn
 
@@ -42,8 +43,7 @@ def refused(
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("wbfs: ")
     assert words in lines[0]
-    ours = [line for line in Path("/proc/mounts").read_text().splitlines() if " fuse.wbfs " in line]
-    assert str(path) not in [line.split()[1] for line in ours]
+    assert "fuse.wbfs" not in [row.kind for row in mounted_at(path)]
     left = subprocess.run(["pgrep", "-f", str(cache)], capture_output=True, text=True, check=False)
     assert left.stdout == ""
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Starter
-from daemons import END_TIMEOUT_S, SIGNALS, Daemon, devices_at, is_mounted
+from daemons import END_TIMEOUT_S, SIGNALS, Daemon, is_mounted
+from mount_table import mounted_at
 from mounts import WBFS, check, run, wait_until
 from stand_in import StandIn
 
@@ -46,9 +47,9 @@ def abort(daemon: Daemon) -> None:
     """Cut the connection of the mount, as root may where the kernel's control files are."""
     if os.getuid() != 0:
         pytest.skip("only root may mount the control filesystem")
-    [device] = devices_at(daemon.path)
+    [row] = mounted_at(daemon.path)
     connections = "/sys/fs/fuse/connections"
-    minor = device.decode().partition(":")[2]
+    minor = row.device.partition(":")[2]
     script = f"mount -t fusectl none {connections} && echo 1 > {connections}/{minor}/abort"
     check("unshare", "--mount", "sh", "-c", script)
 
@@ -162,10 +163,10 @@ def test_another_mount_at_its_place_stays(start: Starter, tmp_path: Path) -> Non
             check("fusermount3", "-u", "-z", daemon.path)
             other = start()
             other.wait_until_mounted()
-            [device] = devices_at(daemon.path)
+            [row] = mounted_at(daemon.path)
             daemon.process.send_signal(signal.SIGTERM)
             assert daemon.exit_code() == 0, daemon.log()
-            assert devices_at(daemon.path) == [device]
+            assert mounted_at(daemon.path) == [row]
             assert other.process.poll() is None
             assert other.umount().returncode == 0
             assert other.exit_code() == 0
@@ -176,20 +177,20 @@ def test_another_mount_at_its_place_stays(start: Starter, tmp_path: Path) -> Non
 def test_a_number_that_was_given_out_again(start: Starter) -> None:
     daemon = start()
     daemon.wait_until_mounted()
-    numbers = devices_at(daemon.path)
+    rows = mounted_at(daemon.path)
     daemon.process.send_signal(signal.SIGSTOP)
     check("fusermount3", "-u", "-z", daemon.path)
     for _ in range(5):
         other = start()
         other.wait_until_mounted()
-        if devices_at(daemon.path) == numbers:
+        if mounted_at(daemon.path) == rows:
             break
         assert other.umount().returncode == 0
     else:
         pytest.skip("the number went to somebody else's mount")
     daemon.process.send_signal(signal.SIGCONT)
     assert daemon.exit_code() == 0, daemon.log()
-    assert devices_at(daemon.path) == numbers
+    assert mounted_at(daemon.path) == rows
     assert other.process.poll() is None
     assert len(records(other)) == 1
     assert other.umount().returncode == 0
@@ -206,7 +207,7 @@ def test_a_mount_on_top_stays(start: Starter, tmp_path: Path) -> None:
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.exit_code() == 0
         assert "is under another mount" in daemon.log()
-        assert len(devices_at(daemon.path)) == 2
+        assert len(mounted_at(daemon.path)) == 2
     finally:
         check("umount", daemon.path)
 

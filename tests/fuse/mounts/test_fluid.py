@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from daemons import END_TIMEOUT_S
+from mount_table import mounted_at
 from mounts import WBFS, check, run, wait_until
 from stand_in import StandIn
 
@@ -59,9 +60,8 @@ def test_a_dataset(stand_in: StandIn, tmp_path: Path) -> None:
         try:
             # The probe of the sample, and what Fluid looks at then.
             check(*WBFS, "status", "--wait", "20", target, env=env)
-            lines = Path("/proc/self/mountinfo").read_text().splitlines()
-            (line,) = [line for line in lines if str(target) in line and "fuse.wbfs" in line]
-            assert "allow_other" in line
+            [row] = [row for row in mounted_at(target) if row.kind == "fuse.wbfs"]
+            assert "allow_other" in row.options
             assert target.stat()
         except BaseException:
             process.kill()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import Mounter
 from corpus import CorpusItem
+from mount_table import mounted_at
 from mounts import check, run
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -37,12 +38,9 @@ def test_stat_and_the_mount_table(mounter: Mounter, corpus: tuple[CorpusItem, ..
         assert int(found.st_mtime) == int(created.timestamp())
     assert stat.filemode(version.stat().st_mode) == "dr-xr-xr-x"
     assert stat.filemode(first_file(version).stat().st_mode) == "-r--r--r--"
-    [line] = [
-        line for line in Path("/proc/mounts").read_text().splitlines() if str(mount.path) in line
-    ]
-    source, _, kind, options, *_ = line.split()
-    assert (source, kind) == ("wbfs", "fuse.wbfs")
-    assert "ro" in options.split(",")
+    [row] = mounted_at(mount.path)
+    assert (row.source, row.kind) == ("wbfs", "fuse.wbfs")
+    assert "ro" in row.options
 
 
 @pytest.mark.promises("3.3")
