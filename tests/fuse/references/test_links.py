@@ -18,7 +18,7 @@ from stand_in import StandIn
 
 from wbfs.fetch.apart.manifests import TARGETS_AT_ONCE
 
-TARGETS = 400
+TARGETS = 200
 PROJECT = "links"
 
 

@@ -12,7 +12,7 @@ from wbfs.fetch.large.pages import PAST_STORE, UncheckedPages
 from wbfs.fetch.large.planner import Plan
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.wanted import Wanted
-from wbfs.fetch.work.offload import THREADS, Kind
+from wbfs.fetch.work.offload import Kind, threads
 from wbfs.model.entries import Blob
 
 MOST_QUEUED = 4096
@@ -136,7 +136,7 @@ class LargeFiles:
             for opening in file.read_ahead_for():
                 under_way[self._server(opening)] += 1
         for server, queue in list(self._queues.items()):
-            while queue and under_way[server] < THREADS[Kind.AHEAD]:
+            while queue and under_way[server] < threads(Kind.AHEAD):
                 file, opening, start, stop = queue.popleft()
                 if not opening.closed:
                     before = file.requests

@@ -7,6 +7,7 @@ the servers that bytes come from: one that is silent holds up nobody but who rea
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
@@ -45,8 +46,21 @@ THREADS = {
     Kind.READERS: 1,
     Kind.LINEAGE: 1,
 }
-"""Threads of each kind, those for files' bytes and sizes for each server: that many requests are on
-the wire, or reads on the disk, at most."""
+OTHER_DESCRIPTORS = 40
+"""What a mount has open at rest: its log, its processes, a few connections."""
+DESCRIPTORS = 8
+"""What may be open for each thread of a kind: files of the cache, a connection, other kinds'."""
+
+
+def threads(kind: Kind) -> int:
+    """Return how many threads there are of a kind, of bytes and sizes for each server.
+
+    That many requests are on the wire, or reads on the disk, at most.
+    """
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return THREADS[kind]
+    return max(1, min(THREADS[kind], (allowed - OTHER_DESCRIPTORS) // DESCRIPTORS))
 
 
 class Offload:
@@ -75,7 +89,7 @@ class Offload:
         key = (kind, origin)
         limiter = self._limiters.get(key)
         if limiter is None:
-            limiter = self._limiters[key] = trio.CapacityLimiter(THREADS[kind])
+            limiter = self._limiters[key] = trio.CapacityLimiter(threads(kind))
         try:
             return await trio.to_thread.run_sync(
                 function, limiter=limiter, abandon_on_cancel=not to_the_end
