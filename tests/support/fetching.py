@@ -18,7 +18,8 @@ from wbfs.store.bounds.room import Room
 from wbfs.store.content.blobs import Blobs
 from wbfs.store.content.partial import PartialBlobs
 from wbfs.store.content.sdk_cache import SdkCache
-from wbfs.store.known.manifests import File, Manifests
+from wbfs.store.known.manifest_table import File
+from wbfs.store.known.manifests import Manifests
 from wbfs.store.known.sizes import KnownSizes
 
 

@@ -20,8 +20,8 @@ from wbfs.model.entries import MAX_REPORTED, SHOWN_CHARACTERS
 from wbfs.model.errors import RemoteProtocolError
 from wbfs.model.names import is_safe_component
 from wbfs.remote.api.manifests import MAX_SIZE, Manifest
+from wbfs.store.known.manifest_table import ROOT_FOLDER, File, Folder, ManifestTable
 from wbfs.store.known.manifest_writer import write_table
-from wbfs.store.known.manifests import ROOT_FOLDER, File, Folder, ManifestTable
 
 MD5 = b'"1B2M2Y8AsgTpgAmY7PhCfg=="'
 GOOD_ROW = b'{"digest":%s,"size":3,"birthArtifactID":"QQ=="}' % MD5

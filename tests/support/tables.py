@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from wbfs.model.digests import Algorithm, Digest, digest_bytes
 from wbfs.model.entries import Entry, LeftOut, Row, Version
+from wbfs.store.known.manifest_table import Folder, ManifestTable
 from wbfs.store.known.manifest_writer import write_table
-from wbfs.store.known.manifests import Folder, Manifests, ManifestTable
+from wbfs.store.known.manifests import Manifests
 
 VERSION = Version(
     id="QQ==", entity="e", project="p", collection="c", name="v0", type="dataset", digest=""

@@ -29,7 +29,7 @@ from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import BadHandle, ReferenceChanged, StaleInode, StoreError, WbfsError
 from wbfs.remote.http.transport import Deadline
 from wbfs.store.content.sealed import SealedBlob
-from wbfs.store.known.manifests import File, ManifestTable
+from wbfs.store.known.manifest_table import File, ManifestTable
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,10 @@ class Fetcher:
         timeout_s = self._resources.timeout_s
         for _ in range(MANIFEST_TRIES):
             table = self._manifests.get(version.id)
-            if table is not None:
+            if table is not None and table.has_failed:
+                # Where the file is damaged it is found out as it is opened.
+                self._manifests.pop(version.id).close()
+            elif table is not None:
                 self._manifests.move_to_end(version.id)
                 return table
             await self._manifest_flights.join(

@@ -35,7 +35,7 @@ from wbfs.model.errors import (
 )
 from wbfs.model.lately import Lately
 from wbfs.remote.http.transport import Deadline
-from wbfs.store.known.manifests import File, ManifestTable
+from wbfs.store.known.manifest_table import File, ManifestTable
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from wbfs.remote.http.failures import host_of, without_login
 from wbfs.remote.http.gateway import Gateway
 from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.remote.references import References
-from wbfs.store.known.manifests import Manifests, ManifestTable
+from wbfs.store.known.manifest_table import ManifestTable
+from wbfs.store.known.manifests import Manifests
 
 
 class Sources:

@@ -19,7 +19,7 @@ import trio
 from wbfs.fs.inodes import Inode, TreeKey, inode_of
 from wbfs.fs.nodes import FolderDirectory, VersionDirectory
 from wbfs.model.entries import Version
-from wbfs.store.known.manifests import Folder, ManifestTable
+from wbfs.store.known.manifest_table import Folder, ManifestTable
 
 CHUNK = 512
 """Rows that are read at once; three times what one answer to the kernel holds."""
@@ -31,7 +31,7 @@ ROW_BYTES = 180
 Row = tuple[int, bytes, Inode, int | None]
 """A position, the name there, its inode number, and its size; None for a subfolder.
 
-The size is below 0 where it isn't sure; see `wbfs.store.known.manifests.size_in_row`.
+The size is below 0 where it isn't sure; see `wbfs.store.known.manifest_table.size_in_row`.
 """
 Shows = Callable[[str, bool], bool]
 """Whether a name is shown, given that it is a folder's or not."""

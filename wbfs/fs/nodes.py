@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from wbfs.fs.inodes import ROOT_INODE, Inode, TreeKey, inode_of, tree_key
 from wbfs.model.entries import Collection, Entry, Project, Version
 from wbfs.remote.http.failures import without_login
-from wbfs.store.known.manifests import ROOT_FOLDER, File, Folder
+from wbfs.store.known.manifest_table import ROOT_FOLDER, File, Folder
 
 XATTR_PREFIX = "user.wandb."
 FILE_XATTRS = ("digest", "size", "birth_artifact", "uri")

@@ -44,7 +44,7 @@ from wbfs.model.entries import Version
 from wbfs.model.errors import InodeTaken, WbfsError
 from wbfs.model.names import NAME_MAX
 from wbfs.store.folder import disk_of
-from wbfs.store.known.manifests import UNSIZED
+from wbfs.store.known.manifest_table import UNSIZED
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ The SDK takes an entry whose whole path starts with the text, so `images/b` lets
 
 from __future__ import annotations
 
-from wbfs.store.known.manifests import ROOT_FOLDER, ManifestTable
+from wbfs.store.known.manifest_table import ROOT_FOLDER, ManifestTable
 
 
 class PathPrefix:

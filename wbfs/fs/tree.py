@@ -39,7 +39,7 @@ from wbfs.fs.prefix import PathPrefix
 from wbfs.model.entries import Version
 from wbfs.model.errors import InodeTaken, IsADirectory, NotADirectory, NotFound, StaleInode
 from wbfs.model.names import Source, is_safe_component
-from wbfs.store.known.manifests import ROOT_FOLDER, UNSIZED, File, ManifestTable
+from wbfs.store.known.manifest_table import ROOT_FOLDER, UNSIZED, File, ManifestTable
 
 log = logging.getLogger(__name__)
 

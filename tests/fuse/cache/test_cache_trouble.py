@@ -146,6 +146,28 @@ def test_a_cache_that_is_deleted_is_made_again(mounter: Mounter, versions: list[
 
 
 @pytest.mark.timeout(120)
+def flip_a_bit_of_each_name(content: bytes) -> bytes:
+    return content.replace(b".bin", b".bio")
+
+
+def overwrite_pages(content: bytes) -> bytes:
+    return content[:4096] + b"\xff" * (len(content) - 4096)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit_of_each_name, overwrite_pages])
+def test_damaged_manifests_are_fetched_again(
+    mounter: Mounter, versions: list[Path], tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    mount = mounter()
+    read_small(mount, versions, 0)
+    mount.umount()
+    [table] = (tmp_path / "cache/manifests").rglob("*.sqlite")
+    table.write_bytes(damage(table.read_bytes()))
+    mount = mounter()
+    read_small(mount, versions, 0)
+    assert f"can't read the cached manifest {table}: it is damaged" in mount.log()
+
+
 def test_a_cache_that_cannot_be_made_again(mounter: Mounter, versions: list[Path]) -> None:
     mount = mounter()
     read_small(mount, versions, 0)

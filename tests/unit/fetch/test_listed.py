@@ -29,7 +29,7 @@ from wbfs.model.errors import RemoteError, UrlExpired
 from wbfs.remote.http.bytes import ByteStream
 from wbfs.remote.http.gateway import Gateway
 from wbfs.remote.http.transport import Deadline, Transport
-from wbfs.store.known.manifests import ManifestTable
+from wbfs.store.known.manifest_table import ManifestTable
 
 READS = 30
 """So few that nothing is prefetched."""

@@ -15,7 +15,7 @@ from wbfs.fs.inodes import tree_key
 from wbfs.fs.nodes import VersionDirectory, file_key
 from wbfs.fs.prefix import PathPrefix
 from wbfs.model.entries import Entry
-from wbfs.store.known.manifests import ROOT_FOLDER, ManifestTable
+from wbfs.store.known.manifest_table import ROOT_FOLDER, ManifestTable
 
 FOLDERS, FILES = CHUNK + 7, 2 * CHUNK + 11
 NAMES = [f"folder{number:05}" for number in range(FOLDERS)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from wbfs.fs.inodes import CONTROL_FOLDER, ROW_BITS, inode_of, split_inode, tree_key
 from wbfs.fs.nodes import VersionDirectory, VersionFile, inode_of_node
 from wbfs.model.entries import Entry, Version
-from wbfs.store.known.manifests import File
+from wbfs.store.known.manifest_table import File
 
 
 def version(**changes: str) -> Version:

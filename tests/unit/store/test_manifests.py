@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
+import resource
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from tables import DIGEST, add_table, folders_of, row_of
 
 from wbfs.model.entries import Entry, LeftOut, Reference
+from wbfs.model.errors import NoDescriptor, StoreError
+from wbfs.store.known.manifest_table import ROOT_FOLDER, Folder, ManifestTable, size_in_row
 from wbfs.store.known.manifest_writer import fill_in_sizes, write_table
-from wbfs.store.known.manifests import ROOT_FOLDER, Folder, ManifestTable, size_in_row
 
 
 def entry(path: str, size: int = 1) -> Entry:
@@ -139,6 +141,66 @@ def test_servers_are_apart_and_a_damaged_table_is_none(
     assert table is not None
     assert (table.version_path, walk(table)) == ("e/p/c:v0", {"f": 1})
     table.close()
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_damage_of_any_kind_is_found(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    manifests = new_manifests(tmp_path_factory.mktemp("cache"), "api.example")
+    entries = [entry(f"folder {number % 7}/{number}", number) for number in range(300)]
+    with closing(add_table(manifests, "id", entries)) as table:
+        path = table.path
+    good = path.read_bytes()
+    at = data.draw(st.integers(0, len(good) - 1))
+    damage = {
+        "a bit": bytes([good[at] ^ 1 << data.draw(st.integers(0, 7))]) + good[at + 1 :],
+        "a page": bytes(4096) + good[at + 4096 :],
+        "cut": b"",
+        "longer": good[at:] + b"x",
+    }
+    bad = good[:at] + damage[data.draw(st.sampled_from(sorted(damage)))]
+    path.write_bytes(bad)
+    found = manifests.open("id")
+    assert (found is not None) == (bad == good)
+    if found is not None:
+        found.close()
+
+
+def test_what_fails_after_it_was_opened_is_no_defect(tmp_path: Path) -> None:
+    entries = [entry(f"{number:0200}") for number in range(9000)]
+    with closing(add_table(new_manifests(tmp_path, "api.example"), "id", entries)) as table:
+        size = table.path.stat().st_size
+        with open(table.path, "r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * (size - 4096))
+        with pytest.raises(StoreError, match="can't read the cached manifest"):
+            list(table.entries())
+        assert table.has_failed
+
+
+@pytest.mark.parametrize(("free", "is_enough"), [(0, False), (1, False), (2, True)])
+def test_that_no_descriptor_is_left_is_said_so(tmp_path: Path, free: int, is_enough: bool) -> None:
+    manifests = new_manifests(tmp_path, "api.example")
+    add_table(manifests, "id", [entry("f")]).close()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 256), limits[1]))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open("/", os.O_PATH))
+        for _ in range(free):
+            os.close(taken.pop())
+        with nullcontext() if is_enough else pytest.raises(NoDescriptor):
+            table = manifests.open("id")
+            assert table is not None
+            table.close()
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_links_get_the_sizes_of_other_artifacts_files(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from wbfs.fetch.bulk.pipeline import Selection
 from wbfs.model.digests import Algorithm, Digest, ManifestDigest
 from wbfs.model.errors import NotFound, NotNow, UsageError
 from wbfs.store.content.hashing import RunningDigest
-from wbfs.store.known.manifests import ManifestTable
+from wbfs.store.known.manifest_table import ManifestTable
 
 READERS = 8
 """Files that are read at once."""

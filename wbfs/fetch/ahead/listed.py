@@ -31,7 +31,7 @@ from wbfs.fetch.work.offload import Kind
 from wbfs.model.entries import Version
 from wbfs.model.errors import WbfsError
 from wbfs.model.extents import Extents
-from wbfs.store.known.manifests import File, Folder
+from wbfs.store.known.manifest_table import File, Folder
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from wbfs.fetch.small.whole import is_large
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import WbfsError
-from wbfs.store.known.manifests import File, ManifestTable
+from wbfs.store.known.manifest_table import File, ManifestTable
 
 log = logging.getLogger(__name__)
 

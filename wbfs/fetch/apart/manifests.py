@@ -38,7 +38,8 @@ from wbfs.model.errors import (
 from wbfs.remote.api.artifacts import MANIFEST_ATTEMPTS, WandbApi
 from wbfs.remote.http.transport import Deadline
 from wbfs.store.folder import store_error
-from wbfs.store.known.manifests import Manifests, ManifestTable
+from wbfs.store.known.manifest_table import ManifestTable
+from wbfs.store.known.manifests import Manifests
 
 log = logging.getLogger(__name__)
 

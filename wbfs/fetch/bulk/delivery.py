@@ -18,7 +18,7 @@ from wbfs.fetch.wanted import Wanted
 from wbfs.fetch.work.offload import Kind, checkpoint
 from wbfs.model.entries import Entry
 from wbfs.model.errors import StoreError, StoreFull, WbfsError
-from wbfs.store.known.manifests import File
+from wbfs.store.known.manifest_table import File
 
 log = logging.getLogger(__name__)
 

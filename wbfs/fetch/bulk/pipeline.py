@@ -33,7 +33,7 @@ from wbfs.fetch.work.background import Background, Work
 from wbfs.fetch.work.flights import SLACK_S
 from wbfs.model.entries import Entry, Version
 from wbfs.model.errors import NotFound, ReferenceMissing, StoreError, WbfsError
-from wbfs.store.known.manifests import ROOT_FOLDER, Found
+from wbfs.store.known.manifest_table import ROOT_FOLDER, Found
 
 log = logging.getLogger(__name__)
 

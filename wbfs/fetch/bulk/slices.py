@@ -12,7 +12,7 @@ from itertools import islice
 import trio
 
 from wbfs.model.entries import Entry
-from wbfs.store.known.manifests import ROOT_FOLDER, File, ManifestTable
+from wbfs.store.known.manifest_table import ROOT_FOLDER, File, ManifestTable
 
 SLICE_FILES = 256
 """Entries of one folder that are taken together, and their bytes."""

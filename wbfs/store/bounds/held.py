@@ -12,7 +12,8 @@ from wbfs.model.errors import StoreError
 from wbfs.store.content.blobs import blob_path
 from wbfs.store.content.marks import BLOCK_BYTES
 from wbfs.store.content.sdk_cache import SdkCache
-from wbfs.store.known.manifests import ManifestTable, table_path
+from wbfs.store.known.manifest_table import ManifestTable
+from wbfs.store.known.manifests import table_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

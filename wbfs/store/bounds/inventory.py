@@ -18,7 +18,7 @@ from wbfs.store.content.blobs import blob_path
 from wbfs.store.content.hashing import digest_of
 from wbfs.store.folder import free_bytes, open_file
 from wbfs.store.known.catalog import catalog_path
-from wbfs.store.known.manifests import ManifestTable
+from wbfs.store.known.manifest_table import ManifestTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,8 @@ def cached_versions(cache_dir: Path) -> Iterator[CachedVersion]:
     """Yield the versions whose manifests are cached. Raises StoreError where there is no cache."""
     _disk(cache_dir)
     for path in (cache_dir / "manifests").rglob("*.sqlite"):
-        # Evicted meanwhile, or of another version of wbfs.
-        with contextlib.suppress(FileNotFoundError, StoreError):
+        # Evicted meanwhile, damaged, or of another version of wbfs.
+        with contextlib.suppress(OSError, StoreError):
             table = ManifestTable(path)
             try:
                 yield _cached_version(table, cache_dir)

@@ -20,10 +20,17 @@ from urllib.parse import quote
 import xxhash
 
 from wbfs.model.entries import ARTIFACT_SCHEME, LeftOut, Row, split_artifact_uri
-from wbfs.model.errors import StoreError, StoreFull, TooLarge
+from wbfs.model.errors import StoreError, TooLarge
 from wbfs.model.names import is_safe_component
 from wbfs.store.folder import store_error
-from wbfs.store.known.manifests import FORMAT, UNSIZED, ManifestTable, size_in_row
+from wbfs.store.known.failures import sqlite_failure
+from wbfs.store.known.manifest_table import (
+    FORMAT,
+    UNSIZED,
+    ManifestTable,
+    size_in_row,
+    write_checksum,
+)
 
 MAX_ROWS = 1 << 24
 """Files, and folders, that one manifest may have: an inode number has 24 bits for them."""
@@ -99,10 +106,11 @@ def write_table(
                 (FORMAT, version_path, artifact, files.fingerprint, left_out.count, report),
             )
             db.execute("COMMIT")
+        write_checksum(path)
     except OSError as error:
         raise store_error(f"write the manifest {path}", error) from error
     except sqlite3.Error as error:
-        raise _error(path, error) from error
+        raise sqlite_failure(f"write the manifest {path}", error) from error
 
 
 def fill_in_sizes(path: Path, targets: Mapping[str, Path]) -> None:
@@ -125,8 +133,11 @@ def fill_in_sizes(path: Path, targets: Mapping[str, Path]) -> None:
             db.executemany("UPDATE files SET size = ? WHERE id = ?", sizes)
             db.executemany("DELETE FROM pending WHERE artifact_id = ?", ((one,) for one in known))
             db.execute("COMMIT")
+        write_checksum(path)
+    except OSError as error:
+        raise store_error(f"write the manifest {path}", error) from error
     except sqlite3.Error as error:
-        raise _error(path, error) from error
+        raise sqlite_failure(f"write the manifest {path}", error) from error
 
 
 class _SizeFinder:
@@ -159,7 +170,7 @@ def _sizes(
             continue
         try:
             table = ManifestTable(target)
-        except (FileNotFoundError, StoreError):
+        except (OSError, StoreError):
             # Evicted meanwhile: it is fetched again the next time.
             continue
         with closing(table):
@@ -319,11 +330,3 @@ def _open(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(
         f"file:{quote(os.fsencode(path))}?mode=rw", uri=True, isolation_level=None
     )
-
-
-def _error(path: Path, error: sqlite3.Error) -> StoreError:
-    if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-        return StoreFull(
-            f"can't write the manifest {path}: the disk is full; free space or use --cache-dir"
-        )
-    return StoreError(f"can't write the manifest {path}: {error}")

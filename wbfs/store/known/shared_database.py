@@ -24,8 +24,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from wbfs.model.errors import StoreError, StoreFull
+from wbfs.model.errors import StoreError
 from wbfs.store.folder import create_file, open_file, remove_foreign, store_error
+from wbfs.store.known.failures import sqlite_failure
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +192,4 @@ def _store_error(doing: str, error: sqlite3.Error | OSError) -> StoreError:
         return StoreError(f"can't {doing}: other daemons have held it for {BUSY_S:.0f} s")
     if isinstance(error, OSError):
         return store_error(doing, error)
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-        return StoreFull(f"can't {doing}: the disk is full; free space or use --cache-dir")
-    return StoreError(f"can't {doing}: {error}")
+    return sqlite_failure(doing, error)
