@@ -154,6 +154,7 @@ def overwrite_pages(content: bytes) -> bytes:
     return content[:4096] + b"\xff" * (len(content) - 4096)
 
 
+@pytest.mark.promises("8.6")
 @pytest.mark.parametrize("damage", [flip_a_bit_of_each_name, overwrite_pages])
 def test_damaged_manifests_are_fetched_again(
     mounter: Mounter, versions: list[Path], tmp_path: Path, damage: Callable[[bytes], bytes]
