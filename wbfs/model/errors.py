@@ -75,7 +75,10 @@ class AccessDenied(WbfsError):
 
 
 class LoginRefused(AccessDenied):
-    """The server knows nobody by this login, or there is none: with another one it goes better."""
+    """The server knows nobody by this login, or there is none, or it lets nobody through.
+
+    It may go better with another login, or later.
+    """
 
 
 class RemoteError(WbfsError):

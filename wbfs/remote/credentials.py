@@ -219,13 +219,13 @@ def _systemd_credential(files: UserFiles) -> Path | None:
 
 
 def _checked(key: str, where: str) -> Secret:
-    """Return a key that may be one, and was found there. Raises AccessDenied."""
+    """Return a key that may be one, and was found there. Raises LoginRefused."""
     key = key.strip()
     # On-premises keys have a prefix before the first hyphen.
     if not _JWT.fullmatch(key) and not any(
         _KEY.fullmatch(part) for part in (key, key.partition("-")[2])
     ):
-        raise AccessDenied(
+        raise LoginRefused(
             f"the W&B API key {where} is not one: it has {len(key)} characters and needs 40 or"
             f" more letters, digits, '_' and '-'; {_HOW_TO_LOG_IN}"
         )
@@ -245,19 +245,19 @@ def app_hosts(base_url: str) -> list[str]:
 
 
 def read_identity_token(path: Path) -> str:
-    """Return a federated identity's token as it is now. Raises AccessDenied."""
+    """Return a federated identity's token as it is now. Raises LoginRefused."""
     return _secret_in(path, "identity token")
 
 
 def _secret_in(path: Path, what: str) -> str:
-    """Return the secret that a file holds now. Raises AccessDenied."""
+    """Return the secret that a file holds now. Raises LoginRefused."""
     try:
         refuse_to_wait(path)
         return path.read_text().strip()
     except OSError as error:
-        raise AccessDenied(f"can't read the {what} {path}: {error.strerror}") from error
+        raise LoginRefused(f"can't read the {what} {path}: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise AccessDenied(f"{path} holds no {what}: it is no text") from None
+        raise LoginRefused(f"{path} holds no {what}: it is no text") from None
 
 
 def _identity(token: str) -> list[str]:

@@ -28,6 +28,7 @@ from wbfs.model.errors import (
     AccessDenied,
     LoginRefused,
     NameInvalid,
+    NoDescriptor,
     NotFound,
     RemoteError,
     UsageError,
@@ -216,6 +217,9 @@ def test_waits_grow_and_end(
         # Nobody is asked when nobody answers; of another run it may be known.
         (RemoteError("no server"), 1, growing),
         (LoginRefused("the key has expired"), 1, [60] * 9),
+        # A bundle of certificates that is being replaced, and too many open files.
+        (UsageError("the environment names a bundle that isn't there"), 1, [60] * 9),
+        (NoDescriptor("no descriptor is left"), 1, [60] * 9),
         (QueryRefused("run not found"), 2, growing),
     ):
         runs.answer = failing(error)
@@ -234,6 +238,29 @@ def test_waits_grow_and_end(
     runs.answer = lambda run, use: None
     assert mine.send() is None
     assert mine.why_not(use_of("a")) is None
+
+
+def test_what_is_refused_keeps_nothing_else_back(
+    tmp_path: Path, runs: FakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(sender.time, "monotonic", lambda: now)
+
+    def refuse(run: Run, use: Use) -> None:
+        if use.artifact_id in ("a", "c"):
+            raise QueryRefused("that artifact is deleted")
+
+    runs.answer = refuse
+    mine = make_sender(tmp_path, runs)
+    mine.add([use_of(name) for name in "abcd"])
+    for asked in (1, 3, 5):
+        wait_s = mine.send()
+        assert wait_s is not None
+        # No more than one refusal each time: it may be the run that is not there.
+        assert runs.asked == asked
+        now += wait_s
+    assert runs.told == [("1a2b", "b"), ("1a2b", "d")]
+    assert mine.pending == 2
 
 
 def test_what_is_given_up(tmp_path: Path, runs: FakeRuns, caplog: pytest.LogCaptureFixture) -> None:

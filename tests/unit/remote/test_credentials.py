@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wbfs.model.errors import AccessDenied, UsageError
+from wbfs.model.errors import AccessDenied, LoginRefused, UsageError
 from wbfs.remote.credentials import DEFAULT_BASE_URL, Credentials, NoKey, load_credentials
 
 KEYS = [str(number) * 40 for number in range(4)]
@@ -153,7 +153,7 @@ def test_a_login_tells_users_apart(home: Path) -> None:
     file.write_text(token(iss="a", sub="b", exp="later"))
     assert found.read_login().value in logins
     file.unlink()
-    with pytest.raises(AccessDenied, match="can't read the identity token"):
+    with pytest.raises(LoginRefused, match="can't read the identity token"):
         found.read_login()
 
 
@@ -161,7 +161,7 @@ def test_a_key_that_is_not_needed(home: Path) -> None:
     found = load_credentials({"HOME": str(home)}, home, key_is_needed=False)
     with pytest.raises(NoKey):
         found.read_login()
-    with pytest.raises(AccessDenied, match="it has 6 characters"):
+    with pytest.raises(LoginRefused, match="it has 6 characters"):
         load_credentials({"HOME": str(home), "WANDB_API_KEY": "secret"}, home, key_is_needed=False)
 
 

@@ -24,6 +24,7 @@ from scripted import Server, reply, scripted_servers
 from wbfs.model.entries import Reference
 from wbfs.model.errors import (
     AccessDenied,
+    LoginRefused,
     NoDescriptor,
     NotFound,
     RateLimited,
@@ -375,7 +376,9 @@ def test_a_rotated_key_is_found(server: Server, transport: Transport, tmp_path: 
 @pytest.mark.parametrize(
     ("answer", "error", "words"),
     [
-        (reply(401), AccessDenied, "wandb login"),
+        (reply(401), LoginRefused, "wandb login"),
+        # A firewall's, and the server's own.
+        (reply(403, b"<html>not from there</html>"), LoginRefused, "no reason given"),
         (reply(403, b'{"errors": [{"message": "no seat"}]}'), AccessDenied, "no seat"),
         (
             reply(200, b'{"data": {"a": null}, "errors": [{"message": "permission denied: a"}]}'),
@@ -402,6 +405,8 @@ def test_answers_become_errors(
     with pytest.raises(error, match=words) as caught:
         api.execute("{ a }", {}, deadline=Deadline.after(1))
     assert KEY not in str(caught.value)
+    # With the same login it may go better later, or never.
+    assert isinstance(caught.value, LoginRefused) == (error is LoginRefused)
 
 
 def test_a_federated_identity(server: Server, transport: Transport, tmp_path: Path) -> None:

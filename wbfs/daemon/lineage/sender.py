@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -79,6 +79,7 @@ class Sender:
         self._settled: dict[tuple[Run | str, str], WbfsError | None] = {}
         self._unsaved: dict[tuple[Run | str, str], Use] = {}
         self._denied: dict[Run, AccessDenied] = {}
+        self._refused: Counter[tuple[Run | str, str]] = Counter()
         self._found: dict[Run | str, Run] = {}
         # Runs' logs that don't say yet whose they are, open: a run's folder may go with the run.
         self._logs: dict[str, BinaryIO] = {}
@@ -155,15 +156,17 @@ class Sender:
         found = self._find(run) if isinstance(run, str) else run
         if found is None:
             return
+        ours = [replace(use, run=found) for use in uses]
         try:
-            for use in uses:
-                self._send(replace(use, run=found))
+            # What was refused may be so for the version's sake: it must not keep others back.
+            for use in sorted(ours, key=lambda use: self._refused[_key(use)]):
+                self._send(use)
         except QueryRefused as error:
             # It may not be there yet: a run that is offline comes with `wandb sync`.
             for of in {run, found}:
                 self._wait(of, error).lengthen()
-        except (RemoteError, LoginRefused) as error:
-            # A key may be renewed.
+        except WbfsError as error:
+            # A key, or a bundle of certificates, may be renewed; descriptors become free.
             self._wait(SERVER, error).lengthen()
             return
         else:
@@ -208,7 +211,7 @@ class Sender:
             log.close()
 
     def _send(self, use: Use) -> None:
-        """Tell the server of one use; RemoteError, LoginRefused: it is to be told again."""
+        """Tell the server of one use. Raises WbfsError where it is to be told again."""
         run = use.run
         assert isinstance(run, Run)
         if _key(use) in self._settled or not self._claim(use):
@@ -219,15 +222,14 @@ class Sender:
                 raise self._denied[run]
             deadline = Deadline.after(SEND_TIMEOUT_S, retried_s=RETRIED_S)
             if self._logger_of(use.artifact_id, deadline) == run:
-                raise UsageError(
-                    f"{use.version} was logged by {run.path}: it is no input of that run"
-                )
+                self._leave_out(use, run)
+                return
             self._runs.use(run, use, deadline=deadline)
+        except QueryRefused:
+            self._refused[_key(use)] += 1
+            raise
         except LoginRefused:
             raise
-        except UsageError as error:
-            log.info("%s", error)
-            self._give_up(use, error)
         except (AccessDenied, NotFound) as error:
             self.failed += 1
             if run not in self._denied:
@@ -244,6 +246,12 @@ class Sender:
             self._claimed.discard(use)
             if _key(use) not in self._settled:
                 self._on_disk(self._uses.release, use)
+
+    def _leave_out(self, use: Use, run: Run) -> None:
+        """Settle that it is no input of a run what the run has logged."""
+        own = UsageError(f"{use.version} was logged by {run.path}: it is no input of that run")
+        log.info("%s", own)
+        self._give_up(use, own)
 
     def _give_up(self, use: Use, error: WbfsError) -> None:
         self._settled[_key(use)] = error

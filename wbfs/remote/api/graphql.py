@@ -126,8 +126,11 @@ class GraphQL:
                 " WANDB_API_KEY, the file that WBFS_TOKEN_FILE or --token-file names, and"
                 " WANDB_BASE_URL"
             )
+        if status == 403 and errors:
+            raise AccessDenied(f"{self._host} denies it: {errors}")
         if status == 403:
-            raise AccessDenied(f"{self._host} denies it: {errors or 'no reason given'}")
+            # It need not be W&B's own answer: a firewall says no more either.
+            raise LoginRefused(f"{self._host} denies it: no reason given")
         if not isinstance(answer, dict) or not ("data" in answer or errors):
             raise RemoteProtocolError(
                 f"{self._host} answers {status}, and not as a W&B server does: is WANDB_BASE_URL"
@@ -231,7 +234,7 @@ class GraphQL:
         ) as response:
             status, body = response.status_code, self._transport.body(response, deadline)
         if status >= 400:
-            raise AccessDenied(
+            raise LoginRefused(
                 f"{self._host} does not accept the identity token of {path} ({status})"
             )
         try:
