@@ -187,6 +187,20 @@ def test_a_file_that_is_cut_while_it_is_sent_ends_it(
     assert f"{file} changes while it is put" in done.stderr
 
 
+def test_an_upload_that_failed_may_go_better(
+    put: Putting, stand_in: StandIn, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("content of what is sent twice")
+    words = (file, f"{PROJECT}/failed", "--type", "dataset")
+    with stand_in.faults(port="files", match="wandb_artifacts", error_share=1.0, error_status=403):
+        done = put(*words)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "the wandb SDK says" in done.stderr
+    done = put(*words)
+    assert (done.returncode, done.stdout) == (0, f"{PROJECT}/failed:v0\n"), done.stderr
+
+
 def test_what_can_not_be_put_has_a_reason(
     put: Putting, stand_in: StandIn, mounter: Mounter, tmp_path: Path
 ) -> None:

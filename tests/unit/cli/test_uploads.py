@@ -14,7 +14,7 @@ from mounts import wait_until
 from wbfs.cli.main import commands
 from wbfs.cli.uploads.entries import Tally, Watch, read_all
 from wbfs.cli.uploads.sdk import run_sdk
-from wbfs.model.errors import NotNow, UsageError
+from wbfs.model.errors import NotNow, StoreError, UsageError
 from wbfs.remote.credentials import load_credentials
 from wbfs.store.content.hashing import RunningDigest
 
@@ -97,6 +97,17 @@ def test_the_sdk_leaves_nothing_behind_and_tells_no_secret(
 
 def _left(folder: Path) -> list[processes.Process]:
     return [one for one in processes.descendants() if str(folder) in one.command]
+
+
+@pytest.mark.usefixtures("credentials")
+def test_no_temporary_folder_is_an_error_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StoreError, match="No such file or directory; make room .* TMPDIR"):
+        run_sdk(
+            ORDER | {"references": []}, load_credentials(), timeout_s=1, checkpoint=nobody_waits
+        )
 
 
 def test_without_the_sdk_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from wbfs.model.errors import AccessDenied, RemoteError, RemoteTimeout, UsageError, WbfsError
+from wbfs.model.errors import (
+    AccessDenied,
+    RemoteError,
+    RemoteTimeout,
+    StoreError,
+    UsageError,
+    WbfsError,
+)
 from wbfs.remote.credentials import Credentials
 from wbfs.remote.http.bytes import SLOWEST_BYTES_PER_S
 from wbfs.remote.http.failures import without_secrets
@@ -69,43 +76,62 @@ def run_sdk(
 
     `timeout_s` is for all but the `size` bytes to be sent. `on_read` is told how many the SDK has
     read; `checkpoint` is called meanwhile, and raises where nobody waits any more. Raises
-    AccessDenied, RemoteError, and UsageError for what it does not take.
+    AccessDenied, RemoteError, UsageError for what it does not take, and StoreError.
     """
     allowed_s = START_TIMEOUT_S + timeout_s + size / SLOWEST_BYTES_PER_S
     deadline = time.monotonic() + allowed_s + len(order["entries"]) / ENTRIES_PER_S
-    # What is in there may be the user's only, and goes whatever happens.
-    with tempfile.TemporaryDirectory(prefix="wbfs-put-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        (folder / "order.json").write_text(json.dumps(order))
-        with (folder / "output").open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-P", str(_PROGRAM), name, str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                cwd=folder,
-                env=_environment(credentials, folder),
-                start_new_session=True,
+    try:
+        # What is in there may be the user's only, and goes whatever happens.
+        with tempfile.TemporaryDirectory(prefix="wbfs-put-", ignore_cleanup_errors=True) as name:
+            return _run_in(
+                Path(name), order, credentials, deadline, on_read=on_read, checkpoint=checkpoint
             )
-        try:
-            assert process.stdin is not None
-            # It may have ended already: that shows below.
-            with contextlib.suppress(BrokenPipeError), process.stdin as its_input:
-                its_input.write(json.dumps(_secrets(credentials)).encode())
-            while not _ends(process, POLL_S):
-                checkpoint()
-                on_read(_number_in(folder / "read"))
-                if time.monotonic() > deadline:
-                    raise RemoteTimeout(
-                        "the SDK does not end: the server or the network is slow; try again, or"
-                        " raise --timeout"
-                    )
-        finally:
-            process.terminate()
-            if not _ends(process, END_TIMEOUT_S):
-                process.kill()
-                process.wait()
-        return _result(folder, credentials)
+    except OSError as error:
+        raise StoreError(
+            f"can't start the SDK in a temporary folder: {error.strerror}; make room there, or name"
+            " another folder in TMPDIR"
+        ) from error
+
+
+def _run_in(
+    folder: Path,
+    order: Mapping[str, Any],
+    credentials: Credentials,
+    deadline: float,
+    *,
+    on_read: Callable[[int], None],
+    checkpoint: Callable[[], None],
+) -> dict[str, Any]:
+    (folder / "order.json").write_text(json.dumps(order))
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", str(_PROGRAM), str(folder), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            cwd=folder,
+            env=_environment(credentials, folder),
+            start_new_session=True,
+        )
+    try:
+        assert process.stdin is not None
+        # It may have ended already: that shows below.
+        with contextlib.suppress(BrokenPipeError), process.stdin as its_input:
+            its_input.write(json.dumps(_secrets(credentials)).encode())
+        while not _ends(process, POLL_S):
+            checkpoint()
+            on_read(_number_in(folder / "read"))
+            if time.monotonic() > deadline:
+                raise RemoteTimeout(
+                    "the SDK does not end: the server or the network is slow; try again, or"
+                    " raise --timeout"
+                )
+    finally:
+        process.terminate()
+        if not _ends(process, END_TIMEOUT_S):
+            process.kill()
+            process.wait()
+    return _result(folder, credentials)
 
 
 def _secrets(credentials: Credentials) -> dict[str, Any]:

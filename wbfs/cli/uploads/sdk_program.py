@@ -96,7 +96,12 @@ def log(wandb: Any, artifact: Any, order: dict[str, Any], folder: Path) -> dict[
         dir=str(folder),
         settings=settings,
     ) as run:
-        run.log_artifact(artifact, aliases=order["aliases"]).wait()
+        logged = run.log_artifact(artifact, aliases=order["aliases"])
+        try:
+            logged.wait()
+        except ValueError as error:
+            # Of an upload that failed it raises the same as of words that it does not take.
+            raise RuntimeError(error) from error
     return {"id": artifact.id}
 
 
