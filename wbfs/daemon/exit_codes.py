@@ -19,6 +19,8 @@ from wbfs.model.errors import (
 MAY_GO_BETTER = 1
 WRONG_USE = 2
 """As click has it."""
+MOVED = 3
+"""What was locked is no longer so, as `wbfs lock --check` tells."""
 NO_ACCESS = 77
 """Not logged in, no permission, or no such artifact: only somebody who mends that changes it."""
 NO_FUSE = 78

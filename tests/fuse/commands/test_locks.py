@@ -48,9 +48,9 @@ class User:
         entity = self.sdk(LOG.format(name=name, contents=list(contents))).split()[-1]
         return f"{entity}/locking/{name}"
 
-    def lock(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def lock(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         words = ("lock", "--file", str(self.file), *words)
-        return prepared.run_wbfs(*words, env=self.env, timeout_s=COMMAND_TIMEOUT_S)
+        return prepared.run_wbfs(*words, env=self.env | settings, timeout_s=COMMAND_TIMEOUT_S)
 
     def locked(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = tomllib.loads(self.file.read_text())["artifact"]
@@ -76,7 +76,9 @@ def test_an_alias_stays_what_it_was_locked_to(user: User, mounter: Mounter, tmp_
     user.log("data", "two")
 
     moved = user.lock("--check")
-    assert (moved.returncode, moved.stdout) == (1, f"{path}:best was v1 and is v2\n")
+    assert (moved.returncode, moved.stdout) == (3, f"{path}:best was v1 and is v2\n")
+    nobody = user.lock("--check", "--timeout", "1", WANDB_BASE_URL="http://127.0.0.1:9")
+    assert (nobody.returncode, nobody.stdout) == (1, "")
     locked = mounter(options=["--lock", str(user.file), "--alias-ttl", "0"])
     for _ in range(2):
         assert (locked.path / path / "best/a.txt").read_text() == "one"
@@ -129,7 +131,7 @@ def test_what_is_gone_or_another_one_is_an_error(
         assert "wbfs lock --update" in done.stderr
     anew = user.lock("--check")
     assert (anew.returncode, anew.stdout) == (
-        1,
+        3,
         f"{path}:best is v1 as before, but that was logged anew\n",
     )
 
@@ -139,7 +141,7 @@ def test_what_is_gone_or_another_one_is_an_error(
         assert done.returncode != 0
         assert f"{path}:best is locked to v1, which is gone" in done.stderr
     gone = user.lock("--check")
-    assert gone.returncode == 1
+    assert gone.returncode == 3
     assert gone.stdout.startswith(f"{path}:best was v1, and is gone: ")
     assert not (tmp_path / "root").exists()
     # What can't be looked up leaves the file as it was.

@@ -102,6 +102,11 @@ def test_a_port_that_is_taken(stand_in: StandIn, tmp_path: Path) -> None:
             assert "--metrics-address" in done.stderr
             assert done.stderr.count("\n") == 1
             assert not mountpoint.is_mount()
+    nowhere = (*WBFS, "mount", "--metrics-address", "127.0.0.1", mountpoint)
+    done = run(*nowhere, env=stand_in.env(tmp_path))
+    assert done.returncode == 2
+    assert "where --metrics-port listens: give that, too" in done.stderr
+    assert not mountpoint.is_mount()
 
 
 def test_they_stand_beside_a_runs_own(

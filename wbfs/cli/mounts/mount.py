@@ -172,8 +172,7 @@ class _Octal(click.ParamType[int]):
 )
 @click.option(
     "--metrics-address",
-    default=METRICS_ADDRESS,
-    show_default=True,
+    show_default=METRICS_ADDRESS,
     metavar="ADDRESS",
     help="Where --metrics-port listens; others than this machine can ask at 0.0.0.0.",
 )
@@ -206,7 +205,7 @@ def mount(
     token_file: Path | None,
     log_file: Path | None,
     metrics_port: int | None,
-    metrics_address: str,
+    metrics_address: str | None,
     debug: bool,
 ) -> None:
     """Mount artifacts on MOUNTPOINT, an empty directory, and return once they can be read.
@@ -237,6 +236,10 @@ def mount(
     from wbfs.daemon.mounts.table import resolve
     from wbfs.daemon.supervisor import Supervisor
 
+    if metrics_address is not None and metrics_port is None:
+        raise click.UsageError(
+            "--metrics-address says where --metrics-port listens: give that, too, or leave it out"
+        )
     source, mountpoint = _source_and_mountpoint(source_and_mountpoint, fd_socket)
     if token_file is not None:
         # Where it is looked for, as all that logs in.
@@ -280,7 +283,7 @@ def mount(
         make_dir=make_dir,
         descriptor=descriptor,
         metrics_port=metrics_port,
-        metrics_address=metrics_address,
+        metrics_address=metrics_address or METRICS_ADDRESS,
         run=run,
     )
     if settings.log_file is not None:

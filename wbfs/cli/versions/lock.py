@@ -14,6 +14,7 @@ from wbfs.cli.given.sources import source_of
 from wbfs.cli.versions.lock_files import read_locks, write_locks
 from wbfs.cli.words.echo import echo
 from wbfs.cli.words.interruption import quiet_interruption
+from wbfs.daemon.exit_codes import MOVED
 from wbfs.model.errors import NotFound, UsageError
 from wbfs.model.locks import Locked
 from wbfs.model.settings import SessionSettings
@@ -45,7 +46,7 @@ def lock(
 
     NAME is entity/project/artifact:alias; parts left out in front come from your W&B settings. What
     the file has already stays as it is there, but with --update, which without a NAME is of all.
-    The exit code of --check is 1 where an alias has moved, or is gone.
+    The exit code of --check is 3 where an alias has moved, or is gone; 1 where that can't be told.
 
     \b
     Examples:
@@ -86,18 +87,18 @@ def lock(
 
 def _say_what_moved(known: dict[str, Locked], found: dict[str, Locked | NotFound]) -> int:
     """Say what is no longer as it was, and return the exit code. Raises UsageError."""
-    moved = 0
+    code = 0
     for name, now in found.items():
         before = known.get(name)
         if before is None:
             raise UsageError(f"{name} is not in the lock file: wbfs lock {name} adds it")
         if now == before:
             continue
-        moved = 1
+        code = MOVED
         if isinstance(now, NotFound):
             echo(f"{name} was {before.version}, and is gone: {now}")
         elif now.version == before.version:
             echo(f"{name} is {now.version} as before, but that was logged anew")
         else:
             echo(f"{name} was {before.version} and is {now.version}")
-    return moved
+    return code
