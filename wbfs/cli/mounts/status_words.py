@@ -161,9 +161,10 @@ def _who(pid: int | None) -> str:
     if not pid:
         return "by a process that can't be told"
     try:
-        return f"by {Path(f'/proc/{pid}/comm').read_text().strip()} (process {pid})"
+        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return f"by process {pid}"
+    return f"by {name} (process {pid})"
 
 
 def _fetching(status: Status) -> Iterator[tuple[str, str]]:

@@ -109,7 +109,7 @@ def _bytes_read(worker: int) -> int:
     """Return what the SDK's service, which sends the files, has read: of files, nearly all."""
     for child in _children(worker):
         with contextlib.suppress(OSError, ValueError):
-            if Path(f"/proc/{child}/comm").read_text().startswith("wandb-core"):
+            if Path(f"/proc/{child}/comm").read_bytes().startswith(b"wandb-core"):
                 return int(Path(f"/proc/{child}/io").read_text().split()[1])
     return 0
 
@@ -118,9 +118,9 @@ def _children(of: int) -> list[int]:
     found = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            stat = Path(f"/proc/{name}/stat").read_text()
+            stat = Path(f"/proc/{name}/stat").read_bytes()
             # The program's name, in parentheses, may have anything in it.
-            if int(stat.rpartition(")")[2].split()[1]) == of:
+            if int(stat.rpartition(b")")[2].split()[1]) == of:
                 found.append(int(name))
     return found
 

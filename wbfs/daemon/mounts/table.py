@@ -74,8 +74,9 @@ def mounts(process: str = "self") -> Iterator[Mount]:
 
     That this one does can be read always.
     """
-    # Bytes: a path need not be UTF-8, and has odd ideas of where a line ends.
-    for line in Path(f"/proc/{process}/mountinfo").read_bytes().removesuffix(b"\n").split(b"\n"):
+    # Bytes: a path need not be UTF-8, and has odd ideas of where a line ends. Whoever is shut up in
+    # an empty folder sees none at all.
+    for line in filter(None, Path(f"/proc/{process}/mountinfo").read_bytes().split(b"\n")):
         left, _, right = line.partition(b" - ")
         _, _, device, root, mountpoint, *_ = left.split(b" ")
         filesystem_type, _, options = right.split(b" ", 2)
@@ -95,18 +96,22 @@ def _unescape(escaped: bytes) -> str:
     return os.fsdecode(unescaped)
 
 
-def who_sees(device: str) -> int | None:
-    """Return a process that sees our mount on a device, of those that may be looked at."""
-    seen: set[str] = set()
+def who_else_sees(device: str) -> dict[str, int]:
+    """Return the other namespaces in which our mount on a device is, and a process of each.
+
+    Of processes that may be looked at.
+    """
+    looked_at = {os.readlink("/proc/self/ns/mnt")}
+    found = {}
     for process in filter(str.isdecimal, os.listdir("/proc")):
         # It may be another user's, or end meanwhile.
         with contextlib.suppress(OSError):
             namespace = os.readlink(f"/proc/{process}/ns/mnt")
-            if namespace not in seen:
-                seen.add(namespace)
+            if namespace not in looked_at:
+                looked_at.add(namespace)
                 if any(mount.device == device and mount.is_ours for mount in mounts(process)):
-                    return int(process)
-    return None
+                    found[namespace] = int(process)
+    return found
 
 
 def mounts_at(path: Path) -> list[Mount]:

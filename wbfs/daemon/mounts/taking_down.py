@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wbfs.daemon.mounts.connection import abort
@@ -20,7 +20,7 @@ from wbfs.daemon.mounts.looking.health import LOOK_TIMEOUT_S, Health, has_ended,
 from wbfs.daemon.mounts.looking.survey import Survey
 from wbfs.daemon.mounts.mountpoint import InUse, unmount
 from wbfs.daemon.mounts.records import Record, Records
-from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at, mounts, who_sees
+from wbfs.daemon.mounts.table import FILESYSTEM_TYPE, Mount, mount_at, mounts, who_else_sees
 from wbfs.model.errors import NotNow, UsageError
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,7 @@ END_TIMEOUT_S = 20.0
 IN_USE_S = 1.0
 """Seconds in which whoever is in a mount may leave it: most only look what is there."""
 LOOKED_AT_EVERY_S = 0.1
-SOON_S = 1.0
-"""Seconds after which it is looked at who keeps it from ending."""
-MOMENT_S = 4.0
+MOMENT_S = 5.0
 """Seconds for which a namespace may have a copy of the mount and be gone: mounts make one as they
 start, with a copy of all that is mounted."""
 ABORT_TIMEOUT_S = 5.0
@@ -84,13 +82,15 @@ def take_down(path: Path, *, lazy: bool, force: bool) -> None:
     records = Records()
     record = records.of(mount)
     process = record.open_process() if record else None
+    # Before it comes down: afterwards another mount may have the number.
+    others = {} if process is None or lazy else who_else_sees(mount.device)
     try:
         if force:
             _force(mount, process)
         else:
             _unmount(mount, record, lazy=lazy)
         if record is not None and process is not None and not lazy and not _is_bind(mount, record):
-            _wait(mount, record, process)
+            _wait(mount, record, process, others)
             # It did so itself, unless it was killed.
             records.remove(record)
     finally:
@@ -153,19 +153,18 @@ def _send(process: int | None, number: signal.Signals) -> None:
             signal.pidfd_send_signal(process, number)
 
 
-def _wait(mount: Mount, record: Record, process: int) -> None:
-    if has_ended(process, SOON_S):
-        return
-    holder = who_sees(mount.device)
+def _wait(mount: Mount, record: Record, process: int, others: Mapping[str, int]) -> None:
+    """Wait for the daemon's end; the mount was in these other namespaces, too. Raises NotNow."""
     if has_ended(process, MOMENT_S):
         return
-    if holder is not None and who_sees(mount.device) == holder:
+    left = who_else_sees(mount.device)
+    for namespace in others.keys() & left.keys():
         raise NotNow(
-            f"{mount.mountpoint} is unmounted, but not where process {holder} is, in a container"
-            f" for instance: {_daemon(record)} serves that until it is gone there, too; kill"
-            f" {record.pid} ends it at once"
+            f"{mount.mountpoint} is unmounted, but not where process {left[namespace]} is, in a"
+            f" container for instance: {_daemon(record)} serves that until it is gone there, too;"
+            f" kill {record.pid} ends it at once"
         )
-    if has_ended(process, END_TIMEOUT_S - SOON_S - MOMENT_S):
+    if has_ended(process, END_TIMEOUT_S - MOMENT_S):
         return
     log_file = f"its log, {record.log_file}, may say why" if record.log_file else "it logs nowhere"
     raise NotNow(

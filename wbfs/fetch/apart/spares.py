@@ -160,6 +160,6 @@ def _forget_secrets() -> None:
 
 def _memory(fields: slice) -> tuple[int, int]:
     """Return where something of this process begins and ends in its memory."""
-    found = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[fields]
+    found = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[fields]
     start, stop = map(int, found)
     return start, stop
