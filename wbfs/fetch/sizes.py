@@ -96,8 +96,10 @@ class Sizes:
         self._silent = SilentServers()
         # Until when a place's hints are believed; -inf for one of which one was found wrong.
         self._believed: Lately[str, float] = Lately(FOLDERS)
+        # None for those that were found not to be true; until the disk says so, too.
         self._unwritten: dict[str, int | None] = {}
         self._is_writing = False
+        self._forgotten = 0
 
     def told(self, inode: int) -> int | None:
         """Return the size that was found of an inode's file."""
@@ -158,6 +160,7 @@ class Sizes:
         """Take note that a size was found not to be true, which may be that of an inode's file."""
         key = entry.blob.key
         self._by_key.pop(key)
+        self._forgotten += 1
         if inode is not None:
             self._by_inode.pop(inode)
         self._write(key, None)
@@ -210,7 +213,12 @@ class Sizes:
     async def _recall(self, entries: Sequence[Entry]) -> None:
         """Look on the disk for what an earlier mount found out."""
         keys = {key for entry in entries if self._by_key.get(key := entry.blob.key) is None}
+        keys -= self._unwritten.keys()
+        forgotten = self._forgotten
         found = await self._use_disk(lambda: self._disk.find(keys)) if keys else None
+        if forgotten != self._forgotten:
+            # It was read before; origins are asked again.
+            return
         for key, size in (found or {}).items():
             self._by_key.put(key, size)
 
@@ -328,11 +336,14 @@ class Sizes:
             self._is_writing = False
 
     async def _write_all(self) -> None:
-        unwritten, self._unwritten = self._unwritten, {}
-        if unwritten:
+        written = dict(self._unwritten)
+        if written:
             # Also when the mount ends meanwhile.
             with trio.CancelScope(shield=True):
-                await self._use_disk(lambda: self._disk.write(unwritten))
+                await self._use_disk(lambda: self._disk.write(written))
+        for key, size in written.items():
+            if self._unwritten.get(key, ...) == size:
+                del self._unwritten[key]
 
     async def _use_disk(self, work: Callable[[], T]) -> T | None:
         try:
