@@ -13,6 +13,7 @@ from pathlib import Path
 import prepared
 import processes
 import pytest
+from hypothesis import HealthCheck, settings
 from mounts import DEFECTS, run, wait_until
 from stand_in import StandIn
 
@@ -24,6 +25,10 @@ def pytest_configure() -> None:
     """
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     processes.adopt_orphans()
+    processes.leave_others_mounts()
+    # A busy machine may take long for an example.
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
     # As with an installed wbfs: without it each of a thousand commands would compile all modules.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -41,7 +46,7 @@ def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     prepared.end()
     # Fixtures have ended what they started; what ends with it may take a moment.
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not processes.descendants(), timeout_s=5, what="all have ended")
+        wait_until(lambda: not processes.descendants(), what="all have ended")
     running = processes.descendants()
     processes.end(running)
     mounted = processes.mounts_below(tmp_path_factory.getbasetemp())

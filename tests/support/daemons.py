@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 from mount_table import mounted_at
-from mounts import WBFS, run, wait_until
+from mounts import COMMAND_TIMEOUT_S, WBFS, run, wait_until
 from stand_in import StandIn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-END_TIMEOUT_S = 30.0
+END_TIMEOUT_S = COMMAND_TIMEOUT_S
 
 
 class Daemon:
@@ -42,14 +42,13 @@ class Daemon:
         """Return once it says that it is mounted."""
         wait_until(
             lambda: "is mounted on" in self.log() or self.process.poll() is not None,
-            timeout_s=END_TIMEOUT_S,
             what="it is mounted",
         )
         assert self.process.poll() is None, self.log()
 
     def wait_until_signals_are_noted(self) -> None:
         """Return once no signal ends the process by itself any more; there may be no mount yet."""
-        wait_until(self._catches_all, timeout_s=END_TIMEOUT_S, what="it takes care of signals")
+        wait_until(self._catches_all, what="it takes care of signals")
 
     def _catches_all(self) -> bool:
         status = Path(f"/proc/{self.process.pid}/status").read_text()

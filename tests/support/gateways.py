@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from object_stores import free_port, running
+from object_stores import running
+from ports import free_port
 
 from wbfs.cli.main import commands
 

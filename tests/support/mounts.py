@@ -16,8 +16,10 @@ from typing import Any
 import prepared
 import processes
 
-COMMAND_TIMEOUT_S = 30.0
-END_TIMEOUT_S = 20.0
+COMMAND_TIMEOUT_S = 50.0
+"""Long, since the machine may be busy; but no program is to wait for the 60 s of wbfs mount's
+--timeout unnoticed. It holds for all that is waited for without another limit."""
+QUIET_S = 0.5
 WBFS = (sys.executable, "-m", "wbfs.cli.main")
 DEFECTS = re.compile(
     r".*(Traceback \(most recent call last\)|Fatal Python error|\bdefect\b|ended at once; see).*"
@@ -68,7 +70,7 @@ def check(
     return done.stdout
 
 
-def wait_until(condition: Any, *, timeout_s: float = 10.0, what: str) -> None:
+def wait_until(condition: Any, *, timeout_s: float = COMMAND_TIMEOUT_S, what: str) -> None:
     """Poll until `condition()` is true; fail with `what` after the deadline."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -122,6 +124,27 @@ class Mount:
         status: dict[str, Any] = json.loads((self.path / ".wbfs/status.json").read_text())
         return status
 
+    def wait_until_idle(self, *, timeout_s: float = COMMAND_TIMEOUT_S) -> dict[str, Any]:
+        """Wait until nothing is fetched, nor about to be; return the status then."""
+        quiet_since_s: float | None = None
+        status: dict[str, Any] = {}
+
+        def is_idle() -> bool:
+            nonlocal quiet_since_s, status
+            status = self.status()
+            at_rest = not any(status["busy_threads"][kind] for kind in ("metadata", "data"))
+            at_rest = at_rest and not any(one["on_their_way_bytes"] for one in status["prefetch"])
+            if not at_rest or status["fetched"]["in_progress"]:
+                quiet_since_s = None
+                return False
+            now_s = time.monotonic()
+            quiet_since_s = now_s if quiet_since_s is None else quiet_since_s
+            # Between the steps of a plan nothing may seem to be going on.
+            return now_s - quiet_since_s > QUIET_S
+
+        wait_until(is_idle, timeout_s=timeout_s, what=f"nothing is fetched on {self.path}")
+        return status
+
     def errors(self) -> list[dict[str, str]]:
         """What errors.jsonl says, oldest first."""
         lines = (self.path / ".wbfs/errors.jsonl").read_text().splitlines()
@@ -157,7 +180,7 @@ class Mount:
         if self.is_alive():
             os.kill(self.pid, signal.SIGTERM)
         try:
-            wait_until(lambda: not self.is_alive(), timeout_s=END_TIMEOUT_S, what="the daemon ends")
+            wait_until(lambda: not self.is_alive(), what="the daemon ends")
         finally:
             if self.is_alive():
                 self.kill()

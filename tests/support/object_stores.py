@@ -7,7 +7,6 @@ import http.client
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -21,14 +20,15 @@ from pathlib import Path
 import processes
 import pytest
 import requests
+from ports import free_port
 
 from wbfs.model.entries import Reference
 from wbfs.model.errors import RemoteError
 from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.remote.references import References
 
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 100.0
+STOP_TIMEOUT_S = 50.0
 
 ALONE = {
     "AWS_EC2_METADATA_DISABLED": "true",
@@ -65,7 +65,7 @@ def read(
     start: int = 0,
     stop: int | None = None,
     *,
-    timeout_s: float = 10.0,
+    timeout_s: float = 100.0,
 ) -> bytes:
     """Return an object's bytes from `start` to before `stop`."""
     opened = references.for_uri(reference.uri).open(
@@ -73,14 +73,6 @@ def read(
     )
     with opened as stream:
         return b"".join(map(bytes, stream.pieces))
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -112,7 +104,7 @@ def running(command: list[str | Path], port: int, log: Path) -> Iterator[str]:
 
 
 def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=50)
     with contextlib.closing(connection):
         try:
             connection.request("GET", "/")

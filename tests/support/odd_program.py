@@ -97,7 +97,7 @@ def prepare_nothing() -> Callable[[Odd], object]:
 
 
 def program(
-    *, silent_s: float = 20.0, idle_s: float = 20.0, is_bad: bool = False
+    *, silent_s: float = 100.0, idle_s: float = 100.0, is_bad: bool = False
 ) -> Program[Odd, object]:
     """Return a program that a process is started with, which needs this folder on its path."""
     return Program(

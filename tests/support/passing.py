@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mounts import run
+from mounts import COMMAND_TIMEOUT_S, run
 
 MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
 
@@ -74,7 +74,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        listener.settimeout(20)
+        listener.settimeout(COMMAND_TIMEOUT_S)
         yield listener
 
 

@@ -17,7 +17,6 @@ from mounts import COMMAND_TIMEOUT_S, WBFS, wait_until
 
 import wbfs
 
-END_TIMEOUT_S = 30.0
 COPIED = ("passwd", "group", "ld.so.cache", "nsswitch.conf", "fuse.conf")
 SEARCHED = "/opt/wbfs/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MOUNTING = ("--device", "/dev/fuse", "--cap-add", "SYS_ADMIN")
@@ -163,14 +162,13 @@ class Container:
         """Return once a mount in it says that it is one."""
         wait_until(
             lambda: "is mounted on" in self.log() or not self.pid,
-            timeout_s=END_TIMEOUT_S,
             what="it is mounted",
         )
         assert self.pid, self.log()
 
     def stop(self, *words: str) -> int:
         """Have it told to end; return its exit code."""
-        self._podman("stop", "--time", "20", self.name)
+        self._podman("stop", "--time", "40", self.name)
         return self.exit_code()
 
     def kill(self) -> None:

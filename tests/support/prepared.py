@@ -29,10 +29,10 @@ from typing import IO, Any, NoReturn
 
 import processes
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 100.0
 """Where the machine is busy, the imports take as long."""
-END_TIMEOUT_S = 10.0
-TIMEOUT_S = 60.0
+END_TIMEOUT_S = 50.0
+TIMEOUT_S = 100.0
 ORDER_BYTES = 1 << 17
 # What each kind of programs imports anyway; programs under the SDK need a stand-in server.
 SDK_AND_STAND_IN = (

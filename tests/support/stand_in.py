@@ -16,12 +16,13 @@ from typing import Any
 import prepared
 import requests
 import urllib3
+from ports import free_port
 
 from wbfs.devserver.request_log import LoggedRequest
 
-START_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 10.0
-CALL_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 100.0
+STOP_TIMEOUT_S = 50.0
+CALL_TIMEOUT_S = 50.0
 SHOWN_REQUESTS = 40
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 PROGRAM = "from wbfs.cli.devserver import devserver; devserver()"
@@ -34,7 +35,8 @@ class StandIn:
         """Start it on free ports and return once it answers."""
         self.data_dir = data_dir
         self._options = options
-        self._ports: tuple[int, ...] = (0, 0)
+        # Not those of the system's choice: while it is started again, nobody else is to get them.
+        self._ports = (free_port(), free_port())
         self._session = requests.Session()
         # A proxy of the environment is not for loopback.
         self._session.trust_env = False
@@ -107,7 +109,6 @@ class StandIn:
     def restart(self) -> None:
         """End it and start it again, with the same data and ports."""
         self.stop()
-        self._ports = tuple(int(url.rpartition(":")[2]) for url in (self.base_url, self.files_url))
         self._start()
 
     @property
@@ -157,7 +158,11 @@ class StandIn:
         }
 
     def run_sdk(
-        self, program: str, home: Path, *arguments: str | Path, timeout_s: float = 60.0
+        self,
+        program: str,
+        home: Path,
+        *arguments: str | Path,
+        timeout_s: float = prepared.TIMEOUT_S,
     ) -> str:
         """Run a program that logs something with the SDK; return the last word that it prints.
 

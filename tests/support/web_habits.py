@@ -149,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.web.lock:
             self.web.now += 1
             self.web.most = max(self.web.most, self.web.now)
-        time.sleep(0.05)
+        time.sleep(0.3)
         with self.web.lock:
             self.web.now -= 1
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from conftest import Mounter
 from gateways import nginx
 from mounts import WBFS, Mount, check
-from object_stores import free_port
+from ports import free_port
 from stand_in import StandIn
 
 from wbfs.cli.main import commands

@@ -19,12 +19,12 @@ import pytest
 from conftest import Mounter
 from object_stores import (
     azure_server,
-    free_port,
     gcs_server,
     isolate,
     running,
     s3_server,
 )
+from ports import free_port
 from stand_in import StandIn
 
 LARGE = random.Random("large").randbytes(9 << 20)
