@@ -21,7 +21,7 @@ from wbfs.remote.http.bytes import SLOWEST_BYTES_PER_S
 
 NO_ROOM = re.compile(r"can't be kept to be checked|there is no room in the cache|the disk is full")
 SHOWN_STEPS, SHOWN_READS = 80, 25
-SLACK_S = 12.0
+SLACK_S = 30.0
 """Seconds that a busy machine may add to an operation."""
 
 

@@ -15,7 +15,6 @@ NUMBER = 7
 STEPS = 12
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("verify_always", [False, True], ids=["complete", "always"])
 def test_random_steps(tmp_path: Path, verify_always: bool) -> None:
     if os.getuid() != 0:

@@ -31,7 +31,7 @@ from versions import ENTITY, PROJECT, Versions
 COLLECTION = "files"
 CACHE_SIZE = "50MB"
 DISK_SIZE = "120m"
-TIMEOUT_S = 4.0
+TIMEOUT_S = 10.0
 ALIAS_TTL_S = 1.0
 EXIT_CODES = (0, 1, 2, 77)
 """All but those of a mount: done, may go better, wrong use, not there or not allowed."""

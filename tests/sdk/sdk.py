@@ -12,7 +12,7 @@ import prepared
 import processes
 
 PROGRAMS = Path(__file__).parent / "programs"
-TIMEOUT_S = 90.0
+TIMEOUT_S = 200.0
 
 
 def run_program(name: str, environment: Mapping[str, str], folder: Path, *arguments: str) -> Any:

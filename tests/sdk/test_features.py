@@ -20,7 +20,7 @@ from wbfs.devserver.objects.origin import Origin
 
 pytestmark = pytest.mark.sdk
 
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 50.0
 
 
 def listen() -> tuple[socket.socket, str]:

@@ -94,7 +94,7 @@ def test_two_daemons_one_small_cache(mounter: Mounter, version: Path) -> None:
         for number in range(FILES)
     }
     for reader in readers:
-        output, _ = reader.communicate(timeout=60)
+        output, _ = reader.communicate(timeout=100)
         assert reader.returncode == 0
         assert set(output.splitlines()) == expected
 

@@ -113,7 +113,6 @@ def delete(folder: Path) -> None:
 
 
 @pytest.mark.promises("8.3")
-@pytest.mark.timeout(120)
 def test_a_cache_that_is_deleted_is_made_again(mounter: Mounter, versions: list[Path]) -> None:
     mount = mounter()
     read_small(mount, versions, 0)
@@ -145,7 +144,6 @@ def test_a_cache_that_is_deleted_is_made_again(mounter: Mounter, versions: list[
     assert again.status()["fetched"]["fetched_bytes"] == 0
 
 
-@pytest.mark.timeout(120)
 def flip_a_bit_of_each_name(content: bytes) -> bytes:
     return content.replace(b".bin", b".bio")
 
@@ -195,7 +193,6 @@ def fill(disk: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(120)
 def test_a_disk_that_others_fill(mounter: Mounter, versions: list[Path], disk: Path) -> None:
     mount = mounter(cache=disk / "cache", options=["--min-free", "0"])
     assert state(mount) == "caching"
@@ -215,7 +212,6 @@ def test_a_disk_that_others_fill(mounter: Mounter, versions: list[Path], disk: P
     assert mount.log().count("is used again") == 1
 
 
-@pytest.mark.timeout(120)
 def test_ours_makes_room_first(mounter: Mounter, versions: list[Path], disk: Path) -> None:
     mount = mounter(cache=disk / "cache", options=["--min-free", "0"])
     read_small(mount, versions, 0)
@@ -228,7 +224,6 @@ def test_ours_makes_room_first(mounter: Mounter, versions: list[Path], disk: Pat
     assert cached(mount) > 0
 
 
-@pytest.mark.timeout(120)
 def test_no_inodes_left(mounter: Mounter, versions: list[Path], tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root may mount a small disk")
@@ -254,7 +249,6 @@ def test_no_inodes_left(mounter: Mounter, versions: list[Path], tmp_path: Path) 
         check("umount", "-l", disk)
 
 
-@pytest.mark.timeout(120)
 def test_a_disk_that_becomes_read_only(
     mounter: Mounter, versions: list[Path], disk: Path, read_only: Callable[[], None]
 ) -> None:
@@ -272,7 +266,6 @@ def test_a_disk_that_becomes_read_only(
 
 
 @pytest.mark.promises("8.3")
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("is_empty", [False, True])
 def test_a_mount_on_a_read_only_cache(
     mounter: Mounter,
@@ -305,7 +298,6 @@ def test_a_mount_on_a_read_only_cache(
 
 
 @pytest.mark.promises("8.4")
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("command", ["mount", "get", "prefetch", "info", "list", "clear", "verify"])
 def test_a_cache_that_others_may_write_is_refused(
     stand_in: StandIn, versions: list[Path], tmp_path: Path, command: str
@@ -329,7 +321,6 @@ def test_a_cache_that_others_may_write_is_refused(
     assert list(cache_dir.iterdir()) == []
 
 
-@pytest.mark.timeout(120)
 def test_what_is_planted_is_neither_served_nor_written_to(
     mounter: Mounter, versions: list[Path], tmp_path: Path
 ) -> None:

@@ -62,7 +62,7 @@ def odd(tmp_path: Path) -> Iterator[Callable[..., Path]]:
             path.mkdir()
             command = [sys.executable, odd_filesystem.__file__, disk, path, *habits]
             process = subprocess.Popen(command)
-            mounts.callback(process.wait, 10)
+            mounts.callback(process.wait, 50)
             mounts.callback(run, "fusermount3", "-u", "-z", path)
             wait_until(lambda: os.path.ismount(path), what="the odd filesystem is mounted")
             return path

@@ -148,13 +148,13 @@ def test_an_sdk_download_at_the_same_time(
             for root in roots
         ]
         for number in range(3):
-            check("cp", "-r", mount.path / version, tmp_path / f"copy{number}", timeout_s=60)
+            check("cp", "-r", mount.path / version, tmp_path / f"copy{number}", timeout_s=100)
             check(WANDB, "artifact", "cache", "cleanup", "10KB", env=env)
         for running, root in zip(downloads, roots, strict=True):
-            if running.wait(60) != 0:
+            if running.wait(100) != 0:
                 # The SDK's own clean-up may take a file from under its download.
                 again = (sys.executable, "-c", DOWNLOAD, name_of(version), root, "")
-                check(*again, env=env, timeout_s=60)
+                check(*again, env=env, timeout_s=100)
     for number in range(3):
         assert check("diff", "-r", tmp_path / f"copy{number}", roots[0]) == ""
     assert check("diff", "-r", roots[1], roots[0]) == ""

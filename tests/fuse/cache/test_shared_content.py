@@ -38,7 +38,7 @@ with wandb.init(project="sharing") as run:
 @pytest.fixture(scope="module")
 def artifact(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of an artifact whose v1 has one file in a hundred changed, and one moved."""
-    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("sharing"), timeout_s=90)
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("sharing"))
     return Path(entity, "sharing", "data")
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import subprocess
-import time
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Mounter
 from mount_table import mounted_at
-from mounts import DEFECTS, WBFS, Mount, check, run, wait_until
+from mounts import COMMAND_TIMEOUT_S, DEFECTS, WBFS, Mount, check, run, wait_until
 from stand_in import StandIn
 
 
@@ -32,20 +32,19 @@ def refused(
     *options: str | Path,
     words: str,
     code: int = 2,
-    timeout_s: float = 30,
 ) -> None:
     """Check that mounting fails with one line that has `words`, and leaves nothing behind."""
     cache = path.parent / "cache-of-refused"
     command = [*WBFS, "mount", "--cache-dir", cache, "--log-file", path.parent / "log"]
-    done = run(*command, *options, path, env=env, timeout_s=timeout_s)
+    done = run(*command, *options, path, env=env)
     assert done.returncode == code
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("wbfs: ")
     assert words in lines[0]
     assert "fuse.wbfs" not in [row.kind for row in mounted_at(path)]
-    left = subprocess.run(["pgrep", "-f", str(cache)], capture_output=True, text=True, check=False)
-    assert left.stdout == ""
+    left = ["pgrep", "-f", str(cache)]
+    wait_until(lambda: run(*left).stdout == "", what="no process of it is left")
 
 
 def test_wrong_key(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
@@ -64,7 +63,7 @@ def test_unreachable_server(stand_in: StandIn, place: Path, tmp_path: Path) -> N
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         env = stand_in.env(tmp_path) | {"WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
-        refused(place, env, words=f"127.0.0.1:{port}", code=1, timeout_s=40)
+        refused(place, env, words=f"127.0.0.1:{port}", code=1)
 
 
 def test_missing_fusermount(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
@@ -203,9 +202,15 @@ def test_umount_of_a_stale_mountpoint(mounter: Mounter) -> None:
     assert os.listdir(mount.path) == []
 
 
+def patient_wbfs(name: str) -> tuple[str, ...]:
+    """Return a `wbfs` for which a moment is as long as it may be where the machine is busy."""
+    program = "from wbfs.daemon.mounts import taking_down; from wbfs.cli.main import main;"
+    return (sys.executable, "-c", f"{program} taking_down.{name} = 40.0; main()")
+
+
 def test_umount_while_in_use(mounter: Mounter) -> None:
     mount = mounter()
-    with subprocess.Popen(["sleep", "60"], cwd=mount.path) as user:
+    with subprocess.Popen(["sleep", "1000"], cwd=mount.path) as user:
         try:
             done = run(*WBFS, "umount", mount.path)
             assert done.returncode == 1
@@ -220,8 +225,8 @@ def test_umount_while_in_use(mounter: Mounter) -> None:
 
 def test_umount_of_what_somebody_looks_at(mounter: Mounter) -> None:
     mount = mounter()
-    with subprocess.Popen(["sleep", "0.7"], cwd=mount.path):
-        mount.umount()
+    with subprocess.Popen(["sleep", "3"], cwd=mount.path):
+        check(*patient_wbfs("IN_USE_S"), "umount", mount.path, env=mount.env)
     assert not mount.is_alive()
 
 
@@ -251,8 +256,8 @@ def namespace_with_a_copy(mount: Mount, seconds: int) -> Iterator[int]:
 
 def test_umount_while_another_namespace_has_a_copy(mounter: Mounter) -> None:
     mount = mounter()
-    with namespace_with_a_copy(mount, 60) as pid:
-        done = run(*WBFS, "umount", mount.path, env=mount.env, timeout_s=15)
+    with namespace_with_a_copy(mount, 1000) as pid:
+        done = run(*WBFS, "umount", mount.path, env=mount.env)
     assert done.returncode == 1
     assert f"is unmounted, but not where process {pid} is" in done.stderr
     assert f"(process {mount.pid})" in done.stderr
@@ -262,7 +267,7 @@ def test_umount_while_another_namespace_has_a_copy(mounter: Mounter) -> None:
 def test_umount_while_another_namespace_has_a_copy_for_a_moment(mounter: Mounter) -> None:
     mount = mounter()
     with namespace_with_a_copy(mount, 3):
-        mount.umount()
+        check(*patient_wbfs("MOMENT_S"), "umount", mount.path, env=mount.env)
     assert not mount.is_alive()
 
 
@@ -295,21 +300,19 @@ def test_foreground(stand_in: StandIn, place: Path, tmp_path: Path) -> None:
         wait_until(lambda: "is mounted on" in log.read_text(), what="it says that it is mounted")
         assert os.listdir(place)
         daemon.send_signal(signal.SIGINT)
-        assert daemon.wait(timeout=20) == 0
+        assert daemon.wait(COMMAND_TIMEOUT_S) == 0
         assert "SIGINT: unmounting" in log.read_text()
         assert not os.path.ismount(place)
     finally:
         daemon.kill()
-        daemon.wait(timeout=20)
+        daemon.wait(COMMAND_TIMEOUT_S)
         run("fusermount3", "-u", "-z", place)
 
 
 @pytest.mark.promises("9.1")
 def test_the_daemon_lets_go_of_its_starter(mounter: Mounter, tmp_path: Path) -> None:
-    began = time.monotonic()
+    # Its output is captured by a pipe: had the daemon kept it, `run` would not return.
     mount = mounter()
-    # Its output was captured by a pipe: had the daemon kept it, `run` would not have returned.
-    assert time.monotonic() - began < 20
     assert os.readlink(f"/proc/{mount.pid}/fd/0") == "/dev/null"
     assert os.readlink(f"/proc/{mount.pid}/cwd") == "/"
     assert os.getsid(mount.pid) == mount.pid
@@ -321,12 +324,12 @@ def test_no_mount_is_left_by_a_starter_that_was_killed(
 ) -> None:
     log = tmp_path / "log"
     command = [*WBFS, "mount", "--cache-dir", tmp_path / "cache", "--log-file", log, place]
-    with stand_in.faults(port="api", delay_s=1.5):
+    with stand_in.faults(port="api", delay_s=10.0):
         stand_in.clear_requests()
         starter = subprocess.Popen(list(map(str, command)), env=stand_in.env(tmp_path))
         wait_until(lambda: stand_in.requests(port="api"), what="it logs in")
         starter.kill()
-        starter.wait(timeout=20)
+        starter.wait(COMMAND_TIMEOUT_S)
     wait_until(lambda: "is unmounted" in log.read_text(), what="it is unmounted")
     assert "has ended before it was ready" in log.read_text()
     assert not DEFECTS.search(log.read_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -177,7 +177,12 @@ def test_paths_mean_what_they_meant_at_the_start(
     assert [path.suffix for path in (work / "state/wbfs/mounts").iterdir()] == [".json"]
     pids = run("pgrep", "-P", str(mount.pid)).stdout.split()
     assert pids
-    assert {os.readlink(f"/proc/{pid}/cwd") for pid in pids} == {"/"}
+    folders = set()
+    for pid in pids:
+        # One that has nothing to do ends.
+        with suppress(FileNotFoundError):
+            folders.add(os.readlink(f"/proc/{pid}/cwd"))
+    assert folders == {"/"}
     # What is safely on disk is given to the SDK's cache a moment later.
     wait_until((work / "sdk").exists, what="the SDK's cache is there")
     assert sorted(path.name for path in work.iterdir()) == ["cache", "netrc", "sdk", "state"]
@@ -343,7 +348,7 @@ def test_a_page_of_the_app_as_a_source(
 
 def test_a_slow_login(artifact: str, stand_in: StandIn, mounter: Mounter) -> None:
     with stand_in.faults(port="api", first=1, delay_s=9.0):
-        mount = mounter(artifact, options=("--timeout", "30"))
+        mount = mounter(artifact, options=("--timeout", "45"))
     assert (mount.path / "v0/folder/7.txt").read_text() == "7"
     assert mount.status()["server_lost_since"] is None
 
@@ -365,7 +370,7 @@ def test_a_mount_says_what_is_wrong_around_it(
     bare: Mapping[str, str], tmp_path: Path, changes: Mapping[str, str], code: int, words: str
 ) -> None:
     (tmp_path / "mount").mkdir()
-    done = run(*WBFS, "mount", "--timeout", "1", tmp_path / "mount", env={**bare, **changes})
+    done = run(*WBFS, "mount", "--timeout", "10", tmp_path / "mount", env={**bare, **changes})
     assert done.returncode == code
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("wbfs: ")

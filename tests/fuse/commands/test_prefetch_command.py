@@ -51,7 +51,7 @@ with wandb.init(project="prefetching") as run:
 @pytest.fixture(scope="module")
 def artifact(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Log the version `prefetching/files:v0`; return entity/project/artifact."""
-    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("prefetching"), timeout_s=90)
+    entity = stand_in.run_sdk(LOG, tmp_path_factory.mktemp("prefetching"))
     return f"{entity}/prefetching/files"
 
 
@@ -74,7 +74,7 @@ def prefetch(env: dict[str, str]) -> Prefetch:
     def prefetch(
         *words: str | Path, env: Mapping[str, str] = env
     ) -> subprocess.CompletedProcess[str]:
-        return run(*WBFS, "prefetch", *words, env=env, timeout_s=60)
+        return run(*WBFS, "prefetch", *words, env=env, timeout_s=100)
 
     return prefetch
 
@@ -197,7 +197,7 @@ def test_by_name(stand_in: StandIn, mounter: Mounter, artifact: str, env: dict[s
     command = [*WBFS, "prefetch", f"{artifact}:v0/val"]
     # From within the mount, where it is a path that isn't there.
     done = subprocess.run(
-        command, env=env, cwd=mount.path, timeout=30, capture_output=True, text=True, check=False
+        command, env=env, cwd=mount.path, timeout=100, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert len(gets(stand_in)) == VAL
@@ -225,13 +225,14 @@ def test_interrupted_and_run_again(
     mount = mounter()
     version = mount.path / artifact / "v0"
     stand_in.clear_requests()
-    with stand_in.faults(port="files", match="^/wandb_artifacts/", delay_s=0.4):
+    # So many files never come that it can't be over before.
+    with stand_in.faults(port="files", match="^/wandb_artifacts/.*[01]$", stall=True):
         running = subprocess.Popen(
             [*WBFS, "prefetch", str(version)], env=env, stderr=subprocess.PIPE, text=True
         )
         wait_until(lambda: blobs(mount) >= 64, what="something is fetched")
         running.send_signal(number)
-        _, said = running.communicate(timeout=10)
+        _, said = running.communicate(timeout=50)
     if number == signal.SIGKILL:
         assert running.returncode == -number
     else:
@@ -261,7 +262,7 @@ def test_no_wait(
 ) -> None:
     mount = mounter()
     version = mount.path / artifact / "v0"
-    with stand_in.faults(port="files", match="^/wandb_artifacts/", delay_s=0.5):
+    with stand_in.faults(port="files", match="^/wandb_artifacts/", delay_s=1.0):
         done = prefetch("--no-wait", version / "train")
         assert done.returncode == 0, done.stderr
         said = re.fullmatch(
@@ -278,7 +279,6 @@ def test_no_wait(
             assert len(os.listdir(version / "val")) == VAL + 2
             wait_until(
                 lambda: f"{TRAIN} files: {TRAIN} fetched" in log.read_text(),
-                timeout_s=30,
                 what="all is fetched",
             )
         finally:
@@ -399,7 +399,7 @@ def test_what_is_here_is_looked_at_once(
 ) -> None:
     assert prefetch(f"{artifact}:v0").returncode == 0
     command = (sys.executable, "-c", COUNTED, "prefetch", f"{artifact}:v0")
-    done = run(*command, env=env, timeout_s=60)
+    done = run(*command, env=env, timeout_s=100)
     files = TRAIN + VAL + 4
     assert f"{files} files: 0 fetched, {files} were here already" in done.stderr
     # Nobody looks for an empty one.
@@ -411,7 +411,7 @@ def test_a_defect_fails_its_file_only(
 ) -> None:
     words = ("prefetch", f"{artifact}:v0/val")
     command = broken_wbfs("wbfs.fetch.fetcher:Fetcher.ensure", "val/007.bin", *words)
-    done = run(*command, env=env, timeout_s=60)
+    done = run(*command, env=env, timeout_s=100)
     assert done.returncode == 1
     assert "LookupError: a defect on purpose" in done.stderr
     assert "a defect of wbfs (LookupError) while doing this: get " in done.stderr
@@ -439,7 +439,7 @@ def test_references(
     folder.mkdir(parents=True)
     for name in ("kept.txt", "gone.txt", "unchecked.txt"):
         (folder / name).write_text(f"this is {name}")
-    done = prepared.run_sdk("-c", REFERENCES, stand_in.public_url, env=env, timeout_s=60)
+    done = prepared.run_sdk("-c", REFERENCES, stand_in.public_url, env=env, timeout_s=100)
     assert done.returncode == 0, done.stderr[-2000:]
     (folder / "gone.txt").unlink()
     version = mounter().path / done.stdout.split()[-1] / "prefetching/references/v0"

@@ -17,7 +17,7 @@ from lineage import used
 from mounts import check, wait_until
 from stand_in import LoggedRequest, StandIn
 
-PUT_TIMEOUT_S = 60.0
+PUT_TIMEOUT_S = 150.0
 PROJECT = "admin/putting"
 ODD = ("a file", "ünï/cödé", "new\nline", "back\\slash", "col:on", "-dash", "deep/er/still/file")
 MADE = ("UpsertBucket", "CreateArtifact", "CreateArtifactFiles")
@@ -167,14 +167,14 @@ def test_a_file_that_is_cut_while_it_is_sent_ends_it(
     settings = {"WANDB_API_KEY": "", "WBFS_TOKEN_FILE": str(key_file)}
 
     def cut() -> list[processes.Process]:
-        wait_until(lambda: stand_in.requests(port="files"), timeout_s=30, what="it is being sent")
+        wait_until(lambda: stand_in.requests(port="files"), what="it is being sent")
         sending = [one for one in processes.descendants() if "/wbfs-put-" in one.command]
         os.truncate(file, 10)
         return sending
 
     stand_in.clear_requests()
     with (
-        stand_in.faults(port="files", match="wandb_artifacts", delay_s=1.0),
+        stand_in.faults(port="files", match="wandb_artifacts", delay_s=10.0),
         ThreadPoolExecutor() as beside,
     ):
         cutting = beside.submit(cut)

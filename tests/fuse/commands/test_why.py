@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from large_manifest import log_version_of
-from mounts import WBFS, Mount, run, wait_until
+from mounts import COMMAND_TIMEOUT_S, WBFS, Mount, run, wait_until
 from rich.console import Console
 from stand_in import StandIn
 
@@ -61,7 +61,8 @@ def mount(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def why(mount: Mount, path: str, *words: str) -> dict[str, str]:
-    done = run(*WBFS, "why", *words, mount.path / path, env=mount.env)
+    # Of a folder only so much is told as there is time for.
+    done = run(*WBFS, "why", "--timeout", "45", *words, mount.path / path, env=mount.env)
     assert done.returncode == 0, done.stderr
     return {line[:10].strip(): line[11:] for line in done.stdout.splitlines()}
 
@@ -78,7 +79,7 @@ def test_a_file_before_and_after_it_is_read(mount: Mount, stand_in: StandIn) -> 
     assert rows["size"] == f"{len(text)} B"
     here = rows["here"].removeprefix("whole and checked, ")
     assert Path(here).read_text() == text
-    assert rows["last fetch"].startswith(f"for a reader, {len(text)} B in 0.")
+    assert rows["last fetch"].startswith(f"for a reader, {len(text)} B in ")
     assert "from" not in rows
     folder = why(mount, "v0/folder")
     assert folder["folder"] == "folder"
@@ -136,7 +137,7 @@ def test_a_folder_of_very_many_files(mount: Mount, stand_in: StandIn, tmp_path: 
 def test_who_waits_for_what(mount: Mount, stand_in: StandIn) -> None:
     path = mount.path / "latest/folder/slow.txt"
     with (
-        stand_in.faults(port="files", match="^/artifacts|^/wandb_artifacts", delay_s=3.0, first=1),
+        stand_in.faults(port="files", match="^/artifacts|^/wandb_artifacts", delay_s=20.0, first=1),
         subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL) as reader,
     ):
         wait_until(
@@ -152,7 +153,7 @@ def test_who_waits_for_what(mount: Mount, stand_in: StandIn) -> None:
         assert re.search(r"  fetching +\S+slow.txt, for a reader: 0 B of ", done.stdout)
         # It is not here, and that can be told meanwhile.
         assert why(mount, "v0/folder/slow.txt")["here"] == "no"
-        reader.wait(20)
+        reader.wait(COMMAND_TIMEOUT_S)
     status = mount.status()
     assert any(name.endswith("/data:latest") for name in status["aliases"])
     assert set(status["aliases"].values()) == {"v0"}
@@ -175,7 +176,7 @@ def test_a_mount_that_hangs(mount: Mount) -> None:
         started = time.monotonic()
         # Neither is kept by what is left behind.
         done = run(*WBFS, "why", "--timeout", "0.5", mount.path / "v0/folder/a.txt", env=mount.env)
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < COMMAND_TIMEOUT_S
     finally:
         os.kill(mount.pid, signal.SIGCONT)
     assert done.returncode == 1
@@ -190,11 +191,11 @@ def test_watching(mount: Mount) -> None:
     with subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as shown:
         os.close(theirs)
         text = b""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + COMMAND_TIMEOUT_S
         while text.count(b"serving") < 3 and time.monotonic() < deadline:
             text += os.read(terminal, 1 << 16)
         shown.send_signal(signal.SIGINT)
-        assert shown.wait(20) == 0
+        assert shown.wait(COMMAND_TIMEOUT_S) == 0
     os.close(terminal)
     assert text.count(b"serving") >= 3
     for word in (b"network", b"under way", b"waiting", b"prefetched", b"wasted", b"0 B/s"):

@@ -81,7 +81,7 @@ def read_error(path: Path) -> int | None:
 def test_a_certificate_goes_bad_under_a_mount(
     mounter: Mounter, server: StandIn, authority: Authority, name: str
 ) -> None:
-    mount = mounter(name, server=server, options=["--timeout", "20"])
+    mount = mounter(name, server=server, options=["--timeout", "100"])
     assert (mount.path / "1.txt").read_text() == "content 1"
     pem = server.data_dir / "server.pem"
     authority.write(pem, expired=True)
@@ -89,7 +89,7 @@ def test_a_certificate_goes_bad_under_a_mount(
     try:
         for number in (2, 3):
             # At once: waiting makes no certificate better.
-            done = run("timeout", "5", "cat", mount.path / f"{number}.txt")
+            done = run("timeout", "40", "cat", mount.path / f"{number}.txt")
             assert "Input/output error" in done.stderr
         assert (mount.path / "1.txt").read_text() == "content 1"
         assert len(list(mount.path.iterdir())) == 20
@@ -99,9 +99,7 @@ def test_a_certificate_goes_bad_under_a_mount(
     finally:
         authority.write(pem)
         server.restart()
-    wait_until(
-        lambda: read_error(mount.path / "2.txt") is None, timeout_s=30, what="it is believed again"
-    )
+    wait_until(lambda: read_error(mount.path / "2.txt") is None, what="it is believed again")
     assert (mount.path / "3.txt").read_text() == "content 3"
 
 

@@ -152,13 +152,13 @@ def test_wrong_bytes_are_never_served(mounter: Mounter, name: str, stand_in: Sta
 def test_a_stall_ends_in_time_and_holds_up_nobody(
     mounter: Mounter, name: str, stand_in: StandIn
 ) -> None:
-    mount = mounter(name, options=["--timeout", "3"])
+    mount = mounter(name, options=["--timeout", "15"])
     check("cat", mount.path / "small/01.bin")
     with stand_in.faults(port="files", stall_after_bytes=5000):
         command = ["cat", mount.path / "small/00.bin"]
         with subprocess.Popen(command, stdout=-1, stderr=-1) as waiting:
             check("cat", mount.path / "small/01.bin")
             assert waiting.poll() is None
-            _, said = waiting.communicate(timeout=20)
+            _, said = waiting.communicate(timeout=50)
     assert b"Connection timed out" in said
     check("cat", mount.path / "small/00.bin")

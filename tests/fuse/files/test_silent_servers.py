@@ -21,10 +21,10 @@ from stand_in import StandIn
 
 READERS = 500
 LARGE = 6 << 20
-TIMEOUT_S = 90
+TIMEOUT_S = 300
 """That of the mount: what waits for the silent server waits for the whole test."""
-PROMPT_S = 20.0
-"""Far less than that, and much for a busy machine."""
+PROMPT_S = 100.0
+"""Less than that, and much for a busy machine."""
 READ_ALL = """
 import pathlib, sys, threading
 folder = pathlib.Path(sys.argv[1])
@@ -118,7 +118,7 @@ def test_readers_of_a_silent_server_hold_up_nobody_else(
     try:
         assert readers.stdout is not None
         assert readers.stdout.readline() == b"reading\n"
-        wait_until(lambda: len(silent) >= 32, timeout_s=60, what="the server is asked")
+        wait_until(lambda: len(silent) >= 32, what="the server is asked")
         began = time.monotonic()
         # W&B's own files, another server's, the local disk, and look-ups.
         for path in [*names[1:], *(version / "folder-0001").iterdir()]:
@@ -154,9 +154,7 @@ def test_a_silent_store_holds_up_no_look_up(
         try:
             assert readers.stdout is not None
             assert readers.stdout.readline() == b"reading\n"
-            wait_until(
-                lambda: mount.status()["busy_threads"]["data"] >= 32, timeout_s=60, what="they wait"
-            )
+            wait_until(lambda: mount.status()["busy_threads"]["data"] >= 32, what="they wait")
             began = time.monotonic()
             for path, content in kept.items():
                 assert path.read_bytes() == content

@@ -53,7 +53,7 @@ def test_a_daemon_has_a_defect_on_purpose(mounter, with_a_defect):
 def test_what_is_in_the_background_crashes():
     reading, writing = os.pipe()
     command = "exec 3<&0; sh -c 'read it; kill -SEGV $$' <&3 >&- 2>&- & echo $!"
-    started = subprocess.run(["sh", "-c", command], stdin=reading, capture_output=True, timeout=10)
+    started = subprocess.run(["sh", "-c", command], stdin=reading, capture_output=True, timeout=50)
     # Not before its parent has ended.
     os.close(writing)
     wait_until(lambda: not is_running(int(started.stdout)), what="it has crashed")
@@ -116,7 +116,7 @@ def run_inner(
             env=marked | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}", "COLUMNS": "1000"},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=300,
             check=False,
         )
         left = [one for one in descendants() if "test_inner.py::" in str(one)]

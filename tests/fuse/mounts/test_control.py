@@ -48,7 +48,7 @@ with wandb.init(project="control") as run:
 def project(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Log artifacts that have what is called `.wbfs`; return entity/project."""
     home = tmp_path_factory.mktemp("control")
-    entity = stand_in.run_sdk(LOG, home, home / "forged cache", timeout_s=90)
+    entity = stand_in.run_sdk(LOG, home, home / "forged cache")
     return f"{entity}/control"
 
 

@@ -72,7 +72,6 @@ def small(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.timeout(90)
 def test_ends_in_any_order(start: Starter, seed: int) -> None:
     chance = random.Random(seed)
     daemon = start()
@@ -158,7 +157,7 @@ def test_another_mount_at_its_place_stays(start: Starter, tmp_path: Path) -> Non
     daemon = start()
     daemon.wait_until_mounted()
     # It serves on for whoever has something of it open.
-    with subprocess.Popen(["sleep", "60"], cwd=daemon.path) as user:
+    with subprocess.Popen(["sleep", "1000"], cwd=daemon.path) as user:
         try:
             check("fusermount3", "-u", "-z", daemon.path)
             other = start()
@@ -175,19 +174,22 @@ def test_another_mount_at_its_place_stays(start: Starter, tmp_path: Path) -> Non
 
 
 def test_a_number_that_was_given_out_again(start: Starter) -> None:
-    daemon = start()
-    daemon.wait_until_mounted()
-    rows = mounted_at(daemon.path)
-    daemon.process.send_signal(signal.SIGSTOP)
-    check("fusermount3", "-u", "-z", daemon.path)
-    for _ in range(5):
+    for _ in range(20):
+        daemon = start()
+        daemon.wait_until_mounted()
+        rows = mounted_at(daemon.path)
+        daemon.process.send_signal(signal.SIGSTOP)
+        check("fusermount3", "-u", "-z", daemon.path)
         other = start()
         other.wait_until_mounted()
         if mounted_at(daemon.path) == rows:
             break
+        # Somebody else's mount was quicker.
         assert other.umount().returncode == 0
+        daemon.process.send_signal(signal.SIGCONT)
+        assert daemon.exit_code() == 0, daemon.log()
     else:
-        pytest.skip("the number went to somebody else's mount")
+        pytest.skip("the number went to somebody else's mount each time")
     daemon.process.send_signal(signal.SIGCONT)
     assert daemon.exit_code() == 0, daemon.log()
     assert mounted_at(daemon.path) == rows
@@ -262,7 +264,7 @@ def test_a_hung_daemon_that_nobody_waits_for(start: Starter) -> None:
 def test_force_on_a_mount_that_serves(start: Starter) -> None:
     daemon = start()
     daemon.wait_until_mounted()
-    with subprocess.Popen(["sleep", "60"], cwd=daemon.path) as user:
+    with subprocess.Popen(["sleep", "1000"], cwd=daemon.path) as user:
         try:
             assert daemon.umount("--force").returncode == 0
         finally:

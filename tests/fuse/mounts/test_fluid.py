@@ -59,7 +59,7 @@ def test_a_dataset(stand_in: StandIn, tmp_path: Path) -> None:
             )
         try:
             # The probe of the sample, and what Fluid looks at then.
-            check(*WBFS, "status", "--wait", "20", target, env=env)
+            check(*WBFS, "status", "--wait", "45", target, env=env)
             [row] = [row for row in mounted_at(target) if row.kind == "fuse.wbfs"]
             assert "allow_other" in row.options
             assert target.stat()

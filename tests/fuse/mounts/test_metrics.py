@@ -30,7 +30,7 @@ import wandb
 with wandb.init(project="measured") as run:
     open(sys.argv[1], "rb").read()
     path = run._settings.sync_file
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 80
     while b"openmetrics.wbfs" not in open(path, "rb").read() and time.monotonic() < deadline:
         time.sleep(0.5)
     assert b"openmetrics.wbfs.wbfs_served_bytes_total" in open(path, "rb").read()
@@ -44,7 +44,7 @@ def port_of(mount: Mount) -> int:
 
 
 def metrics_at(port: int) -> dict[str, float]:
-    answer = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5)
+    answer = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=50)
     assert answer.status_code == 200
     return {
         sample.name: sample.value

@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import prepared
 import pytest
@@ -52,7 +54,7 @@ SOURCES = "lineage-team/sources"
 TRAINING = "lineage-team/training"
 TRAINER = Path(__file__).with_name("trainer.py")
 README = Path(__file__).parents[3] / "README.md"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,6 @@ def settled(mount: Mount, **expected: object) -> None:
     """Wait until `status.json` says so, and nothing that was read waits for a look."""
     wait_until(
         lambda: expected.items() <= mount.status()["lineage"].items(),
-        timeout_s=20,
         what=f"{expected}, and not {mount.status()['lineage']}",
     )
 
@@ -112,10 +113,15 @@ def read_all(folder: Path) -> list[str]:
     return [(folder / f"{number}.txt").read_text() for number in range(FILES)]
 
 
-def read_as(settings: Mapping[str, str], site: Site, folder: Path) -> None:
-    """Read a file in a program that has these settings, and goes on for a while."""
-    command = ("sh", "-c", 'cat "$0" && sleep 0.3', folder / "0.txt")
-    check(*command, env=site.env | settings)
+@contextmanager
+def reading_as(settings: Mapping[str, str], site: Site, folder: Path) -> Iterator[None]:
+    """Have a program that has these settings read a file, and go on while the context lasts."""
+    command = ["sh", "-c", 'cat "$0" && echo && read -r _', folder / "0.txt"]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=site.env | settings, **pipes) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() != b""
+        yield
 
 
 @pytest.mark.promises("11.2")
@@ -155,13 +161,15 @@ def test_what_is_nobody_s_input(mounter: Mounter, site: Site) -> None:
     site.server.clear_requests()
     named = {"WANDB_RUN_ID": "named", "WANDB_PROJECT": "training"}
     folder = mount.path / SOURCES / "thread/latest"
+    # All go on until they were looked at, and so the last one.
+    readers = ExitStack()
     for settings in (
         {"WANDB_RUN_ID": "", "WANDB_PROJECT": "training"},
         {"WANDB_RUN_ID": "named", "WANDB_PROJECT": ""},
         named | {"WANDB_MODE": "disabled"},
         named | {"WANDB_BASE_URL": "https://wandb.example.com"},
     ):
-        read_as(settings, site, folder)
+        readers.enter_context(reading_as(settings, site, folder))
     if os.getuid() == 0:
         # Another user, who can't get there by the path.
         program = "import os; os.setuid(65534); open('0.txt').read()"
@@ -174,11 +182,12 @@ def test_what_is_nobody_s_input(mounter: Mounter, site: Site) -> None:
         )
     # The run that logged it all; and what there is to see for `ls` and the like.
     of_logger = {"WANDB_RUN_ID": "logger", "WANDB_PROJECT": "sources"}
-    read_as(of_logger, site, folder)
+    readers.enter_context(reading_as(of_logger, site, folder))
     check("ls", "-lR", folder, env=site.env | named)
     wait_until(lambda: "was logged by" in mount.log(), what="it looked")
-    read_as(named, site, mount.path / SOURCES / "fork/latest")
-    settled(mount, recorded=1, pending=0, failed=0, dropped=0)
+    readers.enter_context(reading_as(named, site, mount.path / SOURCES / "fork/latest"))
+    with readers:
+        settled(mount, recorded=1, pending=0, failed=0, dropped=0)
     assert site.told() == 1
     assert used(site.env, [f"{TRAINING}/named"])[f"{TRAINING}/named"] == versions("fork")
 
@@ -206,9 +215,12 @@ def test_an_offline_run_gets_its_inputs_when_it_is_synced(
 ) -> None:
     mount = mount_for("auto", mounter, site)
     program = f"""
-import wandb
+import json, time, wandb
 with wandb.init(project="offline", mode="offline") as run:
     open({str(mount.path / SOURCES / "thread/latest/0.txt")!r}).read()
+    # It is looked at while it goes on.
+    while not json.load(open({str(mount.path / ".wbfs/status.json")!r}))["lineage"]["pending"]:
+        time.sleep(0.1)
     print(run.dir)
 """
     done = prepared.run_sdk("-c", program, env=site.env)
@@ -222,8 +234,8 @@ with wandb.init(project="offline", mode="offline") as run:
     later: Mount = mounter(server=site.server, api_key=KEYS["writer"], program=None)
     # It sends what waits, and records nothing itself.
     named = {"WANDB_RUN_ID": "named", "WANDB_PROJECT": "training"}
-    read_as(named, site, later.path / SOURCES / "mapped/v0")
-    settled(later, run=None, recorded=1, pending=0)
+    with reading_as(named, site, later.path / SOURCES / "mapped/v0"):
+        settled(later, run=None, recorded=1, pending=0)
     run = f"lineage-team/offline/{folder.name.rpartition('-')[2]}"
     assert used(site.env, [run]) == {run: versions("thread")}
 
@@ -288,7 +300,7 @@ end = time.monotonic() + 5
 touched = 0
 def touch(chance):
     global touched
-    while time.monotonic() < end:
+    while time.monotonic() < end or touched <= 100:
         file = chance.choice(files)
         os.close(os.open(f"/proc/self/fd/{file}", os.O_RDONLY))
         with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as pages:

@@ -20,10 +20,20 @@ import reading
 
 EPOCHS = 3
 WORKERS = 8
-FOLDER_SECONDS = 30
+FOLDER_SECONDS = 100
 """Seconds in which a run that begins finds a folder of its name."""
-TRAINING_S = 0.3
-"""What a run goes on for, at least, when it has read all: what it reads last is looked at, too."""
+LOOKED_AT_S = 100.0
+
+
+def wait_until_noted(data: Path, count: int) -> None:
+    """Wait until the mount has noted so many inputs: who reads goes on until it was looked at."""
+    deadline = time.monotonic() + LOOKED_AT_S
+    while True:
+        lineage = json.loads((data.parents[1] / ".wbfs/status.json").read_text())["lineage"]
+        if lineage["recorded"] + lineage["pending"] >= count:
+            return
+        assert time.monotonic() < deadline, lineage
+        time.sleep(0.1)
 
 
 def load(method: str, folder: str, workers: int = 2) -> None:
@@ -60,12 +70,14 @@ def read_in_every_way(data: Path) -> None:
     subprocess.run(["cat", other], stdout=-3, check=True)
     command = ["unshare", "--pid", "--fork"] if os.getuid() == 0 else []
     subprocess.run([*command, "cat", data / "namespace/v0/0.txt"], stdout=-3, check=True)
-    subprocess.run(
-        ["sh", "-c", 'cat "$0" && sleep 0.3', data / "agent/v0/0.txt"],
+    with subprocess.Popen(
+        ["sh", "-c", 'cat "$0" && read -r _', data / "agent/v0/0.txt"],
         env=os.environ | {"WANDB_RUN_ID": "agent", "WANDB_PROJECT": "training"},
-        stdout=-3,
-        check=True,
-    )
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ):
+        # All that was read before, too.
+        wait_until_noted(data, 13)
     for line in ("ls -lR", "find -size +1c", "stat -t"):
         command = [*line.split()[:1], data / "listed/latest", *line.split()[1:]]
         subprocess.run(command, stdout=-3, check=True)
@@ -86,11 +98,11 @@ def main() -> None:
         run.log_artifact(own).wait()
         reading.read(str(data.parent / "training/own/v0"))
     # Runs in succession, for which the same thread reads the same.
-    for what in ("second", "third"):
+    for noted, what in ((14, "second"), (15, "third")):
         with wandb.init(project="training") as run:
             runs[what] = run.id
             reading.read(str(data / "thread/v0"))
-            time.sleep(TRAINING_S)
+            wait_until_noted(data, noted)
     # Resumed within the second that it began in, its folder has another name.
     began = datetime.datetime.now()
     for second in range(FOLDER_SECONDS):
@@ -99,20 +111,20 @@ def main() -> None:
     with wandb.init(project="training", id="again") as run:
         runs["again"] = run.id
         reading.read(str(data / "mapped/v0"))
-        time.sleep(TRAINING_S)
+        wait_until_noted(data, 16)
     with wandb.init(project="training") as run:
         runs["logs anew"] = run.id
         # This closes the SDK's log.
         logging.config.dictConfig({"version": 1})
         reading.read(str(data / "mapped/v0"))
-        time.sleep(TRAINING_S)
+        wait_until_noted(data, 17)
     with (
         wandb.init(project="training", reinit="create_new") as run,
         wandb.init(project="training", reinit="create_new") as other,
     ):
         runs["beside"], runs["each other"] = run.id, other.id
         reading.read(str(data / "fork/latest"))
-        time.sleep(TRAINING_S)
+        wait_until_noted(data, 19)
     wandb.init(project="training", mode="disabled")
     reading.read(str(data / "listed/latest"))
     print(json.dumps(runs))

@@ -101,7 +101,7 @@ def test_hundreds_of_targets_with_few_descriptors(mounter: Mounter, server: Stan
 def test_a_target_that_does_not_answer_costs_its_own_sizes_until_it_does(
     mounter: Mounter, server: StandIn
 ) -> None:
-    mount = mounter(f"admin/{PROJECT}", server=server, options=("--timeout", "8"))
+    mount = mounter(f"admin/{PROJECT}", server=server, options=("--timeout", "20"))
     target = manifest_of(server, b'"http://127.0.0.1:9/2"').parent.name
     with server.faults(port="files", match=f"manifests/{target}/", stall=True):
         assert sizes(mount.path / "few/v0") == {

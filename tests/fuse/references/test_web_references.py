@@ -257,9 +257,9 @@ def test_get_and_prefetch_bring_the_same(logged: Logged, mounter: Mounter, tmp_p
     name = "{}/{}/{}:{}".format(*logged.version.parts)
     options = ["--cache-dir", tmp_path / "fresh"]
     got = tmp_path / "got"
-    check(*WBFS, "prefetch", *options, name, env=mount.env, timeout_s=60)
+    check(*WBFS, "prefetch", *options, name, env=mount.env, timeout_s=100)
     before = len(logged.web.asked)
-    check(*WBFS, "get", *options, "--root", got, name, env=mount.env, timeout_s=60)
+    check(*WBFS, "get", *options, "--root", got, name, env=mount.env, timeout_s=100)
     for folder in ("checked", "unchecked"):
         for one in NAMES:
             assert (got / folder / one).read_bytes() == expected(logged, one), one
@@ -353,17 +353,20 @@ def test_a_silent_server_is_asked_for_a_file_or_two(
     rows = {f"silent/{name}": unchecked(f"{silent}{name[-3:]}") for name in names}
     rows |= {f"mixed/{name}": unchecked(url) for name, url in (("1", silent), ("2", heard))}
     version = log_version_of(stand_in, "silent", folders=1, files_per_folder=1, extra=rows)
-    folder = mounter(options=["--timeout", "4"]).path / version.source.replace(":", "/")
+    folder = mounter(options=["--timeout", "10"]).path / version.source.replace(":", "/")
     # One file may be at fault, and holds up no other one.
     with pytest.raises(TimeoutError):
         (folder / "mixed/1").stat()
     assert (folder / "mixed/2").stat().st_size == len(SMALL)
-    # But a second one that is silent too is the server.
+    # But a second one that is silent too is the server, which is left alone for a while.
     assert sorted(os.listdir(folder / "silent")) == names
-    for name in names:
+    refused = 0
+    for name in names[:50]:
+        asked = len(web.asked)
         with pytest.raises(TimeoutError):
             (folder / "silent" / name).stat()
-    assert len({one.name for one in web.asked if one.habits == {"silent"}}) < FILES / 2
+        refused += len(web.asked) == asked
+    assert refused > 25
 
 
 def unchecked(url: str) -> dict[str, object]:

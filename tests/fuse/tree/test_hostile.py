@@ -127,7 +127,7 @@ def test_rows_that_no_program_wrote(
     text = path.read_bytes()
     at = text.index(b'"good.txt"')
     path.write_bytes(text[:at] + b",".join([b'"deep":' + DEEP, *rows, text[at:]]))
-    mount = mounter(server=server, options=["--timeout", "4"])
+    mount = mounter(server=server, options=["--timeout", "20"])
     version = mount.path / entity / "hostile/attack/v0"
     assert (version / "good.txt").read_text() == "good"
     shown = os.listdir(version)

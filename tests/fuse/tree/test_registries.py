@@ -103,7 +103,7 @@ def sdk(stand_in: StandIn, folder: Path, user: str, program: str) -> Any:
     """Run a program with the SDK as a user; return what it tells."""
     result = folder / f"{user}.json"
     env = stand_in.env(folder / user, KEYS[user])
-    done = prepared.run_sdk("-c", program, result, env=env, folder=folder, timeout_s=60.0)
+    done = prepared.run_sdk("-c", program, result, env=env, folder=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(result.read_text())
 

@@ -38,7 +38,6 @@ def downloads(
         DOWNLOAD,
         home / "jobs.json",
         env=stand_in.env(home / "home"),
-        timeout_s=100,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return roots
@@ -86,8 +85,8 @@ def test_looking_at_everything_fetches_no_file_bytes(
     assert registry not in os.listdir(mount.path)
     # Not what other tests have logged besides.
     roots = sorted({mount.path / one.entity / one.project for one in corpus})
-    listed = check("ls", "-lR", *roots, timeout_s=60)
-    found = check("find", *roots, "-type", "f", timeout_s=60).splitlines()
+    listed = check("ls", "-lR", *roots, timeout_s=100)
+    found = check("find", *roots, "-type", "f", timeout_s=100).splitlines()
     for start in range(0, len(found), 500):
         check("stat", *found[start : start + 500])
     assert len(found) > 3 * len(corpus)
@@ -162,7 +161,7 @@ def test_many_readers_of_one_file_fetch_it_once(
             subprocess.Popen(["md5sum", large], stdout=subprocess.PIPE, text=True)
             for _ in range(20)
         ]
-        sums = {reader.communicate(timeout=60)[0].split()[0] for reader in readers}
+        sums = {reader.communicate(timeout=100)[0].split()[0] for reader in readers}
     assert len(sums) == 1
     gets = stand_in.requests(port="files", method="GET")
     assert sum(get.bytes_sent for get in gets) == large.stat().st_size
@@ -279,7 +278,7 @@ def test_listings_of_many_pages(mounter: Mounter, tmp_path: Path) -> None:
     )
     server = StandIn(tmp_path / "server", "--max-page-size", "2")
     try:
-        done = prepared.run_sdk("-c", program, env=server.env(tmp_path / "home"), timeout_s=60)
+        done = prepared.run_sdk("-c", program, env=server.env(tmp_path / "home"), timeout_s=100)
         assert done.returncode == 0, done.stderr[-2000:]
         project = mounter(server=server).path / "admin" / "paged"
         assert sorted(os.listdir(project)) == ["a0", "a1", "a2", "a3", "many"]

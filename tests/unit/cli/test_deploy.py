@@ -215,7 +215,7 @@ def test_the_gateway_keeps_no_secret_nor_other_bytes(store: Server, tmp_path: Pa
             with requests.Session() as session:
                 session.trust_env = False
                 answer = session.get(
-                    f"{gateway.url}/md5/{digest}", headers={"X-Blob-Origin": origin}, timeout=9
+                    f"{gateway.url}/md5/{digest}", headers={"X-Blob-Origin": origin}, timeout=50
                 )
             return answer.status_code, answer.content
 

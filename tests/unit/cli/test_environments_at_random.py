@@ -20,7 +20,7 @@ from wbfs.cli.main import main
 CODES = (0, 1, 2, 77, 78)
 ANSWERS = ("status", "doctor")
 """Commands whose exit code, 3 too, is part of what they print."""
-LONGEST_S = 15.0
+LONGEST_S = 100.0
 EXAMPLES = int(os.environ.get("WBFS_TEST_ENVIRONMENTS", "40"))
 """How many environments are tried; more than in a short run, if that says so."""
 

@@ -15,7 +15,7 @@ from wbfs.daemon.background import run_in_background
 from wbfs.daemon.exit_codes import FailedBehind
 from wbfs.model.errors import WbfsError
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 100.0
 POLL_S = 0.01
 
 

@@ -20,7 +20,7 @@ from wbfs.devserver.api import ApiSettings, create_api
 from wbfs.devserver.data.database import Database
 from wbfs.devserver.objects.origin import Origin
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 100.0
 OWNER, VIEWER, STRANGER = "4" * 40, "5" * 40, "6" * 40
 ENTITY, PROJECT = "api-team", "private"
 
@@ -452,7 +452,7 @@ def test_upload_in_parts(owner: Client, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done_get.returncode == 0, done_get.stderr

@@ -107,7 +107,7 @@ class Fixture:
     async def fetch(self, sources: FakeSources, entry: Entry = ENTRY) -> bytes:
         """Read the entry's file through a handle."""
         self.resources = resources(
-            Background(self._nursery), self._cache_dir, sources, timeout_s=10
+            Background(self._nursery), self._cache_dir, sources, timeout_s=100
         )
         self.fetcher = Fetcher(
             self.resources, verify_always=False, path_prefix="", drop_pages=lambda inodes: None
@@ -174,15 +174,15 @@ async def test_a_small_file_is_checked_while_large_ones_are(
 ) -> None:
     assert await fixture.fetch(FakeSources(whole)) == CONTENT
     # As a later daemon finds it.
-    used = resources(Background(nursery), tmp_path, FakeSources(breaks_after(0)), timeout_s=10)
+    used = resources(Background(nursery), tmp_path, FakeSources(breaks_after(0)), timeout_s=100)
     fetcher = Fetcher(used, verify_always=False, path_prefix="", drop_pages=lambda inodes: None)
     hashed = threading.Event()
     for _ in range(THREADS[Kind.CHECK]):
-        nursery.start_soon(used.offload.run, Kind.CHECK, partial(hashed.wait, 30))
+        nursery.start_soon(used.offload.run, Kind.CHECK, partial(hashed.wait, 100))
     await trio.testing.wait_all_tasks_blocked()
     reader = fetcher.reader(VERSION, file_of(ENTRY), 1)
     try:
-        with trio.fail_after(8):
+        with trio.fail_after(50):
             assert await reader.read(0, 1 << 20) == CONTENT
     finally:
         hashed.set()

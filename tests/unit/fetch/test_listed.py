@@ -128,7 +128,7 @@ class Program:
 
     def __init__(self, background: Background, folder: Path, sources: FakeSources, prefix: str):
         self.fetcher = Fetcher(
-            resources(background, folder, sources, timeout_s=10),
+            resources(background, folder, sources, timeout_s=100),
             verify_always=False,
             path_prefix=prefix,
             drop_pages=lambda inodes: None,
@@ -166,7 +166,7 @@ class Program:
 
     async def settle(self) -> None:
         """Wait until nothing is asked any more."""
-        with trio.fail_after(10):
+        with trio.fail_after(100):
             while self.fetcher.listed.under_way:
                 await trio.sleep(0.001)
 

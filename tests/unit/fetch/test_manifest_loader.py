@@ -77,7 +77,7 @@ def load(cache: Path, api: FakeApi, digest: str) -> list[str]:
         background=Background(None),  # type: ignore[arg-type]
         limit=1 << 22,
     )
-    table = loader.load(version(digest), deadline=Deadline.after(10))
+    table = loader.load(version(digest), deadline=Deadline.after(100))
     try:
         return [entry.path for entry in table.entries()]
     finally:
@@ -268,9 +268,9 @@ async def test_a_process_that_does_not_answer_is_replaced(
     monkeypatch.setattr(subprocess, "Popen", stopped(started, 1))
     if end == "late":
         # Long enough for the second one.
-        monkeypatch.setattr(builder, "PATIENCE_S", 8)
+        monkeypatch.setattr(builder, "PATIENCE_S", 15)
     if end == "silent":
-        monkeypatch.setattr(tables, "PROGRAM", replace(tables.PROGRAM, silent_s=8))
+        monkeypatch.setattr(tables, "PROGRAM", replace(tables.PROGRAM, silent_s=15))
     made = Builder(Background(nursery))
     done: list[Done] = []
 
@@ -278,7 +278,7 @@ async def test_a_process_that_does_not_answer_is_replaced(
         work = partial(build, made, tmp_path / "table", document(GOOD))
         done.append(await trio.to_thread.run_sync(work))
 
-    with trio.fail_after(60):
+    with trio.fail_after(200):
         async with trio.open_nursery() as ours:
             ours.start_soon(run)
             process = await first_of(started)
@@ -301,11 +301,11 @@ async def test_two_processes_that_are_killed_are_an_error(
     monkeypatch.setattr(subprocess, "Popen", Killed)
     made = Builder(Background(nursery))
     work = partial(build, made, tmp_path / "table", document(GOOD))
-    with trio.fail_after(30), pytest.raises(StoreError, match="by signal 9: is there enough mem"):
+    with trio.fail_after(200), pytest.raises(StoreError, match="by signal 9: is there enough mem"):
         await trio.to_thread.run_sync(work)
     # The next one doesn't find out the same once more, just now.
     monkeypatch.setattr(subprocess, "Popen", None)
-    with trio.fail_after(30), pytest.raises(StoreError, match="by signal 9: is there enough mem"):
+    with trio.fail_after(200), pytest.raises(StoreError, match="by signal 9: is there enough mem"):
         await trio.to_thread.run_sync(work)
 
 
@@ -323,7 +323,7 @@ async def test_without_a_process_it_is_done_here(
     for number in range(3):
         table = tmp_path / f"{number}"
         work = partial(build, made, table, document(GOOD))
-        with trio.fail_after(30):
+        with trio.fail_after(200):
             assert await trio.to_thread.run_sync(work) == Done(digest_matches=False)
         assert table.stat().st_size
 
@@ -334,7 +334,7 @@ async def test_the_end_of_the_session_leaves_neither_process_nor_table(
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
     monkeypatch.setattr(subprocess, "Popen", stopped(started, 1))
-    with trio.fail_after(30):
+    with trio.fail_after(200):
         async with in_background() as background, trio.open_nursery() as ours:
             work = partial(build, Builder(background), tmp_path / "table", document(GOOD))
             ours.start_soon(partial(trio.to_thread.run_sync, work, abandon_on_cancel=True))

@@ -26,9 +26,9 @@ from wbfs.fetch.apart.worker import Program, packed, unpacked
 
 def environment(channel, *names):
     # What a process finds there.
-    program = Program(name="tell", prepare=partial(partial, os.getenv), silent_s=9)
+    program = Program(name="tell", prepare=partial(partial, os.getenv), silent_s=40)
     channel.sendall(packed(program) + packed(list(enumerate(names))))
-    channel.settimeout(10)
+    channel.settimeout(40)
     received, answers = bytearray(), {}
     while len(answers) < len(names):
         received += channel.recv(4096)
@@ -43,7 +43,7 @@ os.environ["CHANGED"] = "by now"
 with open("/dev/null") as mine, Spares(2) as spares:
     [children] = [Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     for process in (Path("/proc", pid) for pid in children):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 40
         while not is_ready(process) and time.monotonic() < deadline:
             time.sleep(0.01)
         print(is_ready(process), (process / "environ").read_text().split(chr(0)))

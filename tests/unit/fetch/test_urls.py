@@ -50,7 +50,7 @@ def urls(api: FakeApi, tmp_path: Path) -> SignedUrls:
 
 
 def get(urls: SignedUrls, path: str) -> str:
-    return urls.get(VERSION, path, deadline=Deadline.after(10))
+    return urls.get(VERSION, path, deadline=Deadline.after(100))
 
 
 def test_one_file_is_asked_for_alone(api: FakeApi, urls: SignedUrls) -> None:

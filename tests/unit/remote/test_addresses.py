@@ -101,7 +101,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def read(transport: Transport, url: str, peer: Peer = Peer.REFERENCE) -> bytes:
     location = Location(url=url, peer=peer)
-    with open_stream(transport, location, deadline=Deadline.after(0.5)) as stream:
+    with open_stream(transport, location, deadline=Deadline.after(10)) as stream:
         return b"".join(map(bytes, stream.pieces))
 
 
@@ -268,7 +268,7 @@ def test_that_certificates_are_not_checked_is_for_wandb_alone(
 def open_file(path: Path, *, allowed: bool) -> bytes:
     handler = References(Transport(), files_allowed=allowed).for_uri(path.as_uri())
     reference = Reference(uri=path.as_uri(), token="x")
-    with handler.open(reference, start=0, stop=None, deadline=Deadline.after(1)) as stream:
+    with handler.open(reference, start=0, stop=None, deadline=Deadline.after(50)) as stream:
         return b"".join(map(bytes, stream.pieces))
 
 

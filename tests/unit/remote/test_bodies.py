@@ -31,6 +31,8 @@ CONTENT = random.Random(1).randbytes((3 << 20) + 1)
 PIECES = (1, 5, 16 << 10, (16 << 10) + 1, 100_000)
 """Bytes that are written at once; what is written at once is a record, up to 16 KiB."""
 RECORD_BYTES = 16 << 10
+STALLS_S = 60.0
+"""How long nothing, or little, is sent: longer than anybody waits here."""
 BROKEN_RECORD = b"\x17\x03\x03\x00\x40" + bytes(64)
 """A record of TLS that nobody has encrypted."""
 
@@ -96,7 +98,7 @@ def read(
     *,
     start: int = 0,
     stop: int | None = None,
-    seconds: float = 10,
+    seconds: float = 100,
     into: list[bytes] | None = None,
 ) -> bytes:
     """Return what is read; `into` gets it piece by piece, also where an error ends it."""
@@ -237,23 +239,23 @@ def test_a_body_that_is_cut_is_an_error(
 
 def whole_records(handler: Handler) -> None:
     handler.wfile.write(b"first")
-    time.sleep(2.5)
+    time.sleep(STALLS_S)
 
 
 def record_that_stops(handler: Handler) -> None:
     half_a_record(handler)
-    time.sleep(2.5)
+    time.sleep(STALLS_S)
 
 
 def record_in_drops(handler: Handler) -> None:
     raw_send(handler, b"\x17\x03\x03\x40\x00")
-    for _ in range(25):
+    for _ in range(int(STALLS_S / 0.1)):
         raw_send(handler, b"x")
         time.sleep(0.1)
 
 
 def records_in_drops(handler: Handler) -> None:
-    for _ in range(25):
+    for _ in range(int(STALLS_S / 0.1)):
         handler.wfile.write(b"x")
         time.sleep(0.1)
 
@@ -275,8 +277,8 @@ def test_a_body_that_stalls_is_given_up_by_the_deadline(
     pieces: list[bytes] = []
     began = time.monotonic()
     with pytest.raises(RemoteTimeout):
-        read(transport, tls_server, seconds=0.5, into=pieces)
-    assert time.monotonic() - began < 2
+        read(transport, tls_server, seconds=1, into=pieces)
+    assert time.monotonic() - began < STALLS_S / 2
     assert b"".join(pieces).startswith(CONTENT[:1000])
 
 
@@ -287,10 +289,10 @@ def test_a_stall_does_not_hide_what_has_come(tls_server: Server, transport: Tran
         head(handler, 200, Content_Length=str(RECORD_BYTES))
         # One record, of which each read may take a part.
         handler.wfile.write(CONTENT[:RECORD_BYTES])
-        time.sleep(2)
+        time.sleep(STALLS_S)
 
     tls_server.answers = [answer]
-    assert read(transport, tls_server, seconds=1) == CONTENT[:RECORD_BYTES]
+    assert read(transport, tls_server, seconds=STALLS_S / 2) == CONTENT[:RECORD_BYTES]
 
 
 def test_who_gives_up_in_mid_body_leaves_no_connection_for_others(
@@ -321,7 +323,7 @@ def test_compressed_answers(server: Server, transport: Transport) -> None:
     content = b"x" * 1000 + CONTENT
     packed = gzip.compress(content, compresslevel=1)
     server.answers = [reply(200, packed, Content_Encoding="gzip")]
-    deadline = Deadline.after(10)
+    deadline = Deadline.after(100)
     with transport.request(
         "GET", server.url, peer=Peer.WANDB, headers={}, deadline=deadline
     ) as response:

@@ -58,7 +58,7 @@ def chunks(*pieces: bytes, ends: bool) -> bytes:
 
 def read(transport: Transport, server: Server, start: int, peer: Peer) -> tuple[bytes, bool]:
     """Return the bytes from `start` on, and whether that is known to be all of them."""
-    deadline = Deadline.after(3)
+    deadline = Deadline.after(50)
     if peer is Peer.OBJECT_STORE:
         attempts = [ObjectRequest(url=server.url, signed=False)]
         opened = open_object(transport, attempts, start=start, stop=None, deadline=deadline)

@@ -71,7 +71,7 @@ def graphql(server: Server, transport: Transport, directory: Path, **environ: st
 
 def read(transport: Transport, url: str, peer: Peer, headers: Mapping[str, str]) -> bytes:
     location = Location(url=url, peer=peer, headers=headers)
-    with open_stream(transport, location, start=1, deadline=Deadline.after(5)) as stream:
+    with open_stream(transport, location, start=1, deadline=Deadline.after(50)) as stream:
         return b"".join(map(bytes, stream.pieces))
 
 
@@ -104,7 +104,7 @@ def test_the_api_leads_to_no_other_server(
     value = {"WANDB_API_KEY": "k" * 40, "WANDB_IDENTITY_TOKEN_FILE": str(tmp_path / "token")}
     api = graphql(server, transport_to(server), tmp_path, **{login: value[login]})
     with pytest.raises(RemoteProtocolError) as caught:
-        api.execute("{ verysecret }", {"a": "verysecret"}, deadline=Deadline.after(5))
+        api.execute("{ verysecret }", {"a": "verysecret"}, deadline=Deadline.after(50))
     named = target.removesuffix("/moved")
     assert f"set WANDB_BASE_URL to {named}" in str(caught.value)
     assert server.url.removeprefix("http://") in str(caught.value)
@@ -118,7 +118,7 @@ def test_the_api_may_lead_on_within_its_server(
     server = servers()
     server.answers = [reply(308, b"moved", Location="/graphql/"), reply(200, b'{"data": {"a": 1}}')]
     api = graphql(server, transport_to(server), tmp_path, WANDB_API_KEY="k" * 40)
-    assert api.execute("{ a }", {}, deadline=Deadline.after(5)) == {"a": 1}
+    assert api.execute("{ a }", {}, deadline=Deadline.after(50)) == {"a": 1}
     assert [path for path, _ in server.seen] == ["/graphql", "/graphql/"]
     assert server.bodies[0] == server.bodies[1]
     assert server.seen[0][1] == server.seen[1][1]
@@ -132,7 +132,7 @@ def test_a_question_to_the_api_does_not_become_another_one(
     server.answers = [reply(status, Location="/login"), reply(200, b'{"data": {"a": 1}}')]
     api = graphql(server, transport_to(server), tmp_path, WANDB_API_KEY="k" * 40)
     with pytest.raises(RemoteProtocolError, match="login page"):
-        api.execute("{ a }", {}, deadline=Deadline.after(5))
+        api.execute("{ a }", {}, deadline=Deadline.after(50))
     assert len(server.seen) == 1
 
 

@@ -206,7 +206,7 @@ def test_many_threads_at_once(container: Callable[..., Container], references: R
     reference = container().put("key", ONE)
     ranges = [(start, start + 5000) for start in range(0, 250_000, 5000)]
     with ThreadPoolExecutor(48) as pool:
-        found = list(pool.map(lambda one: read(references, reference, *one, timeout_s=30), ranges))
+        found = list(pool.map(lambda one: read(references, reference, *one, timeout_s=100), ranges))
     assert found == [ONE[start:stop] for start, stop in ranges]
 
 

@@ -233,7 +233,7 @@ def test_many_threads_at_once(s3: Any, bucket: Bucket, references: References) -
     reference = put(s3, bucket(), "key", ONE)
     ranges = [(start, start + 5000) for start in range(0, 250_000, 5000)]
     with ThreadPoolExecutor(48) as pool:
-        found = list(pool.map(lambda one: read(references, reference, *one, timeout_s=30), ranges))
+        found = list(pool.map(lambda one: read(references, reference, *one, timeout_s=100), ranges))
     assert found == [ONE[start:stop] for start, stop in ranges]
 
 
@@ -278,17 +278,17 @@ def test_nobody_waits_for_a_look_up_beyond_the_deadline() -> None:
 
     def look_up(deadline: Deadline) -> tuple[str, float]:
         looking.set()
-        assert found.wait(10)
+        assert found.wait(100)
         return "found", 60.0
 
     kept = objects.Kept(look_up)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(kept.get, Deadline.after(10))
-        assert looking.wait(10)
+        first = pool.submit(kept.get, Deadline.after(100))
+        assert looking.wait(50)
         with pytest.raises(RemoteTimeout, match="looking for credentials"):
             kept.get(Deadline.after(0.1))
         found.set()
-        assert first.result(10) == "found"
+        assert first.result(50) == "found"
     assert kept.get(Deadline.after(0.1)) == "found"
 
 
@@ -370,7 +370,7 @@ def scripted(
     """Return what reads `s3://bucket/key`, of ETag "one", from the scripted store."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
 
-    def ask(start: int = 0, stop: int | None = None, timeout_s: float = 10.0) -> bytes:
+    def ask(start: int = 0, stop: int | None = None, timeout_s: float = 100.0) -> bytes:
         reference = Reference(uri="s3://bucket/key", token="one", etag="one")
         return read(references, reference, start, stop, timeout_s=timeout_s)
 
@@ -449,7 +449,7 @@ def test_answers_that_are_no_bytes(
 ) -> None:
     store.answer = lambda asked: answer
     with pytest.raises(error) as caught:
-        scripted(timeout_s=1.0)
+        scripted(timeout_s=4.0)
     assert "X-Amz" not in str(caught.value)
 
 
@@ -472,14 +472,14 @@ def test_a_silent_store_is_given_up_in_time(
     store: Scripted, scripted: Callable[..., bytes]
 ) -> None:
     def answer(asked: Asked) -> Any:
-        time.sleep(2)
+        time.sleep(60)
         return 200, {"ETag": '"one"'}, ONE
 
     store.answer = answer
     began = time.monotonic()
     with pytest.raises(RemoteTimeout):
-        scripted(timeout_s=1.0)
-    assert time.monotonic() - began < 2
+        scripted(timeout_s=4.0)
+    assert time.monotonic() - began < 50
 
 
 @pytest.mark.parametrize(

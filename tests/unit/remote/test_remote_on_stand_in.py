@@ -87,7 +87,7 @@ def api(world: World) -> Iterator[WandbApi]:
     transport.close()
 
 
-def soon(seconds: float = 10) -> Deadline:
+def soon(seconds: float = 100) -> Deadline:
     return Deadline.after(seconds)
 
 
@@ -113,7 +113,7 @@ def entries(api: WandbApi, version: Version) -> dict[str, Entry]:
     return {path: entry_of(path, manifest.row(path)) for path in manifest.paths}
 
 
-def manifest_of(api: WandbApi, version: Version, seconds: float = 10) -> bytes:
+def manifest_of(api: WandbApi, version: Version, seconds: float = 100) -> bytes:
     file = io.BytesIO()
     api.manifest(version, file, limit=1 << 30, deadline=soon(seconds))
     return file.getvalue()

@@ -16,7 +16,7 @@ from wbfs.remote.http.redirects import Peer
 from wbfs.remote.http.transport import Deadline, Transport
 
 CONTENT = bytes(range(256)) * 64
-SHORT_S = 3.0
+SHORT_S = 10.0
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 

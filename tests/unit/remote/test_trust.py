@@ -45,7 +45,7 @@ def read(url: str, peer: Peer = Peer.WANDB_STORE, transport: Transport | None = 
     own = transport or Transport()
     try:
         location = Location(url=url, peer=peer)
-        with open_stream(own, location, deadline=Deadline.after(3)) as stream:
+        with open_stream(own, location, deadline=Deadline.after(50)) as stream:
             return b"".join(map(bytes, stream.pieces))
     finally:
         # Also so that the next one is another connection.

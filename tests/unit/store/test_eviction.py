@@ -234,7 +234,6 @@ def test_a_disk_in_trouble_is_left_alone(
     assert os.strerror(number) in caplog.text
 
 
-@pytest.mark.timeout(20)
 def test_what_is_planted_hangs_nothing(
     cache_dir: Path, prune: Prune, blobs: Blobs, filled: list[Blob], tmp_path: Path
 ) -> None:

@@ -139,7 +139,6 @@ def target(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(10)
 @pytest.mark.parametrize("plant", PLANTED)
 def test_what_was_planted_is_not_there(cache_dir: Path, target: Path, plant: Plant) -> None:
     plant(cache_dir / "planted", target)
