@@ -132,7 +132,7 @@ class Mount:
         def is_idle() -> bool:
             nonlocal quiet_since_s, status
             status = self.status()
-            at_rest = not any(status["busy_threads"][kind] for kind in ("metadata", "data"))
+            at_rest = not any(status["busy_threads"].values())
             at_rest = at_rest and not any(one["on_their_way_bytes"] for one in status["prefetch"])
             if not at_rest or status["fetched"]["in_progress"]:
                 quiet_since_s = None

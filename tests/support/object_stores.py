@@ -179,6 +179,9 @@ class Scripted:
 class QuietServer(ThreadingHTTPServer):
     """A server to which clients that leave early are no news."""
 
+    # As many may connect before it gets to run.
+    request_queue_size = 128
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Print nothing."""
 

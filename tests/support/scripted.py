@@ -33,6 +33,8 @@ class QuietServer(ThreadingHTTPServer):
     """A server to which clients that leave early are no news; `script` is put here."""
 
     script: Server
+    # As many may connect before it gets to run.
+    request_queue_size = 128
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Count the connection."""

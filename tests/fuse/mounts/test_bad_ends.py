@@ -140,6 +140,13 @@ def test_bad_ends_are_noticed(tmp_path: Path) -> None:
     assert not mounts_below(tmp_path)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may have mounts of its own")
+def test_mounts_are_a_workers_own() -> None:
+    assert os.readlink("/proc/self/ns/mnt") != os.readlink(f"/proc/{os.getppid()}/ns/mnt")
+    # Nor are they passed on, or taken over.
+    assert b" shared:" not in Path("/proc/self/mountinfo").read_bytes()
+
+
 WORKER_THAT_DIES = """
 import os, subprocess
 def test_it():
