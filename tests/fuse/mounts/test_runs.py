@@ -133,7 +133,7 @@ def test_each_reader_s_own_run(mounter: Mounter, site: Site, tmp_path: Path) -> 
     runs = {what: f"{TRAINING}/{id}" for what, id in json.loads(done.stdout).items()}
     first = {"before", "thread", "fork", "mapped", "subprocess", "linked", "piped"}
     first |= {"fork-workers", "spawn-workers", "forkserver-workers", "namespace"}
-    count = len(first) + 8
+    count = len(first) + 10
     settled(mount, run="auto", recorded=count, pending=0, failed=0, dropped=0)
     runs["agent's"] = f"{TRAINING}/agent"
     everything = (*runs.values(), f"{SOURCES}/listed:v0", f"{SOURCES}/thread:v0")
@@ -144,6 +144,8 @@ def test_each_reader_s_own_run(mounter: Mounter, site: Site, tmp_path: Path) -> 
     assert found[runs["second"]] == found[runs["third"]] == versions("thread")
     assert found[runs["beside"]] == found[runs["each other"]] == versions("fork")
     assert found[runs["again"]] == found[runs["logs anew"]] == versions("mapped")
+    assert found[runs["forks"]] == versions("mapped")
+    assert found[runs["forked"]] == versions("piped")
     assert found[f"{SOURCES}/listed:v0"] == []
     assert found[f"{SOURCES}/thread:v0"] == sorted(
         runs[what] for what in ("every way", "second", "third")

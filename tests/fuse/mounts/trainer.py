@@ -83,6 +83,15 @@ def read_in_every_way(data: Path) -> None:
         subprocess.run(command, stdout=-3, check=True)
 
 
+def train(data: Path, name: str) -> None:
+    """Read in a run of that name."""
+    import wandb
+
+    with wandb.init(project="training", id=name):
+        reading.read(str(data / "piped/v0"))
+        wait_until_noted(data, 18)
+
+
 def main() -> None:
     import wandb
 
@@ -113,18 +122,27 @@ def main() -> None:
         reading.read(str(data / "mapped/v0"))
         wait_until_noted(data, 16)
     with wandb.init(project="training") as run:
+        runs["forks"] = run.id
+        reading.read(str(data / "mapped/v0"))
+        wait_until_noted(data, 17)
+        forked = multiprocessing.get_context("fork").Process(target=train, args=(data, "forked"))
+        forked.start()
+        forked.join()
+        assert forked.exitcode == 0
+        runs["forked"] = "forked"
+    with wandb.init(project="training") as run:
         runs["logs anew"] = run.id
         # This closes the SDK's log.
         logging.config.dictConfig({"version": 1})
         reading.read(str(data / "mapped/v0"))
-        wait_until_noted(data, 17)
+        wait_until_noted(data, 19)
     with (
         wandb.init(project="training", reinit="create_new") as run,
         wandb.init(project="training", reinit="create_new") as other,
     ):
         runs["beside"], runs["each other"] = run.id, other.id
         reading.read(str(data / "fork/latest"))
-        wait_until_noted(data, 19)
+        wait_until_noted(data, 21)
     wandb.init(project="training", mode="disabled")
     reading.read(str(data / "listed/latest"))
     print(json.dumps(runs))

@@ -181,6 +181,15 @@ def test_once_over_mounts_and_restarts(tmp_path: Path, runs: FakeRuns) -> None:
     assert make_sender(tmp_path, runs, BOB).send() is None
 
 
+def test_none_is_both_pending_and_recorded(tmp_path: Path, runs: FakeRuns) -> None:
+    mine = make_sender(tmp_path, runs)
+    counts = []
+    runs.answer = lambda run, use: counts.append(mine.recorded + mine.pending)
+    mine.add([use_of(name) for name in "abc"])
+    mine.send()
+    assert counts == [3, 3, 3]
+
+
 def test_two_mounts_do_not_tell_the_same_at_once(tmp_path: Path, runs: FakeRuns) -> None:
     mine, theirs = make_sender(tmp_path, runs), make_sender(tmp_path, runs)
     runs.answer = lambda run, use: theirs.send() and None  # type: ignore[func-returns-value]

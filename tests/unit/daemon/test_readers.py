@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -88,6 +89,21 @@ def test_folders_of_odd_names(tmp_path: Path) -> None:
     for one in logs:
         one.close()
     assert found == {f"{tmp_path}/new\nline/{RUN}/run-1a2b.wandb"}
+
+
+def test_a_fork_s_own_run_goes_before_its_parent_s(tmp_path: Path) -> None:
+    pid = os.getpid()
+    logs = {}
+    with contextlib.ExitStack() as opened:
+        for name, number in (("parent's", pid + 1), ("parent's too", pid + 1), ("own", pid)):
+            folder = tmp_path / f"run-20261101_120000-{name}"
+            (folder / "logs").mkdir(parents=True)
+            log = opened.enter_context((folder / "logs/debug.log").open("w"))
+            log.write(f"2026-11-01 INFO    MainThread:{number} [of it]\n")
+            log.flush()
+            logs[name] = str(folder / f"run-{name}.wandb")
+            expected = {logs["own"]} if name == "own" else set(logs.values())
+            assert readers().runs_of(kin_of(pid)[:1]) == expected
 
 
 def test_the_service_has_the_log_open_that_the_trainer_has_closed(tmp_path: Path) -> None:

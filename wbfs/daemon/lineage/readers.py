@@ -1,10 +1,10 @@
 """Whose run is it that reads? Found in /proc, of a reader and of the processes that it comes from.
 
 The process that called `wandb.init` keeps the run's `debug.log` open until the run ends; forks have
-it open too, and what was spawned has a parent that does. Where it was closed, as by a program that
-sets up Python's logging anew, the SDK's service, a child of that process, still has the run's
-transaction log open. Beside that only the environment tells of a run, where W&B's agents, or the
-user, set WANDB_RUN_ID.
+it open too, which is their run until they call it, and what was spawned has a parent that does.
+Where it was closed, as by a program that sets up Python's logging anew, the SDK's service, a child
+of that process, still has the run's transaction log open. Beside that only the environment tells of
+a run, where W&B's agents, or the user, set WANDB_RUN_ID.
 
 Blocking code, for one thread that nothing waits for: reading an environment takes a lock of the
 process which a page fault on this very mount may hold, and a run's folder may be anywhere.
@@ -175,8 +175,10 @@ def _environ(pid: int) -> dict[str, str]:
 
 def _logs_of(pid: int) -> frozenset[Run | str]:
     """Return the paths of the transaction logs of the runs that a process has open."""
-    logs = frozenset(log for log, _ in _written_by(pid, _DEBUG_LOG))
-    return logs or frozenset(_logs_of_service(pid))
+    opened = dict(_written_by(pid, _DEBUG_LOG))
+    # A fork that has begun a run of its own still has that of its parent open.
+    own = _begun_by(pid, opened) if len(opened) > 1 else None
+    return frozenset(own or opened or _logs_of_service(pid))
 
 
 def _logs_of_service(pid: int) -> Iterator[str]:
@@ -185,13 +187,19 @@ def _logs_of_service(pid: int) -> Iterator[str]:
     Others of the service's are of processes that the process has started.
     """
     for child in _children(pid):
-        if _read(f"/proc/{child}/comm") != SERVICE:
-            continue
-        own = _OWN_NUMBER.search(_read(f"/proc/{pid}/status"))
-        for log, folder in _written_by(child, _TRANSACTION_LOG):
-            began = _LOGGED_BY.search(_read(f"{folder}/logs/debug.log"))
-            if own and began and own[1] == began[1]:
-                yield log
+        if _read(f"/proc/{child}/comm") == SERVICE:
+            yield from _begun_by(pid, dict(_written_by(child, _TRANSACTION_LOG)))
+
+
+def _begun_by(pid: int, folders: Mapping[str, str]) -> list[str]:
+    """Return those of runs' transaction logs, given with their folders, that a process began."""
+    own = _OWN_NUMBER.search(_read(f"/proc/{pid}/status"))
+    found = []
+    for log, folder in folders.items():
+        began = _LOGGED_BY.search(_read(f"{folder}/logs/debug.log"))
+        if own and began and own[1] == began[1]:
+            found.append(log)
+    return found
 
 
 def _children(pid: int) -> Iterator[int]:

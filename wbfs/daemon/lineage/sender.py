@@ -238,9 +238,9 @@ class Sender:
                 self._denied[run] = error
             self._give_up(use, error)
         else:
+            self._settle(use, None)
             self.recorded += 1
             log.info("recorded %s as an input of %s", use.version, run.path)
-            self._settled[_key(use)] = None
             self._on_disk(self._uses.note_known, use)
         finally:
             self._claimed.discard(use)
@@ -254,8 +254,13 @@ class Sender:
         self._give_up(use, own)
 
     def _give_up(self, use: Use, error: WbfsError) -> None:
-        self._settled[_key(use)] = error
+        self._settle(use, error)
         self._on_disk(self._uses.remove, use)
+
+    def _settle(self, use: Use, error: WbfsError | None) -> None:
+        self._settled[_key(use)] = error
+        # Not both pending and recorded, while the others are still to be sent.
+        self.pending = max(0, self.pending - 1)
 
     def _logger_of(self, artifact_id: str, deadline: Deadline) -> Run | None:
         if artifact_id not in self._loggers:
