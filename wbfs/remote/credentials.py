@@ -28,7 +28,8 @@ DEFAULT_BASE_URL = "https://api.forge.coreweave.com"
 _SAME_DEPLOYMENT = frozenset({"api.forge.coreweave.com", "api.wandb.ai"})
 _APPS = ("wandb.ai", "www.wandb.ai", "app.wandb.ai", "forge.coreweave.com")
 _JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
-_KEY = re.compile(r"[\w-]{40,}")
+_SHORTEST_KEY = 40
+_KEY = re.compile(rf"[\w-]{{{_SHORTEST_KEY},}}")
 _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _SYSTEMD_CREDENTIAL = "wandb-api-key"
@@ -221,15 +222,18 @@ def _systemd_credential(files: UserFiles) -> Path | None:
 def _checked(key: str, where: str) -> Secret:
     """Return a key that may be one, and was found there. Raises LoginRefused."""
     key = key.strip()
-    # On-premises keys have a prefix before the first hyphen.
-    if not _JWT.fullmatch(key) and not any(
-        _KEY.fullmatch(part) for part in (key, key.partition("-")[2])
-    ):
+    if not _may_be_key(key):
         raise LoginRefused(
-            f"the W&B API key {where} is not one: it has {len(key)} characters and needs 40 or"
-            f" more letters, digits, '_' and '-'; {_HOW_TO_LOG_IN}"
+            f"the W&B API key {where} is not one: it has {len(key)} characters and needs"
+            f" {_SHORTEST_KEY} or more letters, digits, '_' and '-'; {_HOW_TO_LOG_IN}"
         )
     return Secret(key)
+
+
+def _may_be_key(text: str) -> bool:
+    # On-premises keys have a prefix before the first hyphen.
+    parts = (text, text.partition("-")[2])
+    return bool(_JWT.fullmatch(text)) or any(_KEY.fullmatch(part) for part in parts)
 
 
 def _netrc_names(host: str) -> list[str]:
@@ -255,6 +259,12 @@ def _secret_in(path: Path, what: str) -> str:
         refuse_to_wait(path)
         return path.read_text().strip()
     except OSError as error:
+        if len(path.name) >= _SHORTEST_KEY and _may_be_key(path.name):
+            # Not the name, nor the error, which has it.
+            raise LoginRefused(
+                f"what is named as the file with the {what} looks like that itself, and is no file:"
+                " put it in a file that only you may read, and name that"
+            ) from None
         raise LoginRefused(f"can't read the {what} {path}: {error.strerror}") from error
     except UnicodeDecodeError:
         raise LoginRefused(f"{path} holds no {what}: it is no text") from None

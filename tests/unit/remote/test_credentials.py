@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,16 @@ def test_a_netrc_that_is_not_there_is_named(home: Path) -> None:
         load(home, NETRC="gone")
     with pytest.raises(NoKey, match="was found: run"):
         load(home)
+
+
+@pytest.mark.parametrize("name", ["WBFS_TOKEN_FILE", "WANDB_IDENTITY_TOKEN_FILE"])
+@pytest.mark.parametrize("secret", [KEYS[0], f"local-{KEYS[0]}", ".".join([KEYS[0] * 9] * 3)])
+def test_a_secret_in_place_of_its_file_is_not_shown(home: Path, name: str, secret: str) -> None:
+    with pytest.raises(AccessDenied, match="looks like that itself") as refused:
+        load(home, **{name: secret}).read_login()
+    assert KEYS[0] not in "".join(traceback.format_exception(refused.value, chain=True))
+    with pytest.raises(AccessDenied, match="can't read the .* .*/api.key.txt: No such file"):
+        load(home, **{name: "api.key.txt"}).read_login()
 
 
 def test_two_identities_are_one_too_many(home: Path) -> None:
