@@ -150,6 +150,18 @@ def test_names_in_what_is_printed(server: Server, tmp_path: Path) -> None:
     assert on_terminal(*command, env=env) == "/\\x1b[2J\\n\\udcff\r\n"
 
 
+@pytest.mark.parametrize(
+    "words", [("status", "--json", "/"), ("deploy",), ("deploy", "fstab"), ("help", "cache")]
+)
+def test_what_can_not_be_printed_is_said(words: tuple[str, ...], tmp_path: Path) -> None:
+    env = {**os.environ, "HOME": str(tmp_path)}
+    done = run("sh", "-c", '"$@" >/dev/full', "sh", *WBFS, *words, env=env)
+    said = "wbfs: can't print what was asked for: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+    done = run("sh", "-c", '"$@" 2>/dev/full', "sh", *WBFS, "umount", "/nowhere", env=env)
+    assert (done.returncode, done.stderr) == (2, "")
+
+
 def test_nothing_is_printed_in_another_way() -> None:
     folder = Path(__file__).parents[3] / "wbfs"
     users = {
