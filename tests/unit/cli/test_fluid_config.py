@@ -62,6 +62,16 @@ def test_the_nearest_options_go_first(
     assert "WBFS_SOURCE" not in os.environ
 
 
+def test_numbers_and_truths_are_what_they_say(
+    mounted: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    options = {"pin": True, "offline": False, "alias-ttl": 0, "timeout": 7.5, "debug": None}
+    run_on(CONFIG | {"runtimeOptions": options}, tmp_path)
+    (found,) = mounted
+    assert (found["pin"], found["offline"], found["debug"]) == (True, False, True)
+    assert (found["alias_ttl"], found["timeout"]) == (0, 7.5)
+
+
 def test_everything_is_a_source(mounted: list[dict[str, Any]], tmp_path: Path) -> None:
     run_on(CONFIG | {"mounts": [MOUNT | {"mountPoint": "wandb://"}]}, tmp_path)
     assert mounted[0]["source_and_mountpoint"] == (CONFIG["targetPath"],)
@@ -81,6 +91,12 @@ def with_options(**options: str) -> dict[str, object]:
         ({"mounts": [MOUNT]}, "is not what Fluid writes: it needs a targetPath"),
         (CONFIG | {"mounts": [{}]}, "is not what Fluid writes: it needs a targetPath"),
         (CONFIG | {"mounts": None}, "has 0 mounts"),
+        (CONFIG | {"targetPath": None}, "is not what Fluid writes"),
+        (CONFIG | {"targetPath": ""}, "is not what Fluid writes"),
+        (CONFIG | {"mounts": [MOUNT | {"mountPoint": None}]}, "is not what Fluid writes"),
+        (CONFIG | {"mounts": [MOUNT | {"options": ["pin"]}]}, "is not what Fluid writes"),
+        (CONFIG | {"runtimeOptions": "pin"}, "is not what Fluid writes"),
+        (CONFIG | {"runtimeOptions": {"pin": {"a": "hunter2"}}}, "options are texts"),
         (CONFIG | {"mounts": [MOUNT, MOUNT]}, "has 2 mounts, and wbfs fluid makes one"),
         (with_options(alow_other=""), "no option 'alow-other': there are .*, and base-url"),
         (with_options(foreground=""), "no option 'foreground'"),

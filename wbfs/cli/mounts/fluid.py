@@ -78,10 +78,14 @@ def _read(path: Path) -> tuple[str, str, dict[str, str]]:
                 " for each, or one with a source above all of them"
             )
         options = _options(document.get("runtimeOptions"), mounts[0].get("options"))
-        return str(mounts[0]["mountPoint"]).removeprefix(SCHEME).strip("/"), str(target), options
+        source = mounts[0]["mountPoint"]
+        if not (isinstance(source, str) and isinstance(target, str) and target.startswith("/")):
+            raise TypeError
+        return source.removeprefix(SCHEME).strip("/"), target, options
     except (KeyError, AttributeError, TypeError):
         raise UsageError(
-            f"{path} is not what Fluid writes: it needs a targetPath, and mounts with a mountPoint"
+            f"{path} is not what Fluid writes: it needs a targetPath, and mounts with a mountPoint;"
+            " options are texts"
         ) from None
 
 
@@ -89,8 +93,15 @@ def _options(*levels: dict[str, Any] | None) -> dict[str, str]:
     """Return all options; the nearest level's go before the profile's."""
     options = dict(options_of(os.environ.get("MOUNT_OPTIONS", "")))
     for level in levels:
-        options |= level or {}
-    return {name.replace("_", "-"): str(value or "") for name, value in options.items()}
+        options |= {name: _text(value) for name, value in (level or {}).items()}
+    return {name.replace("_", "-"): value or "" for name, value in options.items()}
+
+
+def _text(value: object) -> str:
+    """Return an option's value as Fluid has it, whatever JSON calls it. Raises TypeError."""
+    if not isinstance(value, str | int | float | None):
+        raise TypeError
+    return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
 
 
 def _words(name: str, value: str) -> Iterator[str]:
