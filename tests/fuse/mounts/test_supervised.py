@@ -100,6 +100,8 @@ def test_by_the_environment_alone(stand_in: StandIn, tmp_path: Path) -> None:
         "WBFS_ALIAS_TTL": "7",
         "WBFS_UMASK": "022",
         "WBFS_PIN": "true",
+        # As Kubernetes tells of a service named wbfs-metrics.
+        "WBFS_METRICS_PORT": "tcp://10.0.0.1:9170",
     }
     with front(env, tmp_path) as process:
         wait_for_mount(process, tmp_path)

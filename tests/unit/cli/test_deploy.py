@@ -54,6 +54,31 @@ def test_every_key_is_of_some_sample() -> None:
     assert {key for key in SETTINGS if f"<<{key}>>" in texts} == SETTINGS.keys()
 
 
+def texts_in(document: Any) -> Iterator[object]:
+    """Yield all that stands in a document, but for names of fields."""
+    if isinstance(document, dict | list):
+        for one in document.values() if isinstance(document, dict) else document:
+            yield from texts_in(one)
+    else:
+        yield document
+
+
+@pytest.mark.parametrize("value", ["yes", "null", "0123", "1e3", "12:30:45", "=", "@a", "-", "a:"])
+@pytest.mark.parametrize("topic", [one for one, (name, _) in SAMPLES.items() if "yaml" in name])
+def test_what_yaml_reads_in_another_way_is_a_text_all_the_same(topic: str, value: str) -> None:
+    keys = set(re.findall(r"<<(.*?)>>", (FOLDER / SAMPLES[topic][0]).read_text()))
+    for key in keys - {"metrics-port", "proxy-port"}:
+        plain, found = (
+            list(yaml.safe_load_all(printed(topic, "--set", f"{key}={text}")))
+            for text in ("plaintext", value)
+        )
+        expected = [
+            text.replace("plaintext", value) if isinstance(text, str) else text
+            for text in texts_in(plain)
+        ]
+        assert list(texts_in(found)) == expected, key
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

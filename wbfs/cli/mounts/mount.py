@@ -54,6 +54,15 @@ class _Octal(click.ParamType[int]):
         return int(value, 8)
 
 
+class _MetricsPort(click.Option):
+    """Not what Kubernetes calls so: the address of a service whose name is wbfs-metrics."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the variable's value, None where it is none or no port at all."""
+        value = super().resolve_envvar_value(ctx)
+        return None if value is not None and "://" in value else value
+
+
 @click.command(
     short_help="Mount artifacts on an empty directory.",
     context_settings={"auto_envvar_prefix": "WBFS"},
@@ -166,6 +175,7 @@ class _Octal(click.ParamType[int]):
 )
 @click.option(
     "--metrics-port",
+    cls=_MetricsPort,
     type=PORT,
     metavar="PORT",
     help="Tell metrics to Prometheus at this port, or at a free one for 0: the log says which.",
