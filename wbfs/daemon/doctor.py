@@ -19,11 +19,13 @@ from pathlib import Path
 from wbfs.daemon.kernel import MAX_BACKGROUND, READ_AHEAD_KB
 from wbfs.daemon.mounts.connection import CONTROL
 from wbfs.daemon.mounts.mountpoint import FUSE_CONF, users_may_allow_other
-from wbfs.model.errors import WbfsError
+from wbfs.model.errors import RemoteError, WbfsError
 from wbfs.model.settings import MIN_FREE_BYTES
 from wbfs.model.text import plain
 from wbfs.remote.api.artifacts import WandbApi
 from wbfs.remote.credentials import Credentials, load_credentials
+from wbfs.remote.http.failures import host_of
+from wbfs.remote.http.gateway import DRAGONFLY
 from wbfs.remote.http.redirects import Peer
 from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.store.folder import check_cache, disk_of, free_bytes, try_out
@@ -56,8 +58,8 @@ class Finding:
     to_do: str = ""
 
 
-def findings(cache_dir: Path) -> Iterator[Finding]:
-    """Yield what all checks find, one after another."""
+def findings(cache_dir: Path, blob_gateway: str) -> Iterator[Finding]:
+    """Yield what all checks find, one after another; `blob_gateway` may be empty."""
     yield _device()
     yield _fusermount()
     yield _allow_other()
@@ -68,6 +70,7 @@ def findings(cache_dir: Path) -> Iterator[Finding]:
     yield _bundles()
     yield _proxy()
     yield from _server()
+    yield _gateway(blob_gateway)
     yield _extras()
 
 
@@ -247,6 +250,27 @@ def _clock(transport: Transport, credentials: Credentials) -> Finding:
             "clock", text, is_well=False, to_do="set it: signed URLs expire (timedatectl)"
         )
     return Finding("clock", "as the server's")
+
+
+def _gateway(url: str) -> Finding:
+    """Ask a gateway for nothing that it has: whether it may ask the store, only a blob shows."""
+    if not url:
+        return Finding("gateway", "none is named")
+    transport = Transport()
+    try:
+        with transport.request(
+            "GET",
+            f"{url.removeprefix(DRAGONFLY).rstrip('/')}/",
+            peer=Peer.GATEWAY,
+            headers={},
+            deadline=Deadline.after(SERVER_TIMEOUT_S, retried_s=0),
+        ):
+            return Finding("gateway", f"{host_of(url)} answers")
+    except RemoteError as error:
+        to_do = "look whether it runs, and correct WBFS_BLOB_GATEWAY: all comes from the store else"
+        return Finding("gateway", plain(str(error)), is_well=False, to_do=to_do)
+    finally:
+        transport.close()
 
 
 def _extras() -> Finding:

@@ -208,9 +208,16 @@ def test_watching(mount: Mount) -> None:
     for word in ("network", "under way", "prefetched"):
         assert console.file.getvalue().count(word) >= 2
     # There it is shown, and nowhere else; nor is it what others want to know.
-    done = run(*command, env=env)
+    done = run(*command, env=env | {"FORCE_COLOR": "1"})
     assert done.returncode == 2
-    assert "there is none (podman exec and kubectl exec give one with -it)" in done.stderr
+    assert "there is none (podman exec and kubectl exec give one with -it;" in done.stderr
+    terminal, theirs = pty.openpty()
+    dumb = env | {"TERM": "dumb"}
+    assert (
+        subprocess.run(command, env=dumb, stdout=theirs, timeout=COMMAND_TIMEOUT_S).returncode == 2
+    )
+    os.close(theirs)
+    os.close(terminal)
     assert run(*command, "--json", env=env).returncode == 2
     # What it needs is not there everywhere.
     code = "import sys; sys.modules['rich.live'] = None; from wbfs.cli.main import main; main()"
@@ -228,7 +235,7 @@ def test_rates_are_those_of_the_time_between_two_answers() -> None:
     assert now.rates(before)[0] == "2.0 kB/s"
 
 
-def test_a_doctor(mount: Mount, tmp_path: Path) -> None:
+def test_a_doctor(mount: Mount, stand_in: StandIn, tmp_path: Path) -> None:
     command = [*WBFS, "doctor", "--cache-dir", mount.cache_dir]
     done = run(*command, env=mount.env)
     found = dict(re.findall(r"^(?:ok|!!) (\S+) +(.*)$", done.stdout, re.MULTILINE))
@@ -236,6 +243,7 @@ def test_a_doctor(mount: Mount, tmp_path: Path) -> None:
     assert found["clock"] == "as the server's"
     assert found["login"].startswith("admin at http://")
     assert str(mount.cache_dir) in found["cache"]
+    assert found["gateway"] == "none is named"
     for name in ("allow_other", "read-ahead", "requests", "files", "CAs", "proxy", "extras"):
         assert name in found
     if os.getuid() == 0:
@@ -260,6 +268,11 @@ def test_a_doctor(mount: Mount, tmp_path: Path) -> None:
     # What is on the way to the server is looked at without a login, too.
     done = run(*command, env=worse | {"WANDB_API_KEY": "short"})
     assert re.search(r"^!! CAs .*\n(?s:.*)^!! login ", done.stdout, re.M)
+    # A gateway is looked at where one is named, as by a mount.
+    done = run(*command, "--blob-gateway", stand_in.files_url, env=mount.env)
+    assert re.search(r"^ok gateway +127\.0\.0\.1:\d+ answers$", done.stdout, re.M)
+    done = run(*command, env=mount.env | {"WBFS_BLOB_GATEWAY": "http://127.0.0.1:1"})
+    assert re.search(r"^!! gateway .*refused", done.stdout, re.M)
     # Whatever is not well has what to do.
     assert not re.search(r"^!! .*\n(?! +-> )", done.stdout, re.M)
     assert "secret" not in done.stdout

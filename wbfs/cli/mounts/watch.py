@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,12 @@ def watch(survey: Survey, timeout_s: float) -> None:
         ) from None
 
     console = Console()
-    if not console.is_terminal:
+    # Not as rich sees it, which may be told by a variable that a pipe is one.
+    if not sys.stdout.isatty() or console.is_dumb_terminal:
         raise UsageError(
-            "--watch shows it on a terminal, and there is none (podman exec and kubectl exec give"
-            " one with -it): ask wbfs status --json as often as you like instead"
+            "--watch shows it on a terminal that can be drawn on, and there is none (podman exec"
+            " and kubectl exec give one with -it; TERM says what it can): ask wbfs status --json as"
+            " often as you like instead"
         )
     before: dict[str, _Counts] = {}
     try:
