@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -15,6 +16,9 @@ import pytest
 from daemons import Daemon
 from mounts import WBFS, Mount, run
 from stand_in import StandIn
+
+from wbfs.daemon.mounts.looking.health import Health
+from wbfs.daemon.mounts.looking.survey import Survey
 
 LOOK_S = 15.0
 """Long enough for a mount that serves, however busy the machine is."""
@@ -123,6 +127,11 @@ def test_dead_and_hung(stand_in: StandIn, mount: Mount, tmp_path: Path) -> None:
         words = f"{hung.path}: hung: its daemon (process {hung.process.pid}) does not answer"
         assert done.stdout.count(words) == 2
         assert f"{mount.path}: serving\n" in done.stdout
+        # One that is looked at again and again is waited for once: this would take ten minutes else.
+        with closing(Survey([hung.path])) as survey:
+            for _ in range(600):
+                [seen] = survey.look(1.0)
+                assert seen.health is Health.HANGS
         found = document(status(hung, "--json", "--timeout", "0", hung.path), hung.path)
         assert found["state"] == "hung"
         assert found["pid"] == hung.process.pid

@@ -153,6 +153,19 @@ def test_an_abort_and_a_signal(start: Starter) -> None:
         assert not is_mounted(daemon.path)
 
 
+def test_a_folder_above_is_renamed(start: Starter, tmp_path: Path) -> None:
+    (tmp_path / "above/place").mkdir(parents=True)
+    (tmp_path / "mount").symlink_to(tmp_path / "above/place")
+    daemon = start()
+    daemon.wait_until_mounted()
+    (tmp_path / "above").rename(tmp_path / "renamed")
+    assert is_mounted(tmp_path / "renamed/place")
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.exit_code() == 0
+    assert not is_mounted(tmp_path / "renamed/place")
+    assert os.listdir(tmp_path / "renamed/place") == []
+
+
 def test_another_mount_at_its_place_stays(start: Starter, tmp_path: Path) -> None:
     daemon = start()
     daemon.wait_until_mounted()

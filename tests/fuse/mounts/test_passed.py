@@ -312,6 +312,12 @@ def test_a_mount_that_nobody_serves(
         done = run(*WBFS, "umount", "--if-mounted", path, env=env_of(stand_in, tmp_path))
         assert done.returncode == 2
         assert f"wbfs has not mounted what is at {path} (fuse)" in done.stderr
+        # Nor at what is below it, where a name would be asked for.
+        with pytest.raises(NotNow, match=rf"is on what is mounted at {path} \(fuse\), which"):
+            prepare_mountpoint(path / "below", make=True)
+        for words, code in ((("status",), 3), (("umount", "--if-mounted"), 0)):
+            done = run(*WBFS, *words, path / "below", env=env_of(stand_in, tmp_path))
+            assert done.returncode == code, done.stderr
         os.close(descriptor)
 
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from wbfs.daemon.mounts.looking.health import Health, health_of
-from wbfs.daemon.mounts.table import Mount, mount_at, resolve
+from wbfs.daemon.mounts.table import Mount, mount_at, mount_of, resolve
 from wbfs.model.errors import NoFuse, NotNow, UsageError
 
 COMMAND_TIMEOUT_S = 10.0
@@ -31,6 +31,8 @@ def prepare_mountpoint(path: Path, *, make: bool) -> None:
     mount = mount_at(path)
     if mount is not None:
         _make_way(path, mount)
+    else:
+        _refuse_below_what_hangs(path)
     try:
         if make:
             path.mkdir(parents=True, exist_ok=True)
@@ -73,6 +75,15 @@ def _make_way(path: Path, mount: Mount) -> None:
             f" (wbfs umount {path})"
         )
     unmount(path, lazy=True)
+
+
+def _refuse_below_what_hangs(path: Path) -> None:
+    mount = mount_of(path)
+    if mount is not None and mount.is_fuse and health_of(mount.mountpoint) is Health.HANGS:
+        raise NotNow(
+            f"{path} is on what is mounted at {mount.mountpoint} ({mount.filesystem_type}), which"
+            " does not answer: choose another directory"
+        )
 
 
 def refuse_inside(path: Path, mountpoint: Path, option: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import select
 import time
+from pathlib import Path
 
 from wbfs.daemon.mounts.looking.health import Question
 from wbfs.daemon.mounts.mountpoint import unmount
-from wbfs.daemon.mounts.passed import device_of
+from wbfs.daemon.mounts.passed import FUSE_DEVICE, device_of
 from wbfs.daemon.mounts.records import Record, Records, pid_namespace, start_of
 from wbfs.daemon.mounts.table import Mount, mount_at, mounts, mounts_at
 from wbfs.model.errors import UsageError
@@ -30,6 +33,8 @@ class OwnMount:
         self._server = server
         self._path = settings.mountpoint
         self._is_anothers = settings.descriptor is not None
+        # libfuse's own.
+        self._descriptors = _descriptors_of_fuse()
         self._records = Records()
         self._record: Record | None = None
         if settings.descriptor is not None:
@@ -85,22 +90,49 @@ class OwnMount:
         return self._records.find(mount.device) in (None, self._record)
 
     def take_down(self) -> None:
-        """Unmount it where it was mounted, though programs use it, and never another's mount."""
-        if self._is_anothers or not self.is_there:
+        """Unmount it, though programs use it, and never another's mount."""
+        if self._is_anothers:
             return
-        mount = mount_at(self._path)
+        path = self._path if self.is_there else self._moved_to()
+        if path is None:
+            return
+        mount = mount_at(path)
         if mount is None or not self._is_own(mount):
-            log.error("%s is under another mount, and stays, dead: unmount both", self._path)
+            log.error("%s is under another mount, and stays, dead: unmount both", path)
             return
         try:
-            unmount(self._path, lazy=True)
+            unmount(path, lazy=True)
         except UsageError as error:
             log.error("%s", error)
+
+    def _moved_to(self) -> Path | None:
+        """Return where it is since a folder above it was renamed; None where it is unmounted."""
+        found = [one.mountpoint for one in mounts() if self._is_own(one) and one.root == "/"]
+        # Asked afterwards: while it is connected, its number is no other's.
+        return found[0] if found and self._is_connected() else None
+
+    def _is_connected(self) -> bool:
+        """Whether the kernel has it still, be it where this process doesn't see it."""
+        poll = select.poll()
+        for descriptor in self._descriptors:
+            poll.register(descriptor, 0)
+        return len(self._descriptors) == 1 and not poll.poll(0)
 
     def forget(self) -> None:
         """Remove its record."""
         if self._record is not None:
             self._records.remove(self._record)
+
+
+def _descriptors_of_fuse() -> list[int]:
+    """Return this process's descriptors of /dev/fuse."""
+    found = []
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        # That of the list itself is closed.
+        with contextlib.suppress(OSError):
+            if os.fstat(descriptor).st_rdev == FUSE_DEVICE:
+                found.append(descriptor)
+    return found
 
 
 def _record(settings: MountSettings, server: str, device: str) -> Record:

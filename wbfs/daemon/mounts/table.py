@@ -42,6 +42,11 @@ class Mount:
         return self.filesystem_type.partition(".")[0] == "fuse"
 
     @property
+    def may_be_ours(self) -> bool:
+        """Whether it is wbfs, or may be: who mounts to pass the descriptor need not give a name."""
+        return self.is_ours or self.filesystem_type == "fuse"
+
+    @property
     def user_id(self) -> int | None:
         """The number of the user who mounted it, where it is a FUSE filesystem."""
         return self._number("user_id")
@@ -141,7 +146,7 @@ def resolve(path: Path) -> Path:
     No mount of wbfs is asked on the way: it may hang, and there are no links on it. Raises
     UsageError.
     """
-    ours = {mount.mountpoint for mount in mounts() if mount.is_ours}
+    ours = {mount.mountpoint for mount in mounts() if mount.may_be_ours}
     found, links = Path("/"), 0
     try:
         left = list(reversed(path.absolute().parts[1:]))

@@ -45,6 +45,7 @@ def health_of(mountpoint: Path) -> Health:
 class Question:
     """What a mount was asked, and whether it `is_over`: answered, or never will be.
 
+    `asked_s` is when, by the monotonic clock.
     `close` leaves the process that waits for the answer behind.
     """
 
@@ -64,6 +65,7 @@ class Question:
         """
         self._answer = os.memfd_create("answer")
         self.is_over = False
+        self.asked_s = time.monotonic()
         # Nothing of ours is open there, so that nobody waits for what is left behind.
         streams = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 2)]
         program = [sys.executable, "-I", "-S", os.fspath(_ASKING), os.fspath(path), what]

@@ -7,7 +7,6 @@ of another user's is root's to ask, in that user's name.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +63,15 @@ class Survey:
         self._asked: dict[Mount, Question] = {}
 
     def look(self, timeout_s: float) -> list[Seen]:
-        """Return how the mounts are, within that time and a little."""
+        """Return how the mounts are, within that time and a little.
+
+        One that has not answered the last time is waited for no longer than that in all.
+        """
         found = self._find()
         for mount in {mount for _, mount in found if mount is not None} - self._asked.keys():
             self._asked[mount] = Question(mount.mountpoint, "status", owner=_owner_to_be(mount))
-        until_s = time.monotonic() + timeout_s
         for question in self._asked.values():
-            question.wait(until_s)
+            question.wait(question.asked_s + timeout_s)
         records = Records()
         seen = [self._seen(path, mount, records) for path, mount in found]
         # Those that have not answered yet go on.
