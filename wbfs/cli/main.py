@@ -13,7 +13,7 @@ from wbfs.cli.devserver import devserver
 from wbfs.cli.files.cache import cache
 from wbfs.cli.files.get import get
 from wbfs.cli.files.prefetch import prefetch
-from wbfs.cli.given.descriptors import allow_descriptors
+from wbfs.cli.given.descriptors import allow_descriptors, have_standard_streams
 from wbfs.cli.given.places import settle_paths
 from wbfs.cli.help import help_
 from wbfs.cli.mounts.doctor import doctor
@@ -70,6 +70,7 @@ def main() -> None:
 
     mount.fuse3 has a form of its own: `wbfs SOURCE MOUNTPOINT -o OPTIONS`.
     """
+    have_standard_streams()
     match sys.argv[1:]:
         case [source, _, "-o", _] if source not in commands.commands:
             main_of_helper()

@@ -266,6 +266,17 @@ def limits_of(pid: int) -> list[str]:
 
 
 @pytest.mark.promises("6.10")
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_nothing_is_open_at_the_start(artifact: str, mounter: Mounter, closed: str) -> None:
+    """As of a program that closes all before it starts others."""
+    mount = mounter(artifact, program=["sh", "-c", f'exec "$@" {closed}', "sh", *WBFS])
+    assert (mount.path / "v0/folder/7.txt").read_text() == "7"
+    open_at = [os.readlink(f"/proc/{mount.pid}/fd/{number}") for number in range(3)]
+    assert open_at == [os.devnull, str(mount.log_file), str(mount.log_file)]
+    mount.umount()
+    assert not mount.is_alive()
+
+
 def test_few_descriptors(artifact: str, mounter: Mounter) -> None:
     mount = mounter(artifact, program=("prlimit", "--nofile=64:96", *WBFS))
     assert limits_of(mount.pid) == ["96", "96"]

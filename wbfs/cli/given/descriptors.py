@@ -1,13 +1,31 @@
-"""How many files this process may have open."""
+"""The files that this process has open at its start, and how many it may have."""
 
 from __future__ import annotations
 
+import os
 import resource
+import sys
 
 from wbfs.model.errors import UsageError
 
 NEEDED = 64
 """What a mount has open with a few readers, or a download with its connections."""
+
+
+def have_standard_streams() -> None:
+    """Have something open at 0, 1 and 2, where whoever started this has closed them.
+
+    A file of ours would get that number otherwise, and be printed into; and a stream is None.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free, so that one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def allow_descriptors() -> None:
