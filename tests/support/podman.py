@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mounts import COMMAND_TIMEOUT_S, WBFS, wait_until
+from mounts import COMMAND_TIMEOUT_S, WBFS, check, wait_until
 
 import wbfs
 
@@ -39,8 +39,12 @@ def why_no_containers() -> str:
 class Podman:
     """podman with a storage of its own; containers share the host's network, and end with it."""
 
-    def __init__(self) -> None:
-        """Prepare what containers find as their root, in a folder of its own."""
+    def __init__(self, user: int = 0) -> None:
+        """Prepare what containers find as their root, in a folder of its own.
+
+        They may be another user's, who has no privilege, and none of this checkout's wbfs in them.
+        """
+        self._user = user
         # Not below pytest's: podman takes no long paths, and not all users of containers see that.
         folder = self._folder = Path(tempfile.mkdtemp(prefix="wbfs-podman-", dir="/tmp"))
         folder.chmod(0o755)
@@ -62,14 +66,20 @@ class Podman:
         program.parent.mkdir(parents=True)
         program.write_text(f'#!/bin/sh\nexec {shlex.join(WBFS)} "$@"\n')
         program.chmod(0o755)
-        shown = {Path("/usr"), Path(sys.prefix), Path(sys.base_prefix)}
-        shown.add(Path(wbfs.__file__).parent.parent)
+        shown = {Path("/usr")}
+        if not user:
+            shown |= {Path(sys.prefix), Path(sys.base_prefix), Path(wbfs.__file__).parent.parent}
         shown = {path for path in shown if shown.isdisjoint(path.parents)}
         self._shown = [f"--volume={path}:{path}:ro" for path in sorted(shown)]
         (folder / "containers.conf").write_text(_settings())
         self._env = {**os.environ, "CONTAINERS_CONF": str(folder / "containers.conf")}
         self._podman = ["podman", "--storage-driver", "vfs", "--root", str(folder / "storage")]
         self._podman += ["--runroot", str(folder / "run")]
+        if user:
+            ids = (f"--reuid={user}", f"--regid={user}", "--clear-groups")
+            self._podman = ["setpriv", *ids, "env", "-C", str(folder), *self._podman]
+            self._env |= {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
+            check("chown", "-R", f"{user}:{user}", folder)
 
     def __call__(
         self, *words: str | Path, env: Mapping[str, str] | None = None, passed: int | None = None
@@ -128,6 +138,9 @@ class Podman:
     def take_down(self) -> None:
         """Leave nothing behind."""
         self.remove_containers()
+        if self._user:
+            # It ends what keeps the user's namespace.
+            self("system", "migrate")
         shutil.rmtree(self._folder)
 
 

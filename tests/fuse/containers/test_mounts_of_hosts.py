@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from conftest import Mounter
@@ -37,6 +39,23 @@ def test_every_container_reads(podman: Podman, mount: Mount) -> None:
     done = podman.run("sh", "-c", script, options=volume)
     assert done.stdout.startswith("content 7")
     assert "Read-only file system" in done.stderr
+
+
+def test_another_user_s_own_containers_read(mounter: Mounter, contained: str) -> None:
+    """Those of a user who may do nothing on this host, be it one that nobody knows."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(dir="/tmp")))
+        # Those of tests can't be looked into by others.
+        folder.chmod(0o755)
+        mount = mounter(contained, path=folder / "mount", options=["--allow-other"])
+        stack.callback(mount.take_down)
+        podman = Podman(user=54321)
+        stack.callback(podman.take_down)
+        done = podman.run("true")
+        if done.returncode != 0:
+            pytest.skip(f"podman starts no container of another user's here: {done.stderr.strip()}")
+        done = podman.run("cat", "/data/folder/7.txt", options=[f"--volume={mount.path}:/data:ro"])
+        assert (done.returncode, done.stdout) == (0, "content 7"), done.stderr
 
 
 FOLDERS = ("bin", "lib", "lib64")
