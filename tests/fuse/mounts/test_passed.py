@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import passing
+import processes
 import pytest
 import yaml
 from daemons import END_TIMEOUT_S
@@ -162,6 +163,26 @@ def test_a_descriptor_without_any_privilege(
         assert "Transport endpoint" in run("ls", tmp_path / "mount").stderr
         done = run(*WBFS, "status", tmp_path / "mount", env=env_of(stand_in, tmp_path))
         assert done.returncode in (3, 4)
+
+
+def test_a_descriptor_in_the_place_of_a_stream(
+    stand_in: StandIn, artifact: str, tmp_path: Path
+) -> None:
+    """As mount.fuse3 opens it where it has no standard input."""
+    command = [*WBFS, "mount", "--cache-dir", tmp_path / "cache", "--log-file", tmp_path / "log"]
+    with passing.mounted(tmp_path / "mount") as descriptor:
+        done = subprocess.run(
+            [*map(str, command), artifact, "/dev/fd/0"],
+            env=env_of(stand_in, tmp_path),
+            stdin=descriptor,
+            capture_output=True,
+            timeout=END_TIMEOUT_S,
+        )
+        os.close(descriptor)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "mount/a.txt").read_text() == "content"
+        pid: int = json.loads((tmp_path / "mount/.wbfs/status.json").read_text())["pid"]
+    wait_until(lambda: processes.exit_code(pid) is not None, what="it ends with its mount")
 
 
 def test_a_socket_that_is_made_later(

@@ -258,7 +258,8 @@ def mount(
     if descriptor is None:
         path = resolve(AnyPath().convert(mountpoint, None, None))
     else:
-        path = Path(f"/dev/fd/{take(descriptor)}")
+        descriptor = take(descriptor)
+        path = Path(f"/dev/fd/{descriptor}")
         # Whoever has mounted may have let in everybody.
         allow_other = True
     # Where the first process goes into the background, its container ends.

@@ -7,6 +7,7 @@ before it answers. Whoever has passed it keeps no copy: the mount would outlive 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import socket
@@ -33,7 +34,10 @@ def descriptor_of(mountpoint: str) -> int | None:
 
 
 def take(descriptor: int) -> int:
-    """Return a descriptor of /dev/fuse that was passed; no process gets it. Raises UsageError."""
+    """Return the number of a descriptor of /dev/fuse that was passed; no process gets it.
+
+    Raises UsageError.
+    """
     try:
         found = os.fstat(descriptor)
     except OSError as error:
@@ -47,7 +51,13 @@ def take(descriptor: int) -> int:
             " of that, with which it has mounted"
         )
     os.set_inheritable(descriptor, False)
-    return descriptor
+    if descriptor > 2:
+        return descriptor
+    # Something else is read and printed there, and put there in the background.
+    taken = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    with open(os.devnull, "r+b", buffering=0) as null:
+        os.dup2(null.fileno(), descriptor)
+    return taken
 
 
 def receive(path: Path, *, timeout_s: float = RECEIVE_TIMEOUT_S) -> int:
