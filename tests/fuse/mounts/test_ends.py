@@ -18,6 +18,9 @@ from mount_table import mounted_at
 from mounts import WBFS, check, run, wait_until
 from stand_in import StandIn
 
+from wbfs.daemon.mounts import taking_down
+from wbfs.daemon.mounts.mountpoint import unmount
+
 OTHER_SIGNALS = (signal.SIGQUIT, signal.SIGUSR2, signal.SIGXCPU, signal.SIGPWR)
 """What a terminal, a batch system or a limit ends programs with, too."""
 LOG = """
@@ -210,6 +213,24 @@ def test_a_number_that_was_given_out_again(start: Starter) -> None:
     assert len(records(other)) == 1
     assert other.umount().returncode == 0
     assert other.exit_code() == 0
+
+
+@pytest.mark.parametrize("how", [{}, {"lazy": True}, {"force": True}])
+def test_somebody_else_unmounts_it_meanwhile(
+    start: Starter, monkeypatch: pytest.MonkeyPatch, how: dict[str, bool]
+) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    monkeypatch.setenv("XDG_STATE_HOME", daemon.env["XDG_STATE_HOME"])
+
+    def twice(path: Path, *, lazy: bool) -> None:
+        check("fusermount3", "-u", "-z", path)
+        unmount(path, lazy=lazy)
+
+    monkeypatch.setattr(taking_down, "unmount", twice)
+    taking_down.take_down(daemon.path, **{"lazy": False, "force": False, **how})
+    assert daemon.exit_code() in (0, 79), daemon.log()
+    assert not is_mounted(daemon.path)
 
 
 def test_a_mount_on_top_stays(start: Starter, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def test_all_the_dead_and_the_living(stand_in: StandIn, tmp_path: Path) -> None:
     script = """
 mkdir one two three
 for name in one two three; do wbfs mount --cache-dir cache $name; done
+# Who is in it keeps no dead one.
+(cd one && exec sleep 60) & sleep 0.1
 kill -KILL $(wbfs status one | sed -n 's/.* process \\([0-9]*\\),.*/\\1/p')
 # Only what is dead, of those that are named, too.
 wbfs umount --dead two

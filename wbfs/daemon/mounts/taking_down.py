@@ -109,15 +109,19 @@ def _unmount(mount: Mount, record: Record | None, *, lazy: bool) -> None:
     try:
         while True:
             try:
-                return unmount(mount.mountpoint, lazy=lazy)
+                return _unmount_once(mount, lazy=lazy)
             except InUse:
                 if time.monotonic() > give_up_s:
                     raise
             time.sleep(LOOKED_AT_EVERY_S)
     except UsageError:
-        # It may be in use by programs that wait for what will never come.
-        if lazy or health_of(mount.mountpoint) is not Health.HANGS:
+        health = None if lazy else health_of(mount.mountpoint)
+        if health is Health.DEAD:
+            # What programs have open there is of no use to them.
+            return _unmount_once(mount, lazy=True)
+        if health is not Health.HANGS:
             raise
+        # It is in use by programs that wait for what will never come.
         raise NotNow(
             f"{mount.mountpoint} is in use, and {_daemon(record)} does not answer: end it, and what"
             f" programs wait for, with wbfs umount --force {mount.mountpoint}"
@@ -138,12 +142,16 @@ def _force(mount: Mount, process: int | None) -> None:
     if process is not None and not has_ended(process, ABORT_TIMEOUT_S):
         _send(process, signal.SIGKILL)
     if mount_at(mount.mountpoint) == mount:
-        try:
-            unmount(mount.mountpoint, lazy=True)
-        except UsageError:
-            # The daemon may have been quicker.
-            if mount_at(mount.mountpoint) == mount:
-                raise
+        _unmount_once(mount, lazy=True)
+
+
+def _unmount_once(mount: Mount, *, lazy: bool) -> None:
+    try:
+        unmount(mount.mountpoint, lazy=lazy)
+    except UsageError:
+        # Its daemon, or somebody else, may have been quicker.
+        if mount_at(mount.mountpoint) == mount:
+            raise
 
 
 def _send(process: int | None, number: signal.Signals) -> None:
