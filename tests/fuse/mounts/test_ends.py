@@ -233,6 +233,16 @@ def test_somebody_else_unmounts_it_meanwhile(
     assert not is_mounted(daemon.path)
 
 
+def test_below_a_dead_mount_may_go_better_next_time(start: Starter) -> None:
+    daemon = start()
+    daemon.wait_until_mounted()
+    daemon.process.kill()
+    daemon.exit_code()
+    done = run(*WBFS, "mount", "--make-dir", daemon.path / "below", env=daemon.env)
+    assert done.returncode == 1
+    assert "below: Transport endpoint is not connected" in done.stderr
+
+
 def test_a_mount_on_top_stays(start: Starter, tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root may mount there")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from wbfs.model.errors import NoFuse, NotNow, UsageError
 
 COMMAND_TIMEOUT_S = 10.0
 FUSE_CONF = Path("/etc/fuse.conf")
+_LASTING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG}
+"""What is wrong with a place until somebody mends it."""
 
 
 def prepare_mountpoint(path: Path, *, make: bool) -> None:
@@ -44,7 +47,9 @@ def prepare_mountpoint(path: Path, *, make: bool) -> None:
     except (NotADirectoryError, FileExistsError):
         raise UsageError(f"{path} is not a directory: choose a directory to mount on") from None
     except OSError as error:
-        raise UsageError(f"can't mount on {path}: {error.strerror}") from None
+        # What it is on may be another mount, whose daemon or server comes back.
+        kind = UsageError if error.errno in _LASTING else NotNow
+        raise kind(f"can't mount on {path}: {error.strerror}") from None
     if entries:
         raise UsageError(
             f"{path} is not empty, and a mount would hide what is in it: choose an empty directory"
