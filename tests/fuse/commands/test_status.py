@@ -127,7 +127,7 @@ def test_dead_and_hung(stand_in: StandIn, mount: Mount, tmp_path: Path) -> None:
         words = f"{hung.path}: hung: its daemon (process {hung.process.pid}) does not answer"
         assert done.stdout.count(words) == 2
         assert f"{mount.path}: serving\n" in done.stdout
-        # One that is looked at again and again is waited for once: this would take ten minutes else.
+        # Looked at again and again it is waited for once: this would take ten minutes else.
         with closing(Survey([hung.path])) as survey:
             for _ in range(600):
                 [seen] = survey.look(1.0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import random
 import re
 import signal
 import sys
@@ -19,6 +21,16 @@ from training import READ, wait_for
 
 LOST = "Transport endpoint is not connected"
 CONTAINERFILE = (Path(__file__).parents[3] / "scripts/Containerfile").read_text()
+LARGE = 40 << 20
+LOG_LARGE = f"""
+import random, wandb
+with wandb.init(project="contained") as run:
+    artifact = wandb.Artifact("large", type="dataset")
+    with artifact.new_file("large.bin", mode="wb") as file:
+        file.write(random.Random("large").randbytes({LARGE}))
+    run.log_artifact(artifact).wait()
+    print(run.entity)
+"""
 
 
 def words_of(instruction: str) -> list[str]:
@@ -133,6 +145,24 @@ def test_two_with_one_cache(podman: Podman, env: dict[str, str], contained: str)
     assert done.returncode == 2
     assert "/cache/wbfs" in done.stderr
     assert "belongs to" in done.stderr
+
+
+def test_more_is_read_than_there_is_memory_for(
+    podman: Podman, stand_in: StandIn, env: dict[str, str], shared: Path, tmp_path: Path
+) -> None:
+    limited = podman.run("true", options=["--memory=32m"])
+    if limited.returncode != 0:
+        pytest.skip(f"podman limits no memory here: {limited.stderr.strip()}")
+    source = f"{stand_in.run_sdk(LOG_LARGE, tmp_path / 'home')}/contained/large:v0"
+    words = ("--allow-other", "--make-dir", "--cache-dir=/cache/wbfs", source, shared / "mount")
+    options = [*MOUNTING, f"--volume={shared}:{shared}:rshared", "--volume=cache:/cache"]
+    daemon = start(podman, env, *words, options=[*options, "--memory=192m"])
+    daemon.wait_until_mounted()
+    options = [f"--volume={shared}:/data:ro,rslave", *UNPRIVILEGED, "--memory=32m"]
+    done = podman.run("md5sum", "/data/mount/large.bin", options=options)
+    expected = hashlib.md5(random.Random("large").randbytes(LARGE)).hexdigest()
+    assert done.stdout.split()[:1] == [expected], done.stderr
+    assert daemon.stop() == 0
 
 
 @pytest.fixture
