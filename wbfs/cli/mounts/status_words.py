@@ -1,7 +1,7 @@
 """How a mount is, in words.
 
 What a mount says of itself may be of another version of wbfs, so that whatever is missing is left
-out.
+out. It may be anything, too: of another user's mount that only has the name.
 """
 
 from __future__ import annotations
@@ -23,11 +23,19 @@ SHOWN = 5
 WAITS_S = 0.1
 """Seconds after which a program that has no answer yet is said to wait."""
 _LINEAGE_COUNTS = ("recorded", "pending", "failed", "dropped")
+NONSENSE = (AttributeError, LookupError, TypeError, ValueError, OverflowError)
+"""What comes of a status that is none."""
 
 
 def lines(seen: Seen) -> list[str]:
     """Return what is to be said of a mount, a line each."""
-    return [f"{seen.path}: {_state(seen)}", *(f"  {what:<10} {text}" for what, text in _rows(seen))]
+    said = [f"{seen.path}: {_state(seen)}"]
+    try:
+        for what, text in _rows(seen):
+            said.append(f"  {what:<10} {text}")
+    except NONSENSE:
+        said.append("  what else it says of itself makes no sense to this version of wbfs")
+    return said
 
 
 def _state(seen: Seen) -> str:

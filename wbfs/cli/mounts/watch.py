@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from wbfs.cli.mounts.status_words import WAITS_S
+from wbfs.cli.mounts.status_words import NONSENSE, WAITS_S
 from wbfs.cli.words.sizes import show_size
 from wbfs.model.errors import UsageError
 from wbfs.model.text import plain
@@ -48,14 +49,14 @@ def watch(survey: Survey, timeout_s: float) -> None:
             " and kubectl exec give one with -it; TERM says what it can): ask wbfs status --json as"
             " often as you like instead"
         )
-    before: dict[str, _Counts] = {}
+    before: dict[str, _Counts | None] = {}
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
                 began_s = time.monotonic()
                 seen = survey.look(timeout_s)
                 live.update(_shown(seen, before, console), refresh=True)
-                before = {str(one.path): _Counts(one.status) for one in seen}
+                before = {str(one.path): _counted(one.status) for one in seen}
                 time.sleep(max(0.0, began_s + EVERY_S - time.monotonic()))
     except KeyboardInterrupt:
         return
@@ -87,7 +88,17 @@ class _Counts:
         return [*shown, f"{(self.requests - before.requests) / passed_s:.0f}/s"]
 
 
-def _shown(seen: list[Seen], before: dict[str, _Counts], console: Console) -> RenderableType:
+def _counted(status: dict[str, Any]) -> _Counts | None:
+    """Return what was counted; None where what a mount says makes no sense."""
+    try:
+        return _Counts(status)
+    except NONSENSE:
+        return None
+
+
+def _shown(
+    seen: list[Seen], before: Mapping[str, _Counts | None], console: Console
+) -> RenderableType:
     """Return a table with a row a mount; where that is too wide, small ones beside each other."""
     from rich.columns import Columns
     from rich.console import Group
@@ -113,11 +124,15 @@ def _shown(seen: list[Seen], before: dict[str, _Counts], console: Console) -> Re
     return Group(Columns(narrow), Text(CAPTION))
 
 
-def _row(one: Seen, before: dict[str, _Counts]) -> list[Text]:
+def _row(one: Seen, before: Mapping[str, _Counts | None]) -> list[Text]:
     from rich.text import Text
 
-    status, path = one.status, str(one.path)
-    row = [path, str(one.health), *_Counts(status).rates(before.get(path)), *_levels(status)]
+    path = str(one.path)
+    row = [path, str(one.health)]
+    try:
+        row += [*_Counts(one.status).rates(before.get(path)), *_levels(one.status)]
+    except NONSENSE:
+        row += [""] * (len(COLUMNS) - len(row))
     return [Text(plain(text)) for text in row]
 
 

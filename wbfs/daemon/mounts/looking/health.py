@@ -107,7 +107,7 @@ class Question:
         """What the mount says of itself, which may be anything; empty where it says nothing."""
         try:
             found = json.loads(self.answer.get("status") or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
