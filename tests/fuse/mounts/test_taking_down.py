@@ -85,6 +85,13 @@ def _of_others(mount: Mount, tmp_path: Path) -> None:
     check("mount", "--bind", mount.path, bind)
     check(*WBFS, "umount", bind, env=mount.env)
     assert os.path.ismount(mount.path)
+    # It does not come down without the bind.
+    check("mount", "--bind", mount.path, bind)
+    done = run(*WBFS, "umount", mount.path, env=mount.env)
+    assert done.returncode == 1
+    assert f"is unmounted, but not at {bind}, which is bound to it" in done.stderr
+    check("mount", "--bind", bind, mount.path)
+    check(*WBFS, "umount", bind, env=mount.env)
 
 
 @pytest.mark.parametrize("words", [(), ("--all", "x"), ("--if-mounted",), ("--all", "--dead", "x")])

@@ -43,7 +43,7 @@ def test_another_mount_may_have_the_number_by_now(
 ) -> None:
     monkeypatch.setattr(taking_down, "who_else_sees", lambda device: {"mnt:[1]": 6})
     with pytest.raises(NotNow, match=words):
-        taking_down._wait(MOUNT, record(DEVICE, pid=os.getpid()), daemon, before)
+        taking_down._wait(MOUNT, record(DEVICE, pid=os.getpid()), daemon, before, set())
 
 
 SHUT_UP = """

@@ -84,13 +84,14 @@ def take_down(path: Path, *, lazy: bool, force: bool) -> None:
     process = record.open_process() if record else None
     # Before it comes down: afterwards another mount may have the number.
     others = {} if process is None or lazy else who_else_sees(mount.device)
+    binds = _mountpoints(mount.device) - {mount.mountpoint}
     try:
         if force:
             _force(mount, process)
         else:
             _unmount(mount, record, lazy=lazy)
         if record is not None and process is not None and not lazy and not _is_bind(mount, record):
-            _wait(mount, record, process, others)
+            _wait(mount, record, process, others, binds)
             # It did so itself, unless it was killed.
             records.remove(record)
     finally:
@@ -161,10 +162,24 @@ def _send(process: int | None, number: signal.Signals) -> None:
             signal.pidfd_send_signal(process, number)
 
 
-def _wait(mount: Mount, record: Record, process: int, others: Mapping[str, int]) -> None:
-    """Wait for the daemon's end; the mount was in these other namespaces, too. Raises NotNow."""
+def _mountpoints(device: str) -> set[Path]:
+    return {one.mountpoint for one in mounts() if one.device == device}
+
+
+def _wait(
+    mount: Mount, record: Record, process: int, others: Mapping[str, int], binds: set[Path]
+) -> None:
+    """Wait for the daemon's end; the mount was in other namespaces, and at these places, too.
+
+    Raises NotNow.
+    """
     if has_ended(process, MOMENT_S):
         return
+    for path in binds & _mountpoints(mount.device):
+        raise NotNow(
+            f"{mount.mountpoint} is unmounted, but not at {path}, which is bound to it:"
+            f" {_daemon(record)} serves that until it is unmounted, too"
+        )
     left = who_else_sees(mount.device)
     for namespace in others.keys() & left.keys():
         raise NotNow(
