@@ -108,6 +108,12 @@ def packed(content: bytes) -> bytes:
     return gzip.compress(content, 1, mtime=0)
 
 
+@cache
+def tag_of(content: bytes) -> str:
+    """Return what an ETag is made of."""
+    return hashlib.md5(content).hexdigest()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     web: Web
@@ -162,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, asked: Asked, content: bytes) -> None:
         habits = asked.habits
-        tag = hashlib.md5(content).hexdigest()
+        tag = tag_of(content)
         etag = f'"{tag}"'
         answers: dict[str, str] = {}
         no_length = bool(habits & {"nolength", "close"})
@@ -178,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif "nginx" in habits:
                 etag, no_length = f'W/"{tag}"', True
             else:
-                etag = f'"{hashlib.md5(content).hexdigest()}"'
+                etag = f'"{tag_of(content)}"'
         elif "stored" in habits:
             content = packed(content)
             answers["Content-Encoding"] = "gzip"

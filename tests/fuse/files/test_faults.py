@@ -203,7 +203,9 @@ def test_an_outage_does_not_make_files_vanish(
         assert len(listed) == FILES
         assert "latest" in check("ls", mount.path / version.parent)
         check("cat", mount.path / version / "small/03.bin")
-        assert "Input/output error" in run("ls", mount.path / "never-seen").stderr
+        # The last answer to come in time is an error, or none does.
+        said = run("ls", mount.path / "never-seen").stderr
+        assert said.endswith(("Input/output error\n", "Connection timed out\n"))
 
 
 needs_kernel_limits = pytest.mark.skipif(

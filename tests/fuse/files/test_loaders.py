@@ -183,13 +183,13 @@ def read(
     lines: list[str] = []
     try:
         for reader in readers:
-            output, errors = reader.communicate(timeout=100)
+            output, errors = reader.communicate(timeout=300)
             assert reader.returncode == 0, errors
             lines += output.splitlines()
     finally:
         for reader in readers:
             reader.kill()
-            reader.wait(50)
+            reader.communicate()
     assert {line[34:]: line[:32] for line in lines} == {name: files.digests[name] for name in names}
 
 

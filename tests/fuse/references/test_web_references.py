@@ -18,7 +18,7 @@ from conftest import Mounter
 from large_manifest import log_version_of
 from mounts import WBFS, check, wait_until
 from stand_in import StandIn
-from web_habits import LOGIN, PASSWORD, USER, Web, packed, web_server
+from web_habits import LOGIN, PASSWORD, USER, Web, packed, tag_of, web_server
 
 WORDS = random.Random("words").choices([b"one", b"two", b"three", b"four\n"], k=1 << 20)
 SMALL = b" ".join(WORDS[:5000])
@@ -107,6 +107,9 @@ def logged(stand_in: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("web")
     with web_server() as web:
         web.files |= {"small.txt": SMALL, "bare.txt": SMALL, "large.txt": LARGE, "empty": b""}
+        # Before somebody waits for it.
+        tags = [tag_of(packed(content)) for content in web.files.values()]
+        assert len(set(tags)) == 3
         urls = json.dumps({name: web.url_of(*name.split("/")) for name in NAMES})
         downloaded = folder / "downloaded"
         linked = json.dumps(LINKED)
