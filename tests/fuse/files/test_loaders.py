@@ -576,7 +576,8 @@ def test_a_failing_server_is_not_asked_for_ever(
     mounter: Mounter, logged: Logged, stand_in: StandIn, status_code: int
 ) -> None:
     small = logged.small
-    mount = mounter(options=["--timeout", "10"])
+    timeout_s = 10
+    mount = mounter(options=["--timeout", str(timeout_s)])
     watch = Watch(stand_in, small)
     names = shuffled(small.below("train/"))
     good, bad = names[: 3 * SEEN], names[3 * SEEN :]
@@ -594,7 +595,8 @@ def test_a_failing_server_is_not_asked_for_ever(
     asked = {name: count for name, count in times.items() if name not in set(good)}
     # A few more than are on their way: as each fails another one follows, until so many have.
     assert 0 < len(asked) <= pauses * (2 * FILES_AT_ONCE + FAILURES_IN_A_ROW)
-    assert max(asked.values()) <= 20
+    # Each as often as there is time for, in a process of its own and here.
+    assert max(asked.values()) <= 6 * timeout_s
     assert status["fetched"]["failed_prefetches"] == len(asked)
     assert {times[name] for name in good} == {1}
     assert mount.errors() == []
