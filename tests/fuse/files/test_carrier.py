@@ -210,7 +210,7 @@ async def test_it_is_ended_when_idle(nursery: trio.Nursery, tmp_path: Path) -> N
     content = b"some bytes"
     (tmp_path / "file").write_bytes(content)
     (tmp_path / "cache").mkdir()
-    used = resources(Background(nursery), tmp_path / "cache", None, timeout_s=5)
+    used = resources(Background(nursery), tmp_path / "cache", None, timeout_s=100)
     uri = (tmp_path / "file").as_uri()
     digest = Digest(Algorithm.MD5, hashlib.md5(content).hexdigest())
     reference = Reference(uri=uri, token=uri)

@@ -148,7 +148,8 @@ def test_a_gateway_that_is_not_there_is_asked_once(
     mount = mounter(source, options=[f"--blob-gateway=http://127.0.0.1:{free_port()}"])
     began_s = time.monotonic()
     read_all(mount.path)
-    assert time.monotonic() - began_s < PATIENCE_S
+    # Not each of them waits for it.
+    assert time.monotonic() - began_s < PATIENCE_S * SMALL / 2
     status = mount.status()
     assert status["fetched"]["prefetched_files"] > 0
     assert (status["gateway"]["bytes"], status["fetched"]["fetched_bytes"]) == (0, TOTAL)

@@ -41,7 +41,7 @@ AT_ONCE_S = 20.0
 """Less than any time limit that is waited for here, and much for a busy machine."""
 
 
-PATIENCE_S = 10
+PATIENCE_S = 20
 
 
 def log_version(server: StandIn, home: Path, project: str, content: str) -> None:
@@ -240,7 +240,7 @@ def test_an_alias_stays_as_it_was_resolved_last(
             for mount in (online, offline):
                 assert sorted(os.listdir(mount.path / place)) == sorted(names)
                 assert (mount.path / file).read_bytes() == old
-        assert time.monotonic() - began < 4 * 1.1 + PATIENCE_S + AT_ONCE_S
+        assert time.monotonic() - began < 4 * 1.1 + PATIENCE_S + 2 * AT_ONCE_S
         assert online.status()["server_lost_since"]
         assert online.errors() == []
     log_version(server, tmp_path / "home", "moving", "second")

@@ -126,7 +126,7 @@ def on_terminal(*command: str, env: dict[str, str]) -> str:
             pass
         finally:
             os.close(mine)
-            process.wait(30)
+            process.wait(100)
     return told.decode()
 
 
