@@ -14,6 +14,7 @@ from wbfs.cli.files.cache import cache
 from wbfs.cli.files.get import get
 from wbfs.cli.files.prefetch import prefetch
 from wbfs.cli.given.descriptors import allow_descriptors, have_standard_streams
+from wbfs.cli.given.inherited import settle_inherited
 from wbfs.cli.given.places import settle_paths
 from wbfs.cli.help import help_
 from wbfs.cli.mounts.doctor import doctor
@@ -75,6 +76,7 @@ def main() -> None:
         case [source, _, "-o", _] if source not in commands.commands:
             main_of_helper()
     try:
+        settle_inherited()
         allow_descriptors()
         settle_paths()
         commands()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 from wbfs.cli.given.descriptors import allow_descriptors, have_standard_streams
+from wbfs.cli.given.inherited import settle_inherited
 from wbfs.cli.given.options import AnyPath
 from wbfs.cli.given.places import settle_paths
 from wbfs.cli.mounts.mount import mount
@@ -83,6 +84,7 @@ def run_helper(arguments: Sequence[str]) -> int:
     """Run it; return its exit code. Errors are one line, without a traceback."""
     try:
         have_standard_streams()
+        settle_inherited()
         allow_descriptors()
         mount_helper.main([*arguments], standalone_mode=False)
         return 0

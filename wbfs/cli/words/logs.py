@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def start_logging(
     if log_file is not None:
         try:
             log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handler = logging.handlers.RotatingFileHandler(
+            handler = _LogFile(
                 log_file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
             )
         except OSError as error:
@@ -57,6 +58,15 @@ def show_warnings() -> Callable[[], None]:
     handler.addFilter(lambda record: record.levelno == logging.WARNING)
     logging.getLogger().addHandler(handler)
     return lambda: logging.getLogger().removeHandler(handler)
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """A log whose lines are lost where its disk takes no more: a mount needs none to go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Tell of a line that could not be made, but of none that could not be written."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class _Printer(logging.Handler):

@@ -120,7 +120,9 @@ def _obey(channel: int) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-        logging.getLogger().handlers.clear()
+        for handler in [*logging.getLogger().handlers]:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
         null = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(null, stream)
