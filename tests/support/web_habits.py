@@ -3,6 +3,9 @@
 plain       ranges, HEAD, lengths, strong ETags
 norange     sends all, whatever part it is asked for
 oddrange    sends less than the part that it is asked for
+no405       refuses whoever asks for a part, by that status; likewise no400, no403 and no501
+changed     says 203, as a proxy that may have changed something
+known       refuses whoever doesn't ask as the SDK does
 unsaid      sends the part that it is asked for, and doesn't say which it is
 nohead      refuses HEAD
 wronghead   answers HEAD with the length of something else; but of names that begin with "bare"
@@ -46,6 +49,7 @@ LOGIN = "some%20one:p%40ss:w%2Frd"
 """The same as they stand in a URL."""
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _PIECE = 1 << 16
+_REFUSALS = {f"no{status}": status for status in (400, 403, 405, 501)}
 
 
 @dataclass
@@ -144,6 +148,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401)
         elif "packedonly" in habits and "gzip" not in headers.get("accept-encoding", ""):
             self._refuse(406)
+        elif "known" in habits and "python-requests" not in headers.get("user-agent", ""):
+            self._refuse(403)
+        elif "range" in headers and (refusals := habits & _REFUSALS.keys()):
+            self._refuse(_REFUSALS[min(refusals)])
         elif "nohead" in habits and self.command == "HEAD":
             self._refuse(405)
         else:
@@ -190,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
             answers["Content-Encoding"] = "gzip"
         if "noetag" not in habits:
             answers["ETag"] = etag
-        status = 200
+        status = 203 if "changed" in habits else 200
         wanted = _RANGE.fullmatch(asked.headers.get("range", ""))
         if wanted and ranged:
             size = len(content)

@@ -104,6 +104,31 @@ def test_whether_the_end_is_certain(
 
 
 @pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("encoding", ["", "identity", "Identity", "utf-8", "aws-chunked", "none"])
+def test_an_encoding_that_is_none(
+    server: Server, transport: Transport, peer: Peer, encoding: str
+) -> None:
+    encoded = f"Content-Encoding: {encoding}"
+    server.answers = [raw("206 Partial", RANGE, "Content-Length: 8", encoded, body=WHOLE[2:])]
+    assert read(transport, server, 2, peer) == (WHOLE[2:], True)
+    server.answers = [raw("200 OK", "Content-Length: 10", encoded, body=WHOLE)]
+    assert read(transport, server, 0, peer) == (WHOLE, True)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("status", ["405 Method Not Allowed", "501 Not Implemented"])
+def test_a_server_that_refuses_whoever_asks_for_a_part(
+    server: Server, transport: Transport, peer: Peer, status: str
+) -> None:
+    server.answers = [
+        raw(status, "Content-Length: 0", body=b""),
+        raw("203 Non-Authoritative", "Content-Length: 10", body=WHOLE),
+    ]
+    assert read(transport, server, 2, peer) == (WHOLE, True)
+    assert ["Range" in headers for _, headers in server.seen] == [True, False]
+
+
+@pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize(
     ("start", "answer"),
     [

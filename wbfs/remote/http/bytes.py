@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+import urllib3
+
 from wbfs.model.errors import RemoteError, RemoteProtocolError, UrlExpired
 from wbfs.remote.http.bodies import Piece
 from wbfs.remote.http.failures import host_of
@@ -18,6 +20,9 @@ ERROR_BODY_BYTES = 4096
 SLOWEST_BYTES_PER_S = 64 << 10
 """What bytes must come at: deadlines are stretched by the size at this rate."""
 
+ANSWERED = frozenset({200, 203, 206})
+"""Statuses of answers that have the bytes; 203 is a proxy's that may have changed something."""
+
 # Sizes beyond these no disk has, and no database takes.
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -25,12 +30,16 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)
 _EXPIRED = re.compile(rb"expired|ExpiredToken|AccessDenied|AuthenticationFailed", re.IGNORECASE)
 
 
+# What answers a request for a part where only all of it can be had.
+_NO_PARTS = frozenset({405, 501})
+
+
 class ObjectMissing(RemoteError):
     """The store has no object at the URL: its word on that is not W&B's."""
 
 
 class NotAcceptable(RemoteError):
-    """The server has the object in no form that was asked for, as it is kept for instance."""
+    """The server doesn't give the object as it was asked for: as it is kept, or a part of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +116,7 @@ def answer_of(
     """Yield what answers a request for bytes, and before which one those end that it was for.
 
     `ask` asks with those headers besides. Of what is empty a range can't be had, and some servers
-    send another than was asked for, or don't say which: all of it is asked for then.
+    know none, send another than was asked for, or don't say which: all of it is asked for then.
     """
     is_ranged = start > 0 or stop is not None
     ranges = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if is_ranged else {}
@@ -116,7 +125,11 @@ def answer_of(
         if response.status_code == 416 and start == 0 and stop is not None:
             stack.close()
             response, stop = stack.enter_context(ask({})), None
-        elif ranges and response.status_code == 206 and _range_of(response, start, stop) is None:
+        elif ranges and (
+            response.status_code in _NO_PARTS
+            or response.status_code == 206
+            and _range_of(response, start, stop) is None
+        ):
             stack.close()
             response = stack.enter_context(ask({}))
         yield response, stop
@@ -135,7 +148,7 @@ def stream_of(
 
     Raises RemoteProtocolError where it is of others.
     """
-    is_packed = unpacks and response.headers.get("Content-Encoding", "identity") != "identity"
+    is_packed = unpacks and _is_packed(response)
     pieces = transport.pieces(response, deadline, decode=is_packed)
     etag = response.headers.get("ETag", "")
     is_ranged = start > 0 or stop is not None
@@ -165,12 +178,20 @@ def stream_of(
     )
 
 
-_KINDS = {404: ObjectMissing, 406: NotAcceptable, 410: ObjectMissing}
+def _is_packed(response: Answer) -> bool:
+    """Whether an answer is compressed: stores repeat what they were told, which may be none."""
+    encodings = response.headers.get("Content-Encoding", "").lower().split(",")
+    return any(one.strip() in urllib3.HTTPResponse.CONTENT_DECODERS for one in encodings)
+
+
+_KINDS = {404: ObjectMissing, 410: ObjectMissing} | dict.fromkeys(
+    (400, 405, 406, 501), NotAcceptable
+)
 
 
 def _check_status(transport: Transport, response: Answer, url: str, deadline: Deadline) -> None:
     status = response.status_code
-    if status in (200, 206):
+    if status in ANSWERED:
         return
     body = b""
     if status == 400:

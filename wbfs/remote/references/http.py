@@ -71,26 +71,49 @@ class HttpReferences:
         """
         known = (reference.uri, reference.token)
         etag = ""
-        if not self._as_logged.get(known):
-            # Some servers have nothing that isn't compressed.
-            with (
-                suppress(NotAcceptable),
-                self._open(reference, _as_kept(reference), start, stop, deadline) as stream,
-            ):
-                if reference.unchecked or same_object(stream.etag, reference.token):
-                    if self._told.get(known) not in (None, stream.size):
-                        # Whoever asks again is to know better.
-                        self._heads.put(_place_of(reference), False)
-                    yield stream
-                    return
-                etag = stream.etag
-        # Its ranges would be of what is compressed.
-        with self._open(reference, _as_the_sdk_does(reference), 0, None, deadline) as stream:
+        with ExitStack() as stack:
+            if not self._as_logged.get(known):
+                stream = self._as_it_is_kept(stack, reference, start, stop, deadline)
+                if stream is not None:
+                    if reference.unchecked or same_object(stream.etag, reference.token):
+                        if self._told.get(known) not in (None, stream.size):
+                            # Whoever asks again is to know better.
+                            self._heads.put(_place_of(reference), False)
+                        yield stream
+                        return
+                    etag = stream.etag
+                stack.close()
+            # Its ranges would be of what is compressed.
+            stream = stack.enter_context(
+                self._open(reference, _as_the_sdk_does(reference), 0, None, deadline)
+            )
             # As the SDK compares them.
             if not reference.unchecked and stream.etag.strip('"') != reference.token:
                 raise _changed(reference, etag or stream.etag)
             self._as_logged.put(known, True)
             yield replace(stream, is_whole=start > 0 or stop is not None)
+
+    def _as_it_is_kept(
+        self,
+        stack: ExitStack,
+        reference: Reference,
+        start: int,
+        stop: int | None,
+        deadline: Deadline,
+    ) -> ByteStream | None:
+        """Ask for bytes of the object as it is kept; return None where the server gives none so.
+
+        Some refuse whoever asks for a part, or have nothing that isn't compressed.
+        """
+        location = _as_kept(reference)
+        is_ranged = start > 0 or stop is not None
+        with suppress(NotAcceptable, AccessDenied):
+            return stack.enter_context(self._open(reference, location, start, stop, deadline))
+        if is_ranged:
+            with suppress(NotAcceptable, AccessDenied):
+                whole = stack.enter_context(self._open(reference, location, 0, None, deadline))
+                return replace(whole, is_whole=True)
+        return None
 
     def size(self, reference: Reference, *, deadline: Deadline) -> int | None:
         """Ask for the size of the recorded object, None where the server doesn't tell.

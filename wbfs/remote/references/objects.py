@@ -26,7 +26,13 @@ from wbfs.model.errors import (
     RemoteTimeout,
     WbfsError,
 )
-from wbfs.remote.http.bytes import ERROR_BODY_BYTES, ByteStream, answer_of, stream_of
+from wbfs.remote.http.bytes import (
+    ANSWERED,
+    ERROR_BODY_BYTES,
+    ByteStream,
+    answer_of,
+    stream_of,
+)
 from wbfs.remote.http.failures import host_of, without_secrets
 from wbfs.remote.http.redirects import Peer
 from wbfs.remote.http.sending import Answer
@@ -182,7 +188,7 @@ def _get(
         )
 
     with answer_of(ask, start, stop) as (response, stop):
-        if response.status_code not in (200, 206):
+        if response.status_code not in ANSWERED:
             raise _refused(transport, request, response, deadline)
         # Whatever its Content-Encoding: that is how it was stored, and its size is of that.
         yield stream_of(transport, response, start, stop, deadline, unpacks=False)
