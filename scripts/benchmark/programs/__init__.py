@@ -18,6 +18,7 @@ LOADER = Path(__file__).with_name("loader.py")
 PARTS = Path(__file__).with_name("parts.py")
 DAEMON = Path(__file__).with_name("daemon.py")
 LEAST = Path(__file__).with_name("least.py")
+LEAST_GET = Path(__file__).with_name("least_get.py")
 LIMIT_S = 300.0
 """Of one reading."""
 LONG_LIMIT_S = 1500.0

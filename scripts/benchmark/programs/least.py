@@ -11,59 +11,24 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import struct
 import sys
 import tempfile
 from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 import pyfuse3
 import trio
 
 from benchmark.programs.daemon import FOREVER_S, MAX_TASKS
 from benchmark.programs.daemon import Operations as DoNothing
-from benchmark.programs.parts import PIECE_BYTES, WRITTEN_BYTES, connected
-
-RANGE_BYTES = 16 << 20
-HEAD_BYTES = 4096
-PROGRESS = struct.Struct("QQ")
-"""Where bytes begin and end that have come."""
-
-
-def fetch(url: str, ca_file: str, size: int, fd: int, first: int, step: int) -> None:
-    """Fetch one range in `step` of them, and tell over the socket that is standard output."""
-    parts = urlsplit(url)
-    sock = connected(url, ca_file)
-    piece = memoryview(bytearray(PIECE_BYTES))
-    for start in range(first * RANGE_BYTES, size, step * RANGE_BYTES):
-        stop = min(size, start + RANGE_BYTES)
-        sock.sendall(
-            f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
-            f"Range: bytes={start}-{stop - 1}\r\n\r\n".encode()
-        )
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += sock.recv(HEAD_BYTES)
-        body = head.partition(b"\r\n\r\n")[2]
-        piece[: len(body)] = body
-        have = len(body)
-        while start < stop:
-            wanted = min(PIECE_BYTES, stop - start)
-            while have < wanted:
-                have += sock.recv_into(piece[have:wanted])
-            for at in range(0, have, WRITTEN_BYTES):
-                os.pwrite(fd, piece[at : min(at + WRITTEN_BYTES, have)], start + at)
-            os.write(1, PROGRESS.pack(start, start + have))
-            start += have
-            have = 0
+from benchmark.programs.ranges import PROGRESS, RANGE_BYTES, fetchers
 
 
 class Operations(DoNothing):
     """Serves the one file of a folder from another one, once it is there."""
 
     def __init__(self, folder: Path, fd: int, size: int, go: list[int]) -> None:
-        """`go` are pipes at which the processes wait for the first read."""
+        """`go` are pipes; the processes wait for the first read to close them."""
         super().__init__(folder)
         self._fd = fd
         self._size = size
@@ -116,20 +81,7 @@ def main() -> None:
     size, count = int(size_text), int(count_text)
     fd = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     os.ftruncate(fd, size)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    go = []
-    for number in range(count):
-        waiting, starting = os.pipe()
-        if not os.fork():
-            os.dup2(theirs.fileno(), 1)
-            for inherited in (*go, starting):
-                os.close(inherited)
-            # Until the first read closes the other end.
-            os.read(waiting, 1)
-            fetch(url, ca_file, size, fd, number, count)
-            os._exit(0)
-        os.close(waiting)
-        go.append(starting)
+    ours, go = fetchers(url, ca_file, size, fd, count)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "file").touch()
         operations = Operations(Path(folder), fd, size, go)

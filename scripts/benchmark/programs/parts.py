@@ -61,10 +61,21 @@ def digested(*, size: int) -> int:
     return size
 
 
+def copied(*, source: str, file: str) -> int:
+    """Copy a file, whose bytes are in memory, to another one."""
+    from_fd, fd = os.open(source, os.O_RDONLY), os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)
+    size = os.fstat(from_fd).st_size
+    done = 0
+    while done < size:
+        done += os.copy_file_range(from_fd, fd, size - done)
+    return done
+
+
 def main() -> None:
     """Do what the argument says."""
     arguments = json.loads(sys.argv[1])
-    total = {"received": received, "digested": digested}[arguments.pop("how")](**arguments)
+    steps = {"received": received, "digested": digested, "copied": copied}
+    total = steps[arguments.pop("how")](**arguments)
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"seconds": used.ru_utime + used.ru_stime, "bytes": total}))
 

@@ -1,19 +1,28 @@
-"""What reading a large file can't take less than: its steps one by one, and nothing but them.
+"""What a large file can't be had in less than: its steps one by one, and nothing but them.
 
 The processor's seconds of each step, and of all that a reader waits for shared by the processors;
 beside them the time of a daemon that does these steps and no more, of curl and of wbfs. What curl
 doesn't do is to give the bytes to a program through the kernel: that copies them three times more.
+
+So it is with downloads, too: of `wbfs get` and of what does nothing but receive, check and write
+twice, beside aria2c, which neither checks the file nor keeps it.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmark.contenders import CURL, LEAST, WBFS
-from benchmark.contenders.downloads import fetch_with_curl
+from benchmark.contenders import ARIA2C, CURL, LEAST, LEAST_GET, WBFS
+from benchmark.contenders.downloads import (
+    fetch_with_aria2c,
+    fetch_with_curl,
+    get_with_least,
+    get_with_wbfs,
+)
 from benchmark.contenders.kernel import read_ahead_as_wbfs
 from benchmark.contenders.mounts import (
     Mounted,
@@ -37,28 +46,42 @@ def limits_workload(site: Site) -> Workload:
     """Return the workload."""
     size = f"{site.sizes.large / (1 << 20):,.0f} MiB"
     url = f"{site.near.plain_url}/large/{LARGE}"
+    reading = on_mounts(
+        {
+            LEAST: partial(mounted_least, name=f"large/{LARGE}", size=site.sizes.large),
+            WBFS: mounted_wbfs,
+        },
+        site,
+        site.near,
+        "large",
+        _read,
+    )
     return Workload(
         title=f"a file of {size} from end to end: processor's seconds of each step, and how long",
         turns={
             ALONE: lambda: _steps(site, url),
-            **on_mounts(
-                {
-                    LEAST: partial(mounted_least, name=f"large/{LARGE}", size=site.sizes.large),
-                    WBFS: mounted_wbfs,
-                },
-                site,
-                site.near,
-                "large",
-                _read,
-            ),
-            CURL: lambda: {
-                "cold": downloaded(
-                    site, "large", lambda state: fetch_with_curl(site, url, state / LARGE)
+            **reading,
+            WBFS: lambda: {
+                **reading[WBFS](),
+                "got": downloaded(site, "large", partial(get_with_wbfs, site, site.near, "large")),
+            },
+            **{
+                name: partial(_fetch, site, url, case, fetch)
+                for name, case, fetch in (
+                    (CURL, "cold", fetch_with_curl),
+                    (LEAST_GET, "got", get_with_least),
+                    (ARIA2C, "got", fetch_with_aria2c),
                 )
             },
         },
         about="the digest is taken once all is there, and no reader waits for it",
     )
+
+
+def _fetch(
+    site: Site, url: str, case: str, fetch: Callable[[Site, str, Path], Sample]
+) -> dict[str, Sample]:
+    return {case: downloaded(site, "large", lambda state: fetch(site, url, state / LARGE))}
 
 
 def _read(mounted: Mounted) -> dict[str, Sample]:
@@ -80,11 +103,15 @@ def _steps(site: Site, url: str) -> dict[str, Sample]:
         file = str(state / LARGE)
         steps["the same, written"] = step("received", url=url, ca_file=ca_file, file=file)
         steps["MD5"] = step("digested", size=site.sizes.large)
+        steps["copied"] = step("copied", source=file, file=str(state / "copy"))
         steps |= _through_kernel(site, state)
     waited_for = ("serve, encrypt", "the same, written", "daemon", "reader")
     whole_s = sum(steps[name].seconds for name in waited_for)
     processors = len(os.sched_getaffinity(0))
     steps["all, shared"] = Sample(seconds=whole_s / processors, bytes=site.sizes.large)
+    to_get = ("serve, encrypt", "the same, written", "MD5", "copied")
+    whole_s = sum(steps[name].seconds for name in to_get)
+    steps["got, shared"] = Sample(seconds=whole_s / processors, bytes=site.sizes.large)
     return steps
 
 
