@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wbfs.daemon.lineage.readers import Readers, kin_of
+from wbfs.model.runs import Run
 
 TIMEOUT_S = 30.0
 RUN = "wandb/run-20261101_120000-1a2b"
@@ -104,6 +106,34 @@ def test_a_fork_s_own_run_goes_before_its_parent_s(tmp_path: Path) -> None:
             logs[name] = str(folder / f"run-{name}.wandb")
             expected = {logs["own"]} if name == "own" else set(logs.values())
             assert readers().runs_of(kin_of(pid)[:1]) == expected
+
+
+def test_a_name_that_the_trainer_gave_its_run_itself(tmp_path: Path) -> None:
+    logs = {}
+    with contextlib.ExitStack() as opened:
+        for name in ("a", "b", "c-1"):
+            folder = tmp_path / f"run-20261101_120000-{name}"
+            (folder / "logs").mkdir(parents=True)
+            opened.enter_context((folder / "logs/debug.log").open("w"))
+            logs[name] = str(folder / f"run-{name}.wandb")
+        Path(logs["c-1"]).with_name("run-c.wandb").touch()
+        for name, expected in (
+            # Its own environment, as it was at its start, does not have the name.
+            ("a", {logs["a"]}),
+            # Where there was a folder of the second, there is a number behind the name.
+            ("c", {logs["c-1"]}),
+            ("d", {Run(entity="ada", project="proj", name="d")}),
+        ):
+            settings = {"WANDB_RUN_ID": name, "WANDB_PROJECT": "proj"}
+            # By way of another process, as programs are started by a shell.
+            command = ["sh", "-c", "echo; cat; true"]
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            with subprocess.Popen(command, env=os.environ | settings, **pipes) as child:
+                assert child.stdout is not None
+                assert child.stdout.readline() == b"\n"
+                assert readers().runs_of(kin_of(child.pid)) == expected
+                assert child.stdin is not None
+                child.stdin.close()
 
 
 def test_the_service_has_the_log_open_that_the_trainer_has_closed(tmp_path: Path) -> None:

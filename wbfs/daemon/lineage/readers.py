@@ -57,7 +57,7 @@ class _Look:
 
     started: int | None
     environ: Mapping[str, str]
-    logs: frozenset[Run | str]
+    logs: frozenset[str]
 
 
 class Readers:
@@ -81,9 +81,11 @@ class Readers:
             if not self._may_have_runs(look.environ):
                 return frozenset()
             own = look.environ.get("WANDB_RUN_ID", "")
-            # A name that a process was given itself goes before the run that its parent has.
+            # A name that a process was given itself goes before the run that its parent has, but
+            # for one that the parent has given to its own run, too.
             if named is not None and named[0] != own:
-                break
+                shared = frozenset(log for log in look.logs if _is_named(log, named[0]))
+                return shared or self._run_of(*named)
             if look.logs:
                 return look.logs
             if own:
@@ -173,7 +175,7 @@ def _environ(pid: int) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _logs_of(pid: int) -> frozenset[Run | str]:
+def _logs_of(pid: int) -> frozenset[str]:
     """Return the paths of the transaction logs of the runs that a process has open."""
     opened = dict(_written_by(pid, _DEBUG_LOG))
     # A fork that has begun a run of its own still has that of its parent open.
@@ -189,6 +191,12 @@ def _logs_of_service(pid: int) -> Iterator[str]:
     for child in _children(pid):
         if _read(f"/proc/{child}/comm") == SERVICE:
             yield from _begun_by(pid, dict(_written_by(child, _TRANSACTION_LOG)))
+
+
+def _is_named(log: str, name: str) -> bool:
+    """Whether a transaction log is of a run of that name; its path is taken from its folder's."""
+    expected = f"{os.path.dirname(log)}/run-{name}.wandb"
+    return log == expected or os.path.exists(expected)
 
 
 def _begun_by(pid: int, folders: Mapping[str, str]) -> list[str]:
