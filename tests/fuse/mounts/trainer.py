@@ -14,7 +14,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import reading
 
@@ -27,10 +29,31 @@ LOOKED_AT_S = 100.0
 
 def wait_until_noted(data: Path, count: int) -> None:
     """Wait until the mount has noted so many inputs: who reads goes on until it was looked at."""
+    wait_for(data, lambda lineage: lineage["recorded"] + lineage["pending"] >= count)
+
+
+def read_until_noted(data: Path, name: str, count: int) -> None:
+    """Read a version until the mount has noted so many inputs.
+
+    What the thread has read a moment ago, in another run, is not looked at again at once.
+    """
+
+    def is_noted(lineage: dict[str, Any]) -> bool:
+        noted: bool = lineage["recorded"] + lineage["pending"] >= count
+        if not noted:
+            reading.read(str(data / name))
+        return noted
+
+    reading.read(str(data / name))
+    wait_for(data, is_noted)
+
+
+def wait_for(data: Path, is_so: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait for what the mount says of inputs."""
     deadline = time.monotonic() + LOOKED_AT_S
     while True:
         lineage = json.loads((data.parents[1] / ".wbfs/status.json").read_text())["lineage"]
-        if lineage["recorded"] + lineage["pending"] >= count:
+        if is_so(lineage):
             return
         assert time.monotonic() < deadline, lineage
         time.sleep(0.1)
@@ -88,8 +111,7 @@ def train(data: Path, name: str) -> None:
     import wandb
 
     with wandb.init(project="training", id=name):
-        reading.read(str(data / "piped/v0"))
-        wait_until_noted(data, 18)
+        read_until_noted(data, "piped/v0", 18)
 
 
 def main() -> None:
@@ -106,12 +128,13 @@ def main() -> None:
             file.write("its own")
         run.log_artifact(own).wait()
         reading.read(str(data.parent / "training/own/v0"))
+    # What it has logged itself is left out, and counts no more.
+    wait_for(data, lambda lineage: (lineage["recorded"], lineage["pending"]) == (13, 0))
     # Runs in succession, for which the same thread reads the same.
     for noted, what in ((14, "second"), (15, "third")):
         with wandb.init(project="training") as run:
             runs[what] = run.id
-            reading.read(str(data / "thread/v0"))
-            wait_until_noted(data, noted)
+            read_until_noted(data, "thread/v0", noted)
     # Resumed within the second that it began in, its folder has another name.
     began = datetime.datetime.now()
     for second in range(FOLDER_SECONDS):
@@ -119,12 +142,10 @@ def main() -> None:
         Path(os.environ["WANDB_DIR"], "wandb", f"run-{moment:%Y%m%d_%H%M%S}-again").mkdir()
     with wandb.init(project="training", id="again") as run:
         runs["again"] = run.id
-        reading.read(str(data / "mapped/v0"))
-        wait_until_noted(data, 16)
+        read_until_noted(data, "mapped/v0", 16)
     with wandb.init(project="training") as run:
         runs["forks"] = run.id
-        reading.read(str(data / "mapped/v0"))
-        wait_until_noted(data, 17)
+        read_until_noted(data, "mapped/v0", 17)
         forked = multiprocessing.get_context("fork").Process(target=train, args=(data, "forked"))
         forked.start()
         forked.join()
@@ -134,15 +155,13 @@ def main() -> None:
         runs["logs anew"] = run.id
         # This closes the SDK's log.
         logging.config.dictConfig({"version": 1})
-        reading.read(str(data / "mapped/v0"))
-        wait_until_noted(data, 19)
+        read_until_noted(data, "mapped/v0", 19)
     with (
         wandb.init(project="training", reinit="create_new") as run,
         wandb.init(project="training", reinit="create_new") as other,
     ):
         runs["beside"], runs["each other"] = run.id, other.id
-        reading.read(str(data / "fork/latest"))
-        wait_until_noted(data, 21)
+        read_until_noted(data, "fork/latest", 21)
     wandb.init(project="training", mode="disabled")
     reading.read(str(data / "listed/latest"))
     print(json.dumps(runs))
