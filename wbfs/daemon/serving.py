@@ -14,6 +14,7 @@ from typing import Protocol
 import pyfuse3
 import trio
 
+from wbfs.daemon.in_a_row import take_requests_in_a_row
 from wbfs.daemon.kernel import MAX_BACKGROUND
 from wbfs.fetch.work.background import Background
 
@@ -48,6 +49,7 @@ async def answer(
 
     The session may be closed then: nobody uses it any more.
     """
+    take_requests_in_a_row()
     answering = trio.CancelScope()
     stop = background.spawn(partial(_stop, operations, told, answering), name="stop answering")
     try:

@@ -77,6 +77,7 @@ class Control:
             ControlFile(Inode(FIRST_CONTROL_FILE + number), name, render)
             for number, (name, render) in enumerate(files.items())
         ]
+        self._by_inode = {file.inode: file for file in self.files}
 
     def by_name(self, name: str) -> ControlFile | None:
         """Return the file of that name."""
@@ -84,7 +85,7 @@ class Control:
 
     def by_inode(self, inode: Inode) -> ControlFile | None:
         """Return the file of that number."""
-        return next((file for file in self.files if file.inode == inode), None)
+        return self._by_inode.get(inode)
 
 
 def _at_once(render: Callable[[], bytes]) -> Callable[[], Awaitable[bytes]]:

@@ -323,7 +323,7 @@ class Operations(pyfuse3.Operations):
         reader = await self._tree.open(Inode(inode))
         self._on_open(ctx.pid, ctx.uid, reader.version)
         handle = self._files.add(reader)
-        self._under_way.opened(handle, reader.path, ctx.pid)
+        self._under_way.opened(handle, reader, ctx.pid)
         return pyfuse3.FileInfo(fh=handle, keep_cache=reader.keeps_pages)
 
     @_operation

@@ -38,10 +38,14 @@ from wbfs.fs.nodes import (
 from wbfs.fs.prefix import PathPrefix
 from wbfs.model.entries import Version
 from wbfs.model.errors import InodeTaken, IsADirectory, NotADirectory, NotFound, StaleInode
+from wbfs.model.lately import Lately
 from wbfs.model.names import Source, is_safe_component
 from wbfs.store.known.manifest_table import ROOT_FOLDER, UNSIZED, File, ManifestTable
 
 log = logging.getLogger(__name__)
+
+OPENED_FILES = 1 << 14
+"""Files that were opened lately and are remembered; each takes 0.7 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,9 @@ class Tree:
         self._fetcher = fetcher
         self._mounted = mounted
         self._rows = FolderRows()
+        # Files that were opened lately: whoever reads them again, as each epoch does, has no need
+        # of the manifest's table.
+        self._files: Lately[Inode, VersionFile] = Lately(OPENED_FILES)
         # What the kernel was told of, but for folders and files: those are rows of a manifest. None
         # is dropped, since it may be some process's working directory; each takes 100 bytes.
         self._tops: dict[TreeKey, Listed | VersionDirectory | Version] = {}
@@ -177,6 +184,9 @@ class Tree:
 
     async def open(self, inode: Inode) -> Reader:
         """Return what reads an inode's file. Raises IsADirectory, StaleInode, WbfsError."""
+        known = self._files.get(inode)
+        if known is not None:
+            return self._fetcher.reader(known.version, known.file, inode)
         node = await self.node(inode)
         if not isinstance(node, VersionFile):
             raise IsADirectory(f"inode {inode} is a directory")
@@ -187,6 +197,8 @@ class Tree:
         elif not file.entry.is_sized:
             file = _sized(file, (await self._size(node, inode, is_read=True)).bytes)
         is_learnt = self._fetcher.sizes.told(inode) is not None
+        if node.file.entry.is_sized and not is_learnt:
+            self._files.put(inode, node)
         reader = self._fetcher.reader(node.version, file, inode, is_learnt=is_learnt)
         await reader.begin()
         return reader

@@ -6,11 +6,11 @@ Trio thread.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any
+import time
+from itertools import islice
+from typing import Any, NamedTuple, NewType, Protocol
 
 import pyfuse3
-import trio
 
 from wbfs.fs.handles import HandleId
 
@@ -18,9 +18,19 @@ SHOWN = 20
 """Requests under way that are told, the oldest."""
 
 
-@dataclass(eq=False, slots=True)
-class Request:
-    """A request of the kernel with what pyfuse3 gave its operation, and when in trio's time."""
+RequestId = NewType("RequestId", int)
+
+
+class Named(Protocol):
+    """What has a path."""
+
+    @property
+    def path(self) -> str:
+        """The path."""
+
+
+class Request(NamedTuple):
+    """A request of the kernel with what pyfuse3 gave its operation, and when it came."""
 
     operation: str
     arguments: tuple[Any, ...]
@@ -32,25 +42,28 @@ class UnderWay:
 
     def __init__(self) -> None:
         # In the order in which they came.
-        self._requests: dict[Request, None] = {}
-        self._opened: dict[HandleId, tuple[str, int]] = {}
+        self._requests: dict[RequestId, tuple[str, tuple[Any, ...], float]] = {}
+        self._last = 0
+        self._opened: dict[HandleId, tuple[Named, int]] = {}
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def begin(self, operation: str, arguments: tuple[Any, ...]) -> Request:
+    def begin(self, operation: str, arguments: tuple[Any, ...]) -> RequestId:
         """Note a request."""
-        request = Request(operation, arguments, trio.current_time())
-        self._requests[request] = None
+        self._last += 1
+        request = RequestId(self._last)
+        # Most are answered at once, and nobody looks: a `Request` is made for who does.
+        self._requests[request] = operation, arguments, time.monotonic()
         return request
 
-    def end(self, request: Request) -> None:
+    def end(self, request: RequestId) -> None:
         """Note that it is answered."""
         del self._requests[request]
 
-    def opened(self, handle: HandleId, path: str, pid: int) -> None:
+    def opened(self, handle: HandleId, file: Named, pid: int) -> None:
         """Note that a process opened an artifact's file."""
-        self._opened[handle] = (path, pid)
+        self._opened[handle] = file, pid
 
     def closed(self, handle: HandleId) -> None:
         """Note that it is closed."""
@@ -66,18 +79,20 @@ class UnderWay:
 
         A read is told as one of the process that opened the file.
         """
-        now = trio.current_time()
+        now = time.monotonic()
+        longest = [Request(*one) for one in islice(self._requests.values(), SHOWN)]
         return [
             dict(zip(("path", "pid"), self._about(request), strict=True))
             | {"operation": request.operation, "seconds": round(now - request.since_s, 3)}
-            for request, _ in zip(self._requests, range(SHOWN), strict=False)
+            for request in longest
         ]
 
     def _about(self, request: Request) -> tuple[str | None, int | None]:
         """Return what it is about, and which process it is of."""
         arguments = request.arguments
         if request.operation == "read":
-            return self._opened.get(arguments[0], (None, None))
+            opened = self._opened.get(arguments[0])
+            return (opened[0].path, opened[1]) if opened else (None, None)
         name = next((one for one in arguments if isinstance(one, bytes)), None)
         asking = arguments[-1] if arguments else None
         return (

@@ -146,6 +146,7 @@ class Entry:
     birth_artifact_id: str = ""
     artifact: str = ""
     size_is_hint: bool = False
+    _blob: Blob | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def is_sized(self) -> bool:
@@ -155,6 +156,13 @@ class Entry:
     @property
     def blob(self) -> Blob:
         """The blob that holds this entry's bytes."""
+        if self._blob is None:
+            # Frozen it is all the same: asked for again and again, it is made once.
+            object.__setattr__(self, "_blob", self._make_blob())
+        assert self._blob is not None
+        return self._blob
+
+    def _make_blob(self) -> Blob:
         if self.digest is not None:
             key = f"{self.digest.algorithm}-{self.digest.hex}"
         elif self.reference is not None:

@@ -23,9 +23,10 @@ class Lately(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """Return what was learnt, if it is still known."""
         with self._lock:
-            if key in self._found:
+            found = self._found.get(key)
+            if found is not None:
                 self._found.move_to_end(key)
-            return self._found.get(key)
+            return found
 
     def put(self, key: K, value: V) -> None:
         """Remember it, and forget what was asked for least recently."""

@@ -293,10 +293,13 @@ def remove_foreign(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+# Nothing that a name might lead to instead is waited for.
+_OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+
+
 def _open(path: str | Path, flags: int) -> tuple[int, os.stat_result]:
-    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        fd = os.open(path, flags, 0o600)
+        fd = os.open(path, flags | _OPEN_FLAGS, 0o600)
     except OSError as error:
         if error.errno not in _NO_FILE:
             raise

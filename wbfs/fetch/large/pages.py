@@ -14,6 +14,7 @@ PAST_STORE = ""
 """Stands for the generation of bytes that were read past the store, which nobody checks."""
 MOST_KEPT = 10_000
 """Inodes that are remembered; the pages of those that are forgotten are dropped."""
+_NONE: frozenset[str] = frozenset()
 
 
 class UncheckedPages:
@@ -34,7 +35,8 @@ class UncheckedPages:
 
     def of(self, inode: int) -> frozenset[str]:
         """Return the generations that the kernel may have unchecked bytes of."""
-        return frozenset(self._generations.get(inode, ()))
+        generations = self._generations.get(inode)
+        return frozenset(generations) if generations else _NONE
 
     def forget(self, inode: int) -> None:
         """Note that the kernel drops what it has of an inode."""

@@ -23,8 +23,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from wbfs.model.entries import Blob
 from wbfs.model.errors import NO_DESCRIPTOR
@@ -89,7 +90,7 @@ class Blobs:
         # Files without the mark that this daemon knows to be right, by inode.
         self._unmarked: dict[int, _Unmarked] = {}
         # What is open: one descriptor a content, however many handles there are.
-        self._opened: WeakValueDictionary[Blob, SealedBlob] = WeakValueDictionary()
+        self._opened: dict[str, ref[SealedBlob]] = {}
         try:
             self._block = disk_of(cache_dir).f_frsize or BLOCK_BYTES
         except OSError as error:
@@ -104,7 +105,8 @@ class Blobs:
 
         While it is open nobody evicts it. Raises StoreError.
         """
-        shared = self._opened.get(blob)
+        reference = self._opened.get(blob.key)
+        shared = reference() if reference is not None else None
         if shared is not None:
             found = os.fstat(shared.fd)
             if blob.size in (None, found.st_size) and self._may_use(shared, found):
@@ -117,9 +119,13 @@ class Blobs:
         if not self._may_use(sealed, found):
             return None
         sealed.was_unread = found.st_atime_ns == UNREAD_NS
-        with self._lock:
-            self._opened[blob] = sealed
+        self._opened[blob.key] = ref(sealed, partial(self._closed, blob.key))
         return sealed
+
+    def _closed(self, key: str, reference: ref[SealedBlob]) -> None:
+        # Were it another's by now, that one would be opened once more, and nothing else.
+        if self._opened.get(key) is reference:
+            self._opened.pop(key, None)
 
     def content_size(self, blob: Blob) -> int | None:
         """Return how many bytes `open` would give, which is not noted as a use. Raises StoreError.
@@ -298,9 +304,9 @@ class Blobs:
     def drop(self, blob: Blob, sealed: SealedBlob) -> bool:
         """Remove a file that the disk can't read; return whether the blob may be had otherwise."""
         path = self.path(blob)
-        with self._lock:
-            if self._opened.get(blob) is sealed:
-                del self._opened[blob]
+        reference = self._opened.get(blob.key)
+        if reference is not None and reference() is sealed:
+            self._opened.pop(blob.key, None)
         try:
             if is_at(sealed.fd, path):
                 path.unlink()
