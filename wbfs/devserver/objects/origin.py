@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from wbfs.devserver.errors import InvalidRequest
 from wbfs.devserver.objects.signing import Refusal, Signer
@@ -65,9 +65,11 @@ class Origin:
         return self._signer.refusal(method, key, query)
 
     def _url(self, method: str, key: str, *, upload: str = "", part: int = 0) -> str:
-        self.path(key)
+        _checked(key)
         query = self._signer.sign(method, key, lifetime_s=self.lifetime_s, upload=upload, part=part)
-        return f"{self._base_url()}/{quote(key)}?{urlencode(query)}"
+        # Not `urlencode`, which takes as long as all else.
+        given = "&".join(f"{name}={quote(value)}" for name, value in query.items())
+        return f"{self._base_url()}/{quote(key)}?{given}"
 
     def path(self, key: str) -> Path:
         """Return where the object's bytes are, or would be."""

@@ -5,7 +5,6 @@ They look like an object store's: `?X-Date=...&X-Expires=...&X-Signature=...`.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -65,7 +64,7 @@ class Signer:
     def _signature(self, method: str, key: str, query: Mapping[str, str]) -> str:
         names = ("X-Date", "X-Expires", "uploadId", "partNumber")
         signed = [method, quote(key), *(quote(query.get(name, "")) for name in names)]
-        return hmac.new(self._secret, "\n".join(signed).encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._secret, "\n".join(signed).encode(), "sha256").hex()
 
 
 def issue_time(query: Mapping[str, str]) -> float:

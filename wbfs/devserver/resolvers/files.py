@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -31,7 +32,7 @@ class FileNode:
     ref: the URI of a reference, whose bytes the server doesn't have.
     object_key: where the bytes are, or will be after an upload.
     readable: whether the viewer may have a URL of the bytes.
-    url_path: the path of the URL that needs a key and does not expire.
+    url_path: gives the path of the URL that needs a key and does not expire.
     upload: where to put the bytes; None for a file that is only read.
     """
 
@@ -44,7 +45,7 @@ class FileNode:
     ref: str | None
     object_key: str | None
     readable: bool
-    url_path: str | None = None
+    url_path: Callable[[], str | None] = lambda: None
     upload: Upload | None = None
     artifact: Artifact | None = None
     mimetype: str | None = None
@@ -67,18 +68,22 @@ def entry_nodes(
     entity = services.accounts.entity_by_id(project.entity_id)
     where = [entity.name, project.name, collection.name, encode_id("Artifact", artifact.id)]
 
+    prefix = encode_id("File", artifact.id) + ":"
+
+    def url_path(entry: Entry) -> str | None:
+        if entry.birth_artifact_id is None:
+            return None
+        parts = [
+            *where,
+            encode_id("Artifact", entry.birth_artifact_id),
+            base64.b64decode(entry.digest).hex(),
+            entry.path.rpartition("/")[2],
+        ]
+        return "/artifactsV2/default/" + "/".join(quote(part, safe="") for part in parts)
+
     def convert(entry: Entry) -> FileNode:
-        url_path = None
-        if entry.birth_artifact_id is not None:
-            parts = [
-                *where,
-                encode_id("Artifact", entry.birth_artifact_id),
-                base64.b64decode(entry.digest).hex(),
-                entry.path.rpartition("/")[2],
-            ]
-            url_path = "/artifactsV2/default/" + "/".join(quote(part, safe="") for part in parts)
         return FileNode(
-            id=encode_id("File", artifact.id) + ":" + entry.path,
+            id=prefix + entry.path,
             name=entry.path,
             size_bytes=entry.size,
             digest=entry.digest,
@@ -87,7 +92,8 @@ def entry_nodes(
             ref=entry.ref,
             object_key=entry.object_key,
             readable=access >= Access.READ,
-            url_path=url_path,
+            # Few ask for it, and a page has a thousand.
+            url_path=partial(url_path, entry),
         )
 
     return convert
@@ -108,7 +114,7 @@ def run_file_node(ctx: Context, run: Run, file: RunFile) -> FileNode:
         ref=None,
         object_key=file.object_key,
         readable=ctx.services.projects.access(ctx.viewer, project) >= Access.READ,
-        url_path="/files/" + quote(f"{entity.name}/{project.name}/{run.name}/{file.name}"),
+        url_path=lambda: "/files/" + quote(f"{entity.name}/{project.name}/{run.name}/{file.name}"),
     )
 
 
@@ -151,7 +157,8 @@ def url(file: FileNode, info: Info, upload: bool = False) -> str | None:
     """The URL that needs a key, or with `upload` the one to upload to."""
     if upload:
         return _put_url(file, info)
-    return None if file.url_path is None else info.context.services.base_url() + file.url_path
+    path = file.url_path()
+    return None if path is None else info.context.services.base_url() + path
 
 
 @file_type.field("uploadUrl")
