@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from mounts import WBFS as COMMAND
@@ -40,6 +42,26 @@ def fetch_with_curl(site: Site, url: str, target: Path, *options: str) -> Sample
         raise Failed(f"curl: {done.stderr.strip()}")
     seconds, size = done.stdout.split()
     return Sample(seconds=float(seconds), bytes=int(size))
+
+
+def fetch_in_turn_with_curl(site: Site, urls: Sequence[str]) -> Sample:
+    """Download files one after another over one connection: the whole command is timed.
+
+    Raises Failed.
+    """
+    command = ["curl", "-sS", "--fail", "--noproxy", "*", *site.trusting("--cacert")]
+    command += [
+        "-w",
+        "%{size_download}\\n",
+        *(word for url in urls for word in ("-o", os.devnull, url)),
+    ]
+    began = time.perf_counter()
+    done = run(*command, timeout_s=LIMIT_S)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise Failed(f"curl: {done.stderr.strip()}")
+    sizes = [int(size) for size in done.stdout.split()]
+    return Sample(seconds=seconds, bytes=sum(sizes), count=len(sizes))
 
 
 def fetch_with_aria2c(site: Site, url: str, target: Path, *options: str) -> Sample:

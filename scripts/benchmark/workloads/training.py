@@ -7,10 +7,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmark.contenders import NATIVE, RCLONE_DEFAULTS, SDK
-from benchmark.contenders.downloads import get_with_sdk
-from benchmark.contenders.mounts import RCLONE_SMALL, about_tuned, mounts, scratch
+from benchmark.contenders import BARE, CURL, NATIVE, RCLONE_DEFAULTS, SDK
+from benchmark.contenders.downloads import fetch_in_turn_with_curl, get_with_sdk
+from benchmark.contenders.mounts import (
+    RCLONE_SMALL,
+    about_tuned,
+    mounted_daemon,
+    mounts,
+    scratch,
+)
 from benchmark.programs import load
+from benchmark.programs.loader import BATCH_FILES, files_of, shuffled
 from benchmark.samples import Failed, Sample, Turn, Workload
 from benchmark.site import Site
 from benchmark.site.data import files_below
@@ -18,6 +25,7 @@ from benchmark.workloads.turns import SEED, on_mounts
 
 READERS = 4
 EPOCHS = 2
+ONCE_LISTED = "the same, once listed"
 
 Pattern = Callable[[Path], Sample]
 """Reads a folder."""
@@ -27,10 +35,18 @@ Cases = Callable[[Sample], dict[str, Sample]]
 
 def training_workloads(site: Site) -> dict[str, Workload]:
     """Return the workloads by name."""
+    epochs = partial(_epochs, workers=READERS, epochs=EPOCHS, batches=None)
     files = f"{site.sizes.train_files:,} files of 8 to 64 KiB, over the link"
 
-    def workload(title: str, pattern: Pattern, cases: Cases, without: str = "") -> Workload:
-        turns = _turns(site, pattern, cases)
+    def workload(
+        title: str,
+        pattern: Pattern,
+        cases: Cases,
+        *,
+        limit: Mapping[str, Turn] | None = None,
+        without: str = "",
+    ) -> Workload:
+        turns = {**_turns(site, pattern, cases), **(limit or {})}
         turns.pop(without, None)
         return Workload(
             title=f"{files}: {title}", about=about_tuned(RCLONE_SMALL), turns=turns, note=_note
@@ -49,11 +65,21 @@ def training_workloads(site: Site) -> dict[str, Workload]:
             "a loader with one worker, its first batch",
             partial(_epochs, workers=1, epochs=1, batches=1),
             _batch_cases,
+            # The round trips, one after another: who reads so can't take less.
+            limit={CURL: partial(_in_turn, site)},
         ),
         "epochs-wan": workload(
             f"a loader with {READERS} workers, {EPOCHS} epochs",
-            partial(_epochs, workers=READERS, epochs=EPOCHS, batches=None),
+            epochs,
             _epoch_cases,
+            # What the second epoch takes of kernel, pyfuse3 and readers; its first has no link.
+            limit=on_mounts(
+                {BARE: partial(mounted_daemon, name="train")},
+                site,
+                site.near,
+                "train",
+                lambda mounted: _again(_checked(site, epochs(mounted.root("train")))),
+            ),
             # Of it, each epoch takes a minute or more, and tells no more than the shuffled readers.
             without=RCLONE_DEFAULTS,
         ),
@@ -107,6 +133,22 @@ def _on_disk(site: Site, pattern: Pattern, cases: Cases) -> dict[str, Sample]:
     return cases(_checked(site, pattern(site.plain / "train")))
 
 
+def _in_turn(site: Site) -> dict[str, Sample]:
+    """Fetch a batch of files by their own URLs, one after another over one connection."""
+    site.settle("train")
+    train = site.plain / "train"
+    paths = files_of(str(train))
+    chosen = [paths[index] for index in shuffled(len(paths), SEED + 1)[:BATCH_FILES]]
+    names = [Path(path).relative_to(train) for path in chosen]
+    sample = fetch_in_turn_with_curl(site, [f"{site.far.plain_url}/train/{name}" for name in names])
+    return {ONCE_LISTED: sample}
+
+
+def _again(sample: Sample) -> dict[str, Sample]:
+    last = f"epoch {EPOCHS}"
+    return {last: _epoch_cases(sample)[last]}
+
+
 def _shares(path: Path, *, processes: int, seed: int | None) -> Sample:
     return load("shares", path, processes=processes, seed=seed)
 
@@ -123,7 +165,7 @@ def _batch_cases(sample: Sample) -> dict[str, Sample]:
     whole = sample.more["first_batch_s"]
     return {
         "first batch": replace(sample, seconds=whole),
-        "the same, once listed": replace(sample, seconds=whole - sample.more["list_s"]),
+        ONCE_LISTED: replace(sample, seconds=whole - sample.more["list_s"]),
     }
 
 
@@ -140,7 +182,7 @@ def _epoch_cases(sample: Sample) -> dict[str, Sample]:
 
 
 def _note(more: Mapping[str, float]) -> str:
-    told = [f"listed in {more['list_s']:.2f} s"]
+    told = [f"listed in {more['list_s']:.2f} s"] if "list_s" in more else []
     if "download_s" in more:
         told.append(f"downloaded in {more['download_s']:.1f} s")
     return ", ".join(told)
