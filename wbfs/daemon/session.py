@@ -293,7 +293,7 @@ async def open_session(
             timeout_s=settings.timeout_s,
             setup=setup,
             counters=counters,
-            journal=Journal(by_gateway=gateway.has_brought),
+            journal=Journal(by_gateway=gateway.has_brought if gateway.url else None),
             carriers=Carriers(background, setup, spares),
             spares=spares,
         )

@@ -36,24 +36,50 @@ class Fetch:
 
     def report(self) -> dict[str, Any]:
         """Return what is known of it; its time is in seconds, and 0.001 of one at least."""
+        return self.report_at(trio.current_time())
+
+    def report_at(self, moment: float) -> dict[str, Any]:
+        """Return what was known of it at a moment of trio's clock."""
         return {
             "path": self.wanted.path,
             "why": self.why,
             "bytes": self.brought,
             "size": self.size,
-            "seconds": round(max(trio.current_time() - self.started_s, 0.001), 3),
+            "seconds": round(max(moment - self.started_s, 0.001), 3),
+        }
+
+
+@dataclass(eq=False, slots=True)
+class _Ended:
+    """A fetch that is over: at which moments of trio's clock and since the epoch, and how.
+
+    What is told of it is made when it is told: of few that is.
+    """
+
+    fetch: Fetch
+    ended_s: float
+    at_s: float
+    error: str | None
+    by_gateway: bool
+
+    def report(self) -> dict[str, Any]:
+        """Return what is known of it."""
+        return self.fetch.report_at(self.ended_s) | {
+            "at": _iso_time(self.at_s),
+            "error": self.error,
+            "by_gateway": self.by_gateway,
         }
 
 
 class Journal:
     """The fetches of one session."""
 
-    def __init__(self, *, by_gateway: Callable[[Blob], bool] = lambda blob: False) -> None:
-        """`by_gateway` tells whether bytes of a blob came by a gateway."""
+    def __init__(self, *, by_gateway: Callable[[Blob], bool] | None = None) -> None:
+        """`by_gateway` tells whether bytes of a blob came by a gateway, where there is one."""
         self._by_gateway = by_gateway
         # In the order in which they began.
         self._under_way: dict[Fetch, None] = {}
-        self._last: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._last: OrderedDict[str, _Ended] = OrderedDict()
 
     def begin(self, wanted: Wanted, why: str, size: int | None) -> Fetch:
         """Note that bytes are fetched from now on, `size` of them."""
@@ -67,11 +93,10 @@ class Journal:
         if error is None and not fetch.brought:
             return
         path = fetch.wanted.path
-        self._last[path] = fetch.report() | {
-            "at": time.time(),
-            "error": str(error) if error is not None else None,
-            "by_gateway": self._by_gateway(fetch.wanted.entry.blob),
-        }
+        asks = self._by_gateway
+        by_gateway = asks is not None and asks(fetch.wanted.entry.blob)
+        text = str(error) if error is not None else None
+        self._last[path] = _Ended(fetch, trio.current_time(), time.time(), text, by_gateway)
         self._last.move_to_end(path)
         if len(self._last) > LAST:
             self._last.popitem(last=False)
@@ -82,7 +107,7 @@ class Journal:
 
     def last(self) -> list[dict[str, Any]]:
         """Return how the last fetches went, one a file, oldest first."""
-        return [last | {"at": _iso_time(last["at"])} for last in self._last.values()]
+        return [ended.report() for ended in self._last.values()]
 
 
 def _iso_time(at: float) -> str:

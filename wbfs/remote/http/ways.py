@@ -68,17 +68,17 @@ class Ways:
         is_wandbs = peer in _WANDBS
         if proxies is None:
             proxies = self._proxies if is_wandbs else {}
-        try:
-            parts = urlsplit(url)
-            kind = (is_wandbs, peer is Peer.GATEWAY)
-            key = (parts.scheme, parts.netloc, *kind, *sorted(proxies.items()))
-            way = self._ways.get(key)
-            if way is None:
-                if len(self._ways) >= MAX_WAYS:
-                    self._ways.clear()
+        # Not `urlsplit`, which reads all of a signed URL, and each is another.
+        server = tuple(url.split("/", 3)[:3])
+        key = (*server, is_wandbs, peer is Peer.GATEWAY, *sorted(proxies.items()))
+        way = self._ways.get(key)
+        if way is None:
+            if len(self._ways) >= MAX_WAYS:
+                self._ways.clear()
+            try:
                 way = self._ways[key] = self._make(url, peer, proxies)
-        except ValueError:
-            raise RemoteError(f"can't ask {host_of(url)}: that is no URL") from None
+            except ValueError:
+                raise RemoteError(f"can't ask {host_of(url)}: that is no URL") from None
         return way
 
     def _make(self, url: str, peer: Peer, proxies: Mapping[str, str]) -> Way:

@@ -19,6 +19,8 @@ from wbfs.model.entries import Blob
 
 log = logging.getLogger(__name__)
 
+_ALGORITHMS = frozenset(Algorithm)
+
 
 class SdkCache:
     """The SDK's cache directory, whether or not it is there."""
@@ -48,9 +50,10 @@ class SdkCache:
 
         That is a hard link, which costs nothing; between two filesystems there can be none.
         """
-        slot = self._slot(path.name)
-        if slot is None:
+        found = self._slot(path.name)
+        if found is None:
             return
+        slot = Path(found)
         try:
             try:
                 slot.hardlink_to(path)
@@ -68,12 +71,13 @@ class SdkCache:
         if slot is None:
             return
         with contextlib.suppress(OSError):
-            if os.path.samestat(slot.stat(), found):
-                slot.unlink()
+            if os.path.samestat(os.stat(slot), found):
+                os.unlink(slot)
 
-    def _slot(self, key: str) -> Path | None:
+    def _slot(self, key: str) -> str | None:
         """Return where the SDK has the blob of that key; None for those that it keeps elsewhere."""
         algorithm, _, digest = key.partition("-")
-        if algorithm not in set(Algorithm):
+        if algorithm not in _ALGORITHMS:
             return None
-        return self._objects / f"{algorithm}/{digest[:2]}/{digest[2:]}"
+        # Not a Path: one takes longer to make than to find that nothing is there.
+        return f"{self._objects}/{algorithm}/{digest[:2]}/{digest[2:]}"
