@@ -32,7 +32,12 @@ from benchmark.site.servers import HOST
 from benchmark.turns import SLOW_TURN_S, say, take_turns, workplace
 from benchmark.workloads.growth import GROWTH, growth_table, growth_workload
 from benchmark.workloads.large import large_workloads
-from benchmark.workloads.limits import LIMITS, limits_workload
+from benchmark.workloads.limits import (
+    LIMITS,
+    SMALL_LIMITS,
+    limits_workload,
+    small_limits_workload,
+)
 from benchmark.workloads.scale import scale_workloads
 from benchmark.workloads.small import small_workloads
 from benchmark.workloads.training import training_workloads
@@ -82,11 +87,13 @@ NEEDED: dict[str, set[str]] = {
     "start": set(),
     GROWTH: {"train", "growing"},
     LIMITS: {"large"},
+    SMALL_LIMITS: {"train"},
 }
 """The workloads, and the artifacts that they read."""
 NAMES = tuple(NEEDED)
 DECIDING = (
     "limits",
+    "limits-small",
     "sequential",
     "sequential-wan",
     "first-bytes-wan",
@@ -162,6 +169,7 @@ def workloads(site: Site, *, reads: int) -> dict[str, Workload]:
         **scale_workloads(site),
         GROWTH: growth_workload(site),
         LIMITS: limits_workload(site),
+        SMALL_LIMITS: small_limits_workload(site),
     }
 
 

@@ -61,7 +61,7 @@ class Mounted:
         own, helpers = _memory(self.pid), [_memory(pid) for pid in descendants(self.pid)]
         return own | {
             "helpers": sum(one["VmHWM"] for one in helpers),
-            "processor_s": sum(map(_processor_s, (self.pid, *descendants(self.pid)))),
+            "processor_s": sum(map(processor_s, (self.pid, *descendants(self.pid)))),
         }
 
 
@@ -171,7 +171,7 @@ def _memory(pid: int) -> dict[str, float]:
     return dict.fromkeys(names, 0.0)
 
 
-def _processor_s(pid: int) -> float:
+def processor_s(pid: int) -> float:
     """Return what a process took of the processor, and what those of its that ended did."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

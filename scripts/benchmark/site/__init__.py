@@ -75,7 +75,7 @@ class Site:
             self.far.api_port: behind_link,
             self.far.files_port: self.near.files_port,
         }
-        start(
+        self.link = start(
             stack,
             [
                 *build_link(home),
