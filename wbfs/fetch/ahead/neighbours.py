@@ -29,7 +29,7 @@ SAMPLE = 32
 """Latest reads that random order is judged by."""
 STRAYS = 24
 """How many of them have to be far from any run."""
-DOUBLING = 64
+DOUBLING = 32
 """Reads in random order after which as much may be ahead as was read; then ever more."""
 AHEAD = 512
 """Files that a run may be ahead of its reader."""
