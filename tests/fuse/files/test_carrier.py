@@ -21,7 +21,7 @@ from stand_in import StandIn
 from wbfs.devserver.objects.signing import SIGNATURE
 from wbfs.fetch.apart import small_files, worker
 from wbfs.fetch.apart.process import Process
-from wbfs.fetch.apart.small_files import Order
+from wbfs.fetch.small.orders import Order
 from wbfs.fetch.work.background import Background
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference
@@ -220,7 +220,7 @@ async def test_it_is_ended_when_idle(nursery: trio.Nursery, tmp_path: Path) -> N
     process = Process(used.background, program)
     # The second order finds it ended.
     for number in (1, 2):
-        order = Order(path="file", entry=entry, location=None, by_gateway=True, is_unread=False)
+        order = Order(path="file", entry=entry, url="", by_gateway=True, is_unread=False)
         process.order(order, lambda _, error: ended.append((_, error)), timeout_s=100)
         with trio.fail_after(100):
             while len(ended) < number:

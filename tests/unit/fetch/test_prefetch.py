@@ -231,8 +231,6 @@ def store_error() -> Exception:
 @pytest.mark.parametrize(
     ("service", "method", "error", "outcome"),
     [
-        # It is there, to be checked before it is read.
-        ("blobs", "trust", store_error, Outcome.FETCHED),
         ("blobs", "trust", KeyError, Outcome.FAILED),
         ("writeback", "due", KeyError, Outcome.FAILED),
         ("sources", "location", KeyError, Outcome.FAILED),

@@ -32,7 +32,8 @@ def environment(channel, *names):
     received, answers = bytearray(), {}
     while len(answers) < len(names):
         received += channel.recv(4096)
-        answers |= {message[0]: message[1] for message in unpacked(received) if message}
+        for message in unpacked(received):
+            answers |= {said[0]: said[1] for said in message}
     return [answers[number] for number in range(len(names))]
 
 

@@ -21,15 +21,17 @@ from wbfs.fetch.apart import small_files
 from wbfs.fetch.apart.carriers import processors, small_carriers_for
 from wbfs.fetch.apart.pool import Pool
 from wbfs.fetch.apart.process import MOMENT_S, Lost, Process
-from wbfs.fetch.apart.small_files import THREADS, Done, Order
+from wbfs.fetch.apart.small_files import THREADS
 from wbfs.fetch.journal import Fetch
 from wbfs.fetch.resources import Resources
+from wbfs.fetch.small.orders import Done, Order
 from wbfs.fetch.transfer import deadline_of, fetch_whole, stretched
 from wbfs.fetch.wanted import Wanted
 from wbfs.fetch.work.offload import Kind
-from wbfs.model.entries import Entry, Version
-from wbfs.model.errors import StoreError, UrlExpired, WbfsError
+from wbfs.model.entries import Blob, Entry, Version
+from wbfs.model.errors import UrlExpired, WbfsError
 from wbfs.remote.http.transport import Deadline
+from wbfs.store.content.blobs import Known
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +53,22 @@ class Outcome(Enum):
 class Job:
     """A file to be fetched; `done` is told what became of it, and why, in the trio thread.
 
-    What `is_unread` is the first to be evicted, until it is opened. `key` is what its content is
-    known by.
+    What `is_unread` is the first to be evicted, until it is opened. `blob` is its content, and
+    `key` what that is known by.
     """
 
     wanted: Wanted
     done: Callable[[Outcome, WbfsError | None], None] = lambda outcome, error: None
     is_unread: bool = True
-    key: str = field(init=False)
+    blob: Blob = field(init=False)
 
     def __post_init__(self) -> None:
-        # Once: it takes as long as all else that is done here with a file.
-        object.__setattr__(self, "key", self.wanted.entry.blob.key)
+        # Made once: that takes as long as much else that is done here with a file.
+        object.__setattr__(self, "blob", self.wanted.entry.blob)
+
+    @property
+    def key(self) -> str:
+        return self.blob.key
 
     @property
     def size(self) -> int:
@@ -199,7 +205,7 @@ class Prefetch:
                 self._note(job, self._defect(job, defect))
 
     def _begin(self, job: Job) -> None:
-        if self._resources.blobs.has(job.wanted.entry.blob):
+        if self._resources.blobs.has(job.blob):
             # A program has read it since it was planned.
             self._end(job, Outcome.LEFT, None)
             return
@@ -226,7 +232,7 @@ class Prefetch:
         return Order(
             path=job.wanted.path,
             entry=entry,
-            location=location,
+            url=location.url if location is not None else "",
             by_gateway=self._resources.sources.gateway.is_asked,
             is_unread=job.is_unread,
         )
@@ -235,12 +241,10 @@ class Prefetch:
         """Note what the process did; what it failed at by its own fault is done here."""
         if done is not None:
             self._resources.sources.gateway.learn(
-                job.wanted.entry.blob,
-                job.size if done.by_gateway else 0,
-                trouble=done.gateway_trouble,
+                job.blob, job.size if done.by_gateway else 0, trouble=done.gateway_trouble
             )
         if error is None or (isinstance(error, WbfsError) and not isinstance(error, Lost)):
-            self._note(job, error)
+            self._note(job, error, done.known if done is not None else None)
         elif job.key in self._demanded:
             # By whoever waits for it.
             self._end(job, Outcome.LEFT, None)
@@ -275,11 +279,11 @@ class Prefetch:
         self._note(job, error)
         self._go_on()
 
-    def _note(self, job: Job, error: WbfsError | None) -> None:
+    def _note(self, job: Job, error: WbfsError | None, known: Known | None = None) -> None:
         resources, counters = self._resources, self._resources.counters
         try:
             if error is None:
-                self._note_fetched(job)
+                self._note_fetched(job, known)
             elif isinstance(error, UrlExpired):
                 resources.sources.forget_url(job.wanted.version, job.wanted.entry)
         except Exception as defect:  # noqa: BLE001 - whoever waits is told
@@ -289,17 +293,16 @@ class Prefetch:
             log.info("%s is not prefetched: %s", job.wanted.path, error)
         self._end(job, Outcome.FETCHED if error is None else Outcome.FAILED, error)
 
-    def _note_fetched(self, job: Job) -> None:
-        resources, counters = self._resources, self._resources.counters
-        try:
-            resources.blobs.trust(job.wanted.entry.blob)
-        except StoreError as error:
-            log.info("%s is to be checked before it is read: %s", job.wanted.path, error)
+    def _note_fetched(self, job: Job, known: Known | None) -> None:
+        if known is not None:
+            # By another process.
+            self._resources.blobs.trust(job.blob, known)
+        counters = self._resources.counters
         counters.fetched_files += 1
         counters.fetched_bytes += job.size
         counters.prefetched_files += 1
         counters.prefetched_bytes += job.size
-        resources.writeback.due()
+        self._resources.writeback.due()
 
     def _end(self, job: Job, outcome: Outcome, error: WbfsError | None) -> None:
         """Note that a file is on its way no more."""

@@ -38,8 +38,8 @@ def carriers_for(processors: int) -> int:
 def small_carriers_for(processors: int) -> int:
     """Return how many processes fetch small files on a machine with so many processors.
 
-    One has a file for each 0.72 ms, of which its threads spend a sixth on Python's lock; two have
-    one for each 0.6 ms, each, and more than the mount has use for.
+    One has a file for each 0.4 ms of a processor that it has for itself, as the mount's own process
+    has to answer for it: two share what is left better than one does.
     """
     return min(processors, 2)
 

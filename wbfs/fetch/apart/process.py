@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic
 
@@ -275,9 +276,8 @@ class Process(Generic[O, A]):
             while piece := await stream.receive_some(RECEIVED_BYTES):
                 self._quiet_ticks = 0
                 received += piece
-                for message in unpacked(received):
-                    if message is not None:
-                        self._note_said(*message)
+                for said in chain.from_iterable(unpacked(received)):
+                    self._note_said(*said)
                 if not self._under_way:
                     self._news.set()
         except trio.BrokenResourceError:

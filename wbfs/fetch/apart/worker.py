@@ -3,9 +3,10 @@
     python -m wbfs.fetch.apart.worker FD NAME
 
 It talks over the socket `FD`, in pickles with their length in front: it is sent a `Program`, then
-lists of orders with their numbers, and answers each with its number, what was returned, and what
-was raised. `None` now and then tells that it is well. `NAME` is for who looks at the processes.
-Of an order under way it may send news, with its number, and be sent wishes, by their numbers.
+lists of orders with their numbers, and sends lists of answers: each an order's number, what was
+returned, and what was raised. An empty one now and then tells that it is well. `NAME` is for who
+looks at the processes. Of an order under way it may send news, with its number, and be sent wishes,
+by their numbers.
 
 When its input ends, whoever started it is gone, or needs it no more, and it ends too. Its standard
 streams lead nowhere: a library may print what it likes. It imports little, to start fast.
@@ -23,15 +24,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from wbfs.model.errors import RemoteError
 
 O = TypeVar("O")  # noqa: E741 - an order
 A = TypeVar("A")
+Answering = Callable[[Sequence[tuple[int, Any, BaseException | None]]], None]
+"""What sends answers: orders' numbers, what was returned, and what was raised."""
 
 WELL_EVERY_S = 0.5
 RECEIVED_BYTES = 1 << 18
@@ -51,12 +54,24 @@ class Talk:
         self.wish: Any = None
 
 
+class Lane(Protocol):
+    """What takes orders before the threads do, and leaves some to them."""
+
+    def take(self, orders: Iterable[tuple[int, Any]], /) -> None:
+        """Obey orders, given with their numbers; in any thread."""
+
+    def came_back(self, number: int, /) -> None:
+        """Note that one that was left is answered; in any thread."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program(Generic[O, A]):
     """What a process is for. All of it can be pickled.
 
     `prepare` returns, in the process, what obeys an order, in as many `threads`, and talks about it
-    meanwhile where it `talks`; `abandon` removes what is left of one that is under way when nobody
+    meanwhile where it `talks`. Where there is a `lane`, that is given what `prepare` has returned,
+    what answers orders, and what leaves one to the threads, and returns what takes orders first.
+    `abandon` removes what is left of one that is under way when nobody
     wants it any more. Of a process that was `silent_s` seconds silent it is taken that it hangs;
     one without orders ends after `idle_s`.
     """
@@ -64,6 +79,7 @@ class Program(Generic[O, A]):
     name: str
     prepare: Callable[[], Callable[[O], A] | Callable[[O, Talk], A]]
     talks: bool = False
+    lane: Callable[[Any, Answering, Callable[[int, O], None]], Lane] | None = None
     abandon: Callable[[O], None] = nothing
     threads: int = 1
     silent_s: float
@@ -96,6 +112,7 @@ class _Worker:
         self._under_way: dict[int, Any] = {}
         self._talks: dict[int, Talk] = {}
         self._program: Program[Any, Any] | None = None
+        self._lane: Lane | None = None
 
     def run(self) -> NoReturn:
         """Obey until the input ends."""
@@ -111,13 +128,15 @@ class _Worker:
                     self._take(message)
             if time.monotonic() >= well_at_s:
                 well_at_s = time.monotonic() + WELL_EVERY_S
-                self._send(None)
+                self._send([])
 
     def _take(self, message: Any) -> None:
         if self._program is None:
             self._program = message
             self._on_program(message.name)
             obey = self._program.prepare()
+            if self._program.lane is not None:
+                self._lane = self._program.lane(obey, self._answer, self._leave)
             for _ in range(self._program.threads):
                 threading.Thread(target=self._work, args=(obey,), daemon=True).start()
             return
@@ -128,12 +147,18 @@ class _Worker:
                     talk.wish = wish
             return
         self._under_way.update(message)
+        if self._lane is not None:
+            self._lane.take(message)
+            return
         for number, order in message:
             self._talks[number] = Talk(partial(self._tell, number))
-            self._orders.put((number, order))
+            self._leave(number, order)
+
+    def _leave(self, number: int, order: object) -> None:
+        self._orders.put((number, order))
 
     def _tell(self, number: int, news: object) -> None:
-        self._send((number, news))
+        self._send([(number, news)])
 
     def _work(self, obey: Callable[..., Any]) -> NoReturn:
         assert self._program is not None
@@ -144,9 +169,21 @@ class _Worker:
             try:
                 answer = (number, obey(*about), None)
             except BaseException as error:  # noqa: BLE001 - each order has an answer
-                answer = (number, None, _portable(error))
-            del self._under_way[number], self._talks[number]
-            self._send(answer)
+                answer = (number, None, error)
+            self._answer([answer])
+            if self._lane is not None:
+                self._lane.came_back(number)
+
+    def _answer(self, answers: Sequence[tuple[int, Any, BaseException | None]]) -> None:
+        for number, _, _ in answers:
+            del self._under_way[number]
+            self._talks.pop(number, None)
+        self._send(
+            [
+                (number, answer, None if error is None else _portable(error))
+                for number, answer, error in answers
+            ]
+        )
 
     def _send(self, message: object) -> None:
         try:

@@ -17,6 +17,8 @@ from wbfs.remote.http.sending import Answer
 from wbfs.remote.http.transport import Deadline, Transport
 
 ERROR_BODY_BYTES = 4096
+REFUSALS = (401, 403)
+"""Statuses that say of a URL that it is wrong, or past its time."""
 SLOWEST_BYTES_PER_S = 64 << 10
 """What bytes must come at: deadlines are stretched by the size at this rate."""
 
@@ -178,6 +180,11 @@ def stream_of(
     )
 
 
+def refused(url: str, status: int) -> UrlExpired:
+    """Return the error of a URL that is refused."""
+    return UrlExpired(f"{host_of(url)} refuses the file's URL ({status})")
+
+
 def _is_packed(response: Answer) -> bool:
     """Whether an answer is compressed: stores repeat what they were told, which may be none."""
     encodings = response.headers.get("Content-Encoding", "").lower().split(",")
@@ -199,8 +206,8 @@ def _check_status(transport: Transport, response: Answer, url: str, deadline: De
             body += piece
             if len(body) >= ERROR_BODY_BYTES:
                 break
-    if status in (401, 403) or _EXPIRED.search(body):
-        raise UrlExpired(f"{host_of(url)} refuses the file's URL ({status})")
+    if status in REFUSALS or _EXPIRED.search(body):
+        raise refused(url, status)
     raise _KINDS.get(status, RemoteError)(
         f"{host_of(url)} answers {status} {response.reason} to the file's URL"
     )

@@ -76,19 +76,16 @@ class Sender:
         `connect_s` is how long connecting may take, and `silence_s` how long the server may be
         silent. Raises what requests raises; TimeoutError, OSError, ValueError.
         """
-        if method == "GET" and not way.proxy:
+        if method == "GET":
             answer = self._get(hop, way, silence_s)
             if answer is not None:
                 return answer
         request = _prepared(method, hop.url, headers=hop.headers, json=json, data=data)
         return self._adapter.send(request, timeout=(connect_s, silence_s), **way.options)
 
-    def _get(self, hop: Hop, way: Way, silence_s: float) -> Answer | None:
-        """Ask over an idle connection; return None where there is none, or it breaks.
-
-        Raises TimeoutError.
-        """
-        plain = _PLAIN_URL.fullmatch(hop.url)
+    def idle(self, url: str, way: Way) -> Idle | None:
+        """Take an idle connection over which a URL can be asked for; None where there is none."""
+        plain = None if way.proxy else _PLAIN_URL.fullmatch(url)
         if plain is None:
             return None
         scheme, server, target = plain.groups()
@@ -112,31 +109,66 @@ class Sender:
         if len(self._pools) >= MAX_POOLS:
             self._pools.clear()
         self._pools[key] = pool
+        return Idle(pool, connection, server, target, way.headers)
+
+    def _get(self, hop: Hop, way: Way, silence_s: float) -> Answer | None:
+        """Ask over an idle connection; return None where there is none, or it breaks.
+
+        Raises TimeoutError.
+        """
+        idle = self.idle(hop.url, way)
+        if idle is None:
+            return None
         try:
-            return _IdleAnswer(pool, connection, hop, target, silence_s)
+            return _IdleAnswer(idle, hop, silence_s)
         except TimeoutError:
             raise
         except (OSError, http.client.HTTPException):
             return None
 
 
+class Idle:
+    """A connection that was idle, until it is given back.
+
+    What is to be asked for is `target` at `server`, with those headers of ours.
+    """
+
+    def __init__(
+        self, pool: Any, connection: Any, server: str, target: str, headers: Mapping[str, str]
+    ) -> None:
+        self.pool = pool
+        self.connection = connection
+        self.server = server
+        self.target = target
+        self.headers = headers
+
+    def give_back(self) -> None:
+        """Let others have it, who find out where it is closed by now."""
+        self.pool._put_conn(self.connection)
+
+    def close(self) -> None:
+        """Close it: something else than an answer's end comes next."""
+        self.connection.close()
+        self.give_back()
+
+
 class _IdleAnswer:
     """An answer that came over a connection that was idle."""
 
-    def __init__(self, pool: Any, connection: Any, hop: Hop, target: str, silence_s: float) -> None:
+    def __init__(self, idle: Idle, hop: Hop, silence_s: float) -> None:
         """Ask, and wait for an answer. Raises OSError, HTTPException."""
+        connection = idle.connection
         try:
             connection.timeout = silence_s
             connection.sock.settimeout(silence_s)
-            connection.putrequest("GET", target, skip_accept_encoding=True)
+            connection.putrequest("GET", idle.target, skip_accept_encoding=True)
             for name, value in hop.headers.items():
                 connection.putheader(name, value)
             connection.endheaders()
             # Not urllib3's own, which makes what was asked of it.
             answer = http.client.HTTPConnection.getresponse(connection)
         except BaseException:
-            connection.close()
-            pool._put_conn(connection)
+            idle.close()
             raise
         self.url = hop.url
         self.status_code = answer.status
@@ -151,7 +183,7 @@ class _IdleAnswer:
             preload_content=False,
             decode_content=False,
             original_response=answer,
-            pool=pool,
+            pool=idle.pool,
             connection=connection,
         )
 

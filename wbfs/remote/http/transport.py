@@ -35,7 +35,7 @@ from wbfs.remote.http.addresses import GuardedAdapter
 from wbfs.remote.http.bodies import DirectAdapter, Piece
 from wbfs.remote.http.failures import handshake_failed, hopeless, host_of, timed_out, unreachable
 from wbfs.remote.http.redirects import Hop, Peer, next_hop
-from wbfs.remote.http.sending import Answer, Sender
+from wbfs.remote.http.sending import Answer, Idle, Sender
 from wbfs.remote.http.trust import Trust
 from wbfs.remote.http.ways import Way, Ways
 
@@ -191,6 +191,14 @@ class Transport:
     def refuse_reference(self, url: str) -> None:
         """Raise AccessDenied where a URL says itself that it leads to where no reference may."""
         self._guarded.judge(url)
+
+    def idle(self, url: str, *, peer: Peer) -> Idle | None:
+        """Take a connection that is there and idle, to ask for a URL; None where there is none.
+
+        It is for W&B's own servers. Raises Offline, RemoteError.
+        """
+        self.refuse_offline()
+        return self._sender.idle(url, self._ways.to(url, peer, None))
 
     @contextmanager
     def request(
@@ -354,8 +362,7 @@ class Transport:
         status = response.status_code
         # Azure says by 409 that an account gives nothing to the public: that is final.
         is_azures = status == 409 and "x-ms-error-code" in response.headers
-        passing = status in _RETRIED or (status >= 500 and status not in _NOT_RETRIED)
-        if passing and not is_azures:
+        if is_passing(status) and not is_azures:
             retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
             response.close()
             kind = RateLimited if status == 429 else RemoteError
@@ -369,6 +376,11 @@ class Transport:
         while not end.expired:
             self._checkpoint()
             time.sleep(min(SLEEP_SLICE_S, end.remaining_s))
+
+
+def is_passing(status: int) -> bool:
+    """Whether a request may go better in a moment that was answered with that status."""
+    return status in _RETRIED or (status >= 500 and status not in _NOT_RETRIED)
 
 
 _backoff = tenacity.wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)

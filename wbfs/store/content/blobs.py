@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from weakref import ref
 
 from wbfs.model.entries import Blob
@@ -315,20 +316,31 @@ class Blobs:
             return False
         return True
 
-    def trust(self, blob: Blob) -> None:
+    def hand_over(self, sealed: SealedBlob) -> Known | None:
+        """Return what is known of a file that `seal` has returned, for another process to `trust`.
+
+        It is not known here any more. None where it has no name.
+        """
+        inode = os.fstat(sealed.fd).st_ino
+        with self._lock:
+            known = self._unmarked.pop(inode, None)
+        return None if known is None else Known(inode, known.mtime_ns)
+
+    def trust(self, blob: Blob, known: Known) -> None:
         """Take a blob for right that another process of this daemon has checked and sealed."""
-        fd = self._open(blob)
-        if fd is not None:
-            self._know(fd, self.path(blob), OURS_NS)
-            os.close(fd)
+        path = f"{self._cache_dir}/{_place(blob)}"
+        self._note_right(known.inode, _Unmarked(path, known.mtime_ns, OURS_NS))
 
     def _know(self, fd: int, path: Path, mark_ns: int) -> None:
         """Take the open file at `path` for right, and mark it later."""
         found = os.fstat(fd)
+        self._note_right(found.st_ino, _Unmarked(str(path), found.st_mtime_ns, mark_ns))
+
+    def _note_right(self, inode: int, file: _Unmarked) -> None:
         with self._lock:
             while len(self._unmarked) >= MOST_UNMARKED:
                 del self._unmarked[next(iter(self._unmarked))]
-            self._unmarked[found.st_ino] = _Unmarked(path, found.st_mtime_ns, mark_ns)
+            self._unmarked[inode] = file
 
     def flush(self) -> int:
         """Wait until what was sealed is safely on disk, mark it so, and return how many it was.
@@ -345,7 +357,7 @@ class Blobs:
             marked = {inode: _mark(file, inode) for inode, file in unmarked.items()}
             for inode, file in unmarked.items():
                 if marked[inode] is not None and file.mark_ns == OURS_NS:
-                    self._sdk_cache.add(file.path)
+                    self._sdk_cache.add(Path(file.path))
         except OSError as error:
             raise store_error(f"write the cache {self._cache_dir} to disk", error) from error
         with self._lock:
@@ -360,11 +372,18 @@ class Blobs:
         return len(unmarked)
 
 
+class Known(NamedTuple):
+    """A file that is right: its inode, and its time of modification."""
+
+    inode: int
+    mtime_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Unmarked:
     """A file that is right, its time of modification, and with what it is to be marked."""
 
-    path: Path
+    path: str
     mtime_ns: int
     mark_ns: int
     takes_marks: bool = True
