@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wbfs.daemon.kernel import MAX_BACKGROUND, READ_AHEAD_KB
+from wbfs.daemon.fuse.kernel import MAX_BACKGROUND, READ_AHEAD_KB
 from wbfs.daemon.mounts.connection import CONTROL
 from wbfs.daemon.mounts.mountpoint import FUSE_CONF, users_may_allow_other
 from wbfs.model.errors import RemoteError, WbfsError

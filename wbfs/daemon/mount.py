@@ -17,7 +17,8 @@ import pyfuse3
 import trio
 
 from wbfs.daemon.ending import Ending, signals_noted
-from wbfs.daemon.kernel import Kernel
+from wbfs.daemon.fuse.kernel import Kernel
+from wbfs.daemon.fuse.serving import answer
 from wbfs.daemon.lineage.recorder import Recorder, recording
 from wbfs.daemon.locks import pin_locked
 from wbfs.daemon.metrics import Metrics
@@ -30,7 +31,6 @@ from wbfs.daemon.mounts.mountpoint import (
 )
 from wbfs.daemon.mounts.own import OwnMount
 from wbfs.daemon.reserve import Reserve, reserved_descriptors
-from wbfs.daemon.serving import answer
 from wbfs.daemon.session import Session, open_session
 from wbfs.daemon.status import Status
 from wbfs.daemon.supervisor import Supervisor

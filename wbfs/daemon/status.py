@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from wbfs import __version__
-from wbfs.daemon.kernel import Kernel
+from wbfs.daemon.fuse.kernel import Kernel
 from wbfs.daemon.lineage.recorder import Recorder
 from wbfs.daemon.mounts.records import pid_namespace
 from wbfs.daemon.session import Session

@@ -10,7 +10,7 @@ from pathlib import Path
 from mounts import run
 
 from benchmark.samples import Skipped
-from wbfs.daemon.kernel import READ_AHEAD_KB
+from wbfs.daemon.fuse.kernel import READ_AHEAD_KB
 
 FUSE_CONTROL = "/sys/fs/fuse/connections"
 KERNEL_DEFAULTS = {"read_ahead_kb": 128, "max_background": 12, "congestion_threshold": 9}

@@ -20,8 +20,8 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from wbfs.daemon.kernel import Kernel
-from wbfs.daemon.serving import answer
+from wbfs.daemon.fuse.kernel import Kernel
+from wbfs.daemon.fuse.serving import answer
 from wbfs.fetch.work.background import in_background
 
 

@@ -19,7 +19,7 @@ from mounts import check, run, wait_until
 from stand_in import StandIn
 from tensors import header_of
 
-from wbfs.daemon.kernel import MAX_BACKGROUND
+from wbfs.daemon.fuse.kernel import MAX_BACKGROUND
 
 SIZE = 40 << 20
 MIB = 1 << 20

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from wbfs.daemon.in_a_row import MOST, take_requests_in_a_row
+from wbfs.daemon.fuse.in_a_row import MOST, take_requests_in_a_row
 
 
 @pytest.fixture(autouse=True)

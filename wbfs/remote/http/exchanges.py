@@ -23,7 +23,6 @@ _STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3})(?: |$)")
 _SIZE = re.compile(rb"[0-9]{1,18}")
 _ANOTHER_FRAME = (b"transfer-encoding", b"content-encoding", b"content-range", b"trailer")
 """Headers of what is more than its bytes."""
-_PORTS = (":80", ":443")
 
 
 class Unusual(Exception):
@@ -101,9 +100,7 @@ class Exchange:
         return sock
 
     def _send(self) -> None:
-        server = self._idle.server
-        for port in _PORTS:
-            server = server.removesuffix(port)
+        server = self._idle.server.removesuffix(f":{self._idle.connection.default_port}")
         lines = [f"GET {self._idle.target} HTTP/1.1", f"Host: {server}"]
         lines += [f"{name}: {value}" for name, value in self._idle.headers.items()]
         try:

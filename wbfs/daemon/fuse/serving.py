@@ -14,8 +14,8 @@ from typing import Protocol
 import pyfuse3
 import trio
 
-from wbfs.daemon.in_a_row import take_requests_in_a_row
-from wbfs.daemon.kernel import MAX_BACKGROUND
+from wbfs.daemon.fuse.in_a_row import take_requests_in_a_row
+from wbfs.daemon.fuse.kernel import MAX_BACKGROUND
 from wbfs.fetch.work.background import Background
 
 log = logging.getLogger(__name__)

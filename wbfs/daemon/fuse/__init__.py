@@ -1,0 +1,1 @@
+"""How a mount talks with the kernel."""
