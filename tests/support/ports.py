@@ -12,18 +12,20 @@ TRIES = 1000
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, nor will but who was given it.
+    """Return a port that nobody listens on, nor is likely to but who was given it.
 
-    It is below those that the system gives out to whoever asks for none: what other tests start
-    beside, and every connection, has one of these, perhaps before the server here has.
+    It is none of those that the system gives out to whoever asks for none, unless it gives out all:
+    what other tests start beside, and every connection, has one of these, perhaps before the server
+    here has.
     """
-    highest = int(RANGE.read_text().split()[0])
-    for _ in range(TRIES):
-        port = random.randrange(LOWEST, highest)
+    first, last = map(int, RANGE.read_text().split())
+    others = [*range(LOWEST, first), *range(last + 1, 1 << 16)]
+    for port in [*random.sample(others, min(TRIES, len(others))), 0]:
         with socket.socket() as one:
             try:
                 one.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        return port
-    raise AssertionError(f"there is no free port from {LOWEST} to {highest}")
+            found: int = one.getsockname()[1]
+            return found
+    raise AssertionError("there is no free port")

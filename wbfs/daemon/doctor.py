@@ -19,7 +19,7 @@ from pathlib import Path
 from wbfs.daemon.fuse.kernel import MAX_BACKGROUND, READ_AHEAD_KB
 from wbfs.daemon.mounts.connection import CONTROL
 from wbfs.daemon.mounts.mountpoint import FUSE_CONF, users_may_allow_other
-from wbfs.model.errors import RemoteError, WbfsError
+from wbfs.model.errors import WbfsError
 from wbfs.model.settings import MIN_FREE_BYTES
 from wbfs.model.text import plain
 from wbfs.remote.api.artifacts import WandbApi
@@ -266,7 +266,7 @@ def _gateway(url: str) -> Finding:
             deadline=Deadline.after(SERVER_TIMEOUT_S, retried_s=0),
         ):
             return Finding("gateway", f"{host_of(url)} answers")
-    except RemoteError as error:
+    except WbfsError as error:
         to_do = "look whether it runs, and correct WBFS_BLOB_GATEWAY: all comes from the store else"
         return Finding("gateway", plain(str(error)), is_well=False, to_do=to_do)
     finally:

@@ -259,7 +259,7 @@ def _secret_in(path: Path, what: str) -> str:
         refuse_to_wait(path)
         return path.read_text().strip()
     except OSError as error:
-        if len(path.name) >= _SHORTEST_KEY and _may_be_key(path.name):
+        if _KEY.search(path.name):
             # Not the name, nor the error, which has it.
             raise LoginRefused(
                 f"what is named as the file with the {what} looks like that itself, and is no file:"

@@ -273,6 +273,8 @@ def test_a_doctor(mount: Mount, stand_in: StandIn, tmp_path: Path) -> None:
     assert re.search(r"^ok gateway +127\.0\.0\.1:\d+ answers$", done.stdout, re.M)
     done = run(*command, env=mount.env | {"WBFS_BLOB_GATEWAY": "http://127.0.0.1:1"})
     assert re.search(r"^!! gateway .*refused", done.stdout, re.M)
+    done = run(*command, env=worse | {"WBFS_BLOB_GATEWAY": "https://127.0.0.1:1"})
+    assert re.search(r"^!! gateway .*SSL_CERT_DIR(?s:.*)^ok extras ", done.stdout, re.M)
     # Whatever is not well has what to do.
     assert not re.search(r"^!! .*\n(?! +-> )", done.stdout, re.M)
     assert "secret" not in done.stdout

@@ -11,6 +11,8 @@ from conftest import Mounter
 from mounts import WBFS, Mount, check, run
 from stand_in import StandIn
 
+from wbfs.daemon.mounts.taking_down import NotMounted, take_down
+
 ALONE = f"""
 wbfs() {{ {" ".join(WBFS)} "$@"; }}
 # Nothing here may touch another test's mounts, nor anybody else's; where there are none, it fails.
@@ -35,7 +37,8 @@ def test_all_the_dead_and_the_living(stand_in: StandIn, tmp_path: Path) -> None:
 mkdir one two three
 for name in one two three; do wbfs mount --cache-dir cache $name; done
 # Who is in it keeps no dead one.
-(cd one && exec sleep 60) & sleep 0.1
+(cd one && exec sleep 60) &
+until [ "$(readlink /proc/$!/cwd)" = "$(pwd -P)/one" ]; do sleep 0.05; done
 kill -KILL $(wbfs status one | sed -n 's/.* process \\([0-9]*\\),.*/\\1/p')
 # Only what is dead, of those that are named, too.
 wbfs umount --dead two
@@ -56,6 +59,13 @@ wbfs status || echo "nothing: $?"
 """
     lines = alone(script, stand_in.env(tmp_path / "home"), tmp_path)
     assert lines == ["the worst is 4", "2", "1", "2", "left: 1", "1", "1", "nothing: 3"]
+
+
+def test_what_lives_again_is_not_taken_for_dead(mounter: Mounter) -> None:
+    mount = mounter()
+    with pytest.raises(NotMounted, match="is not dead"):
+        take_down(mount.path, lazy=False, force=False, only_dead=True)
+    assert os.path.ismount(mount.path)
 
 
 def test_what_is_not_mounted(mounter: Mounter, tmp_path: Path) -> None:

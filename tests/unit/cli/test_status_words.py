@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,11 @@ def test_whatever_it_is(earlier: dict[str, Any], status: dict[str, Any]) -> None
     console.print(_shown(seen, {"/odd": _counted(earlier)}, console))
     assert isinstance(console.file, io.StringIO)
     assert "/sensible" in console.file.getvalue()
+
+
+def test_no_file_is_read_that_is_no_process(tmp_path: Path) -> None:
+    # Whoever reads it waits for ever.
+    os.mkfifo(tmp_path / "comm")
+    longest = [{"operation": "read", "path": "x", "seconds": 99, "pid": f"1/../..{tmp_path}"}]
+    odd = Seen(path=Path("/odd"), health=Health.SERVES, status={"waiting": {"longest": longest}})
+    assert "by a process that can't be told" in "\n".join(lines(odd))

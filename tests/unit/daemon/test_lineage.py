@@ -302,6 +302,24 @@ def test_seven_days(tmp_path: Path, runs: FakeRuns, monkeypatch: pytest.MonkeyPa
     assert (later.pending, later.failed) == (0, 1)
 
 
+@pytest.mark.parametrize("error", [LoginRefused("no reason given"), RemoteError("it answers 503")])
+def test_a_run_that_is_refused_keeps_no_other_back(
+    tmp_path: Path, runs: FakeRuns, error: Exception
+) -> None:
+    def answer(run: Run, use: Use) -> None:
+        if run == RUN:
+            raise error
+
+    runs.answer = answer
+    mine = make_sender(tmp_path, runs)
+    mine.add([use_of("a")])
+    mine.send()
+    mine.add([use_of("b", OTHER)])
+    mine.send(at_once=True)
+    assert runs.told == [(OTHER.name, "b")]
+    assert mine.pending == 1
+
+
 def test_a_log_that_is_filled_later(tmp_path: Path, runs: FakeRuns) -> None:
     log, other_log = tmp_path / "run.wandb", tmp_path / "resumed.wandb"
     log.touch()

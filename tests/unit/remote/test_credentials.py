@@ -174,7 +174,17 @@ def test_a_netrc_that_is_not_there_is_named(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["WBFS_TOKEN_FILE", "WANDB_IDENTITY_TOKEN_FILE"])
-@pytest.mark.parametrize("secret", [KEYS[0], f"local-{KEYS[0]}", ".".join([KEYS[0] * 9] * 3)])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        KEYS[0],
+        f"local-{KEYS[0]}",
+        ".".join([KEYS[0] * 9] * 3),
+        f"{KEYS[0]}\n",
+        f'"{KEYS[0]}"',
+        f"Bearer {KEYS[0]}",
+    ],
+)
 def test_a_secret_in_place_of_its_file_is_not_shown(home: Path, name: str, secret: str) -> None:
     with pytest.raises(AccessDenied, match="looks like that itself") as refused:
         load(home, **{name: secret}).read_login()

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from wbfs.cli.given.options import (
     PORT,
@@ -246,7 +247,8 @@ def mount(
     from wbfs.daemon.mounts.table import resolve
     from wbfs.daemon.supervisor import Supervisor
 
-    if metrics_address is not None and metrics_port is None:
+    said_by = click.get_current_context().get_parameter_source("metrics_address")
+    if said_by is ParameterSource.COMMANDLINE and metrics_port is None:
         raise click.UsageError(
             "--metrics-address says where --metrics-port listens: give that, too, or leave it out"
         )

@@ -165,8 +165,9 @@ def _waiting(seen: Seen) -> Iterator[tuple[str, str]]:
         yield "" if number else "waiting", text
 
 
-def _who(pid: int | None) -> str:
-    if not pid:
+def _who(pid: object) -> str:
+    # A mount of another user's may say anything.
+    if not isinstance(pid, int) or pid <= 0:
         return "by a process that can't be told"
     try:
         name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()

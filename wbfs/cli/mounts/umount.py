@@ -66,7 +66,7 @@ def umount(
     codes = [0]
     for path in paths:
         try:
-            take_down(path, lazy=lazy, force=force)
+            take_down(path, lazy=lazy, force=force, only_dead=dead)
         except UsageError as error:
             if if_mounted and isinstance(error, NotMounted):
                 continue

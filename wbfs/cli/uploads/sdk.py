@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,19 @@ def run_sdk(
     """
     allowed_s = START_TIMEOUT_S + timeout_s + size / SLOWEST_BYTES_PER_S
     deadline = time.monotonic() + allowed_s + len(order["entries"]) / ENTRIES_PER_S
-    try:
+    with _saying_where():
         # What is in there may be the user's only, and goes whatever happens.
-        with tempfile.TemporaryDirectory(prefix="wbfs-put-", ignore_cleanup_errors=True) as name:
-            return _run_in(
-                Path(name), order, credentials, deadline, on_read=on_read, checkpoint=checkpoint
-            )
+        place = tempfile.TemporaryDirectory(prefix="wbfs-put-", ignore_cleanup_errors=True)
+    with place as name:
+        return _run_in(
+            Path(name), order, credentials, deadline, on_read=on_read, checkpoint=checkpoint
+        )
+
+
+@contextlib.contextmanager
+def _saying_where() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StoreError(
             f"can't start the SDK in a temporary folder: {error.strerror}; make room there, or name"
@@ -102,8 +109,8 @@ def _run_in(
     on_read: Callable[[int], None],
     checkpoint: Callable[[], None],
 ) -> dict[str, Any]:
-    (folder / "order.json").write_text(json.dumps(order))
-    with (folder / "output").open("wb") as output:
+    with _saying_where(), (folder / "output").open("wb") as output:
+        (folder / "order.json").write_text(json.dumps(order))
         process = subprocess.Popen(
             [sys.executable, "-P", str(_PROGRAM), str(folder), str(os.getpid())],
             stdin=subprocess.PIPE,

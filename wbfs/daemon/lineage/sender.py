@@ -133,7 +133,7 @@ class Sender:
         for use in self.read():
             if only is None or use in only:
                 by_run[use.run].append(use)
-        for run, uses in by_run.items():
+        for run, uses in sorted(by_run.items(), key=lambda item: self._refusals(item[1])):
             if self._is_waiting(SERVER):
                 break
             if not self._is_waiting(run):
@@ -141,6 +141,10 @@ class Sender:
         left = self.read()
         self.pending = len(left)
         return self._due_in(left) if left else None
+
+    def _refusals(self, uses: Sequence[Use]) -> int:
+        """Return how often all of them were refused: such a run must not keep others back."""
+        return min(self._refused[_key(self.resolved(use))] for use in uses)
 
     def _due_in(self, uses: Sequence[Use]) -> float:
         """Return the seconds until the first of them is due."""
@@ -225,10 +229,8 @@ class Sender:
                 self._leave_out(use, run)
                 return
             self._runs.use(run, use, deadline=deadline)
-        except QueryRefused:
+        except (RemoteError, LoginRefused):
             self._refused[_key(use)] += 1
-            raise
-        except LoginRefused:
             raise
         except (AccessDenied, NotFound) as error:
             self.failed += 1

@@ -57,10 +57,11 @@ def find_mounts(paths: Sequence[Path] | None, *, only_dead: bool) -> list[Path]:
     ]
 
 
-def take_down(path: Path, *, lazy: bool, force: bool) -> None:
+def take_down(path: Path, *, lazy: bool, force: bool, only_dead: bool = False) -> None:
     """Take our mount at `path` down and wait until its daemon has ended.
 
-    Raises NotMounted, and UsageError where it is another program's mount, or doesn't come down.
+    Raises NotMounted, for `only_dead` also where it lives (again); and UsageError where it is
+    another program's mount, or doesn't come down.
 
     With `lazy` programs go on with what they have open, and the daemon until the last has left;
     with `force` whatever they wait for fails, and the daemon is killed where it doesn't end.
@@ -79,6 +80,8 @@ def take_down(path: Path, *, lazy: bool, force: bool) -> None:
             f"the mount at {path} is another user's (uid {mount.user_id}): that user or root takes"
             " it down"
         )
+    if only_dead and health_of(path) is not Health.DEAD:
+        raise NotMounted(f"the mount at {path} is not dead")
     records = Records()
     record = records.of(mount)
     process = record.open_process() if record else None
@@ -115,6 +118,9 @@ def _unmount(mount: Mount, record: Record | None, *, lazy: bool) -> None:
                 if time.monotonic() > give_up_s:
                     raise
             time.sleep(LOOKED_AT_EVERY_S)
+            if mount_at(mount.mountpoint) != mount:
+                # It is gone, and what is there now was not meant.
+                return None
     except UsageError:
         health = None if lazy else health_of(mount.mountpoint)
         if health is Health.DEAD:
