@@ -64,11 +64,12 @@ def fetch_whole(
     path: str,
     deadline: Deadline,
     is_unread: bool = False,
+    was_wrong: bool = False,
 ) -> tuple[SealedBlob, int]:
     """Fetch a file into what `create` makes, twice if its bytes are wrong; return it and its size.
 
-    `path` is for messages. What `is_unread` is the first to be evicted, until it is opened. Raises
-    WbfsError.
+    `path` is for messages. What `is_unread` is the first to be evicted, until it is opened; of what
+    `was_wrong` they were wrong once. Raises WbfsError.
     """
 
     def fetch_once() -> tuple[SealedBlob, int]:
@@ -78,20 +79,23 @@ def fetch_whole(
             sealed = partial.seal(is_unread=is_unread) if is_whole else partial.unnamed()
             return sealed, partial.written
 
-    return twice_if_wrong(fetch_once, opener, entry, path=path)
+    return twice_if_wrong(fetch_once, opener, entry, path=path, was_wrong=was_wrong)
 
 
-def twice_if_wrong(fetch: Callable[[], T], opener: Opener, entry: Entry, *, path: str) -> T:
+def twice_if_wrong(
+    fetch: Callable[[], T], opener: Opener, entry: Entry, *, path: str, was_wrong: bool = False
+) -> T:
     """Return what `fetch` brings by `opener`, which is called again if the bytes were wrong.
 
     `path` is for messages. Raises WbfsError: what `fetch` raises, and where the bytes are wrong
     again, what that means.
     """
-    try:
-        return fetch()
-    except IntegrityError as error:
-        log.warning("%s: %s; it is fetched once more", path, error)
-    opener.distrust()
+    if not was_wrong:
+        try:
+            return fetch()
+        except IntegrityError as error:
+            log.warning("%s: %s; it is fetched once more", path, error)
+        opener.distrust()
     try:
         return fetch()
     except IntegrityError as error:

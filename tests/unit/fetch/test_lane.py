@@ -16,12 +16,13 @@ import pytest
 from fetching import unbounded
 from scripted import Server, reply, scripted_servers
 
-from wbfs.fetch.small.lane import Answer, Lane
+from wbfs.fetch.small.lane import MOST_UNUSUAL, Answer, Lane
 from wbfs.fetch.small.orders import Done, Order
 from wbfs.model.digests import Algorithm, Digest
 from wbfs.model.entries import Entry, Reference
 from wbfs.model.errors import StoreError, UrlExpired
 from wbfs.remote.http.bytes import Location, open_stream
+from wbfs.remote.http.redirects import Peer
 from wbfs.remote.http.transport import Deadline, Transport
 from wbfs.store.content.blobs import Blobs
 from wbfs.store.content.partial import PartialBlobs
@@ -59,8 +60,13 @@ class Lanes:
             width=WIDTH,
             timeout_s=timeout_s,
             answer=self._note,
-            leave=lambda number, order: self._outcomes.put((number, None)),
+            leave=self._leave,
         )
+        self.left_orders: list[Order] = []
+
+    def _leave(self, number: int, order: Order) -> None:
+        self.left_orders.append(order)
+        self._outcomes.put((number, None))
 
     def _note(self, answers: list[Answer]) -> None:
         for number, done, error in answers:
@@ -225,11 +231,28 @@ def test_what_comes_otherwise_than_it_should_is_left(lanes: Lanes, status: int) 
     lanes.connect()
     lanes.server.answers = [reply(status, CONTENT[::-1])]
     assert lanes.outcomes(lanes.order()) == {0: None}
+    # Of wrong bytes it is known, so that they are fetched twice and no more.
+    assert [order.was_wrong for order in lanes.left_orders] == [status == 200]
     # It goes on.
     lanes.server.answers = [reply(200, CONTENT)]
     lanes.connect_again()
     assert isinstance(lanes.outcomes(lanes.order())[0], Done)
     assert lanes.files() == [f"md5-{hashlib.md5(CONTENT).hexdigest()}"]
+
+
+def test_a_server_that_is_always_unusual_is_asked_no_more(lanes: Lanes) -> None:
+    lanes.server.answers = [reply(203, CONTENT)]
+    for _ in range(MOST_UNUSUAL):
+        lanes.connect_again()
+        lanes.outcomes(lanes.order())
+    lanes.connect_again()
+    lanes.server.seen.clear()
+    assert lanes.outcomes(lanes.order()) == {0: None}
+    assert not lanes.server.seen
+    # Its connection is there for others.
+    idle = lanes.transport.idle(lanes.server.url + "/x", peer=Peer.WANDB_STORE)
+    assert idle is not None
+    idle.close()
 
 
 def test_what_does_not_come_is_left(tmp_path: Path, server: Server) -> None:

@@ -19,7 +19,8 @@ import pyfuse3
 import trio
 
 MOST = 16
-"""Requests in a row, after which all other tasks have their turn: within a millisecond."""
+"""Requests in a row, after which all other tasks have their turn: within a millisecond, of such as
+are answered at once."""
 
 
 class _Lock:

@@ -16,7 +16,7 @@ import random
 import select
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 """Seconds after which it is looked again which servers are silent."""
+MOST_UNUSUAL = 8
+"""Unusual answers of a server in a row, after which its files are left: each is asked for twice."""
 
 Answer = tuple[int, Done | None, Exception | None]
 """An order's number, and what became of it."""
@@ -94,7 +96,9 @@ class Lane:
         # By descriptor.
         self._under_way: dict[int, _UnderWay] = {}
         self._room = memoryview(bytearray(HEAD_BYTES))
-        threading.Thread(target=self._run, name="lane", daemon=True).start()
+        # How often each server's answers were unusual, one after another.
+        self._unusual: Counter[str] = Counter()
+        threading.Thread(target=self._run_or_end, name="lane", daemon=True).start()
 
     def take(self, orders: Iterable[tuple[int, Order]]) -> None:
         """Fetch files; in any thread."""
@@ -106,6 +110,13 @@ class Lane:
         self._left.discard(number)
         if self._waiting:
             os.eventfd_write(self._news, 1)
+
+    def _run_or_end(self) -> NoReturn:
+        try:
+            self._run()
+        finally:
+            # Whoever has ordered finds out, and fetches what is missing otherwise.
+            os._exit(1)
 
     def _run(self) -> NoReturn:
         look_at_s = 0.0
@@ -155,7 +166,12 @@ class Lane:
         if order.by_gateway or not order.url or not entry.size or entry.digest is None:
             return None
         idle = self._transport.idle(order.url, peer=Peer.WANDB_STORE)
-        return None if idle is None else Exchange(idle, entry.size, self._room)
+        if idle is None:
+            return None
+        if self._unusual[idle.server] >= MOST_UNUSUAL:
+            idle.give_back()
+            return None
+        return Exchange(idle, entry.size, self._room)
 
     def _leave_it(self, number: int, order: Order) -> None:
         self._left.add(number)
@@ -170,12 +186,16 @@ class Lane:
                 one.quiet_until_s = time.monotonic() + self._silence_s
                 return None
             self._is_over(fd)
+            self._unusual.pop(one.exchange.server, None)
             return one.number, self._kept(one.order, body), None
+        except IntegrityError:
+            self._leave_it(one.number, one.order._replace(was_wrong=True))
+            return None
         except WbfsError as error:
-            if not isinstance(error, IntegrityError):
-                return one.number, None, error
+            return one.number, None, error
         except Unusual as unusual:
             self._is_over(fd)
+            self._unusual[one.exchange.server] += 1
             if unusual.status in REFUSALS:
                 # Whoever asks again is refused again.
                 return one.number, None, refused(one.order.url, unusual.status)

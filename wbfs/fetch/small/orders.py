@@ -15,7 +15,8 @@ class Order(NamedTuple):
     """A file to fetch. Without a URL it is a reference, and its bytes are where that says.
 
     `by_gateway` tells whether a gateway is asked first. `path` is for messages; what `is_unread` is
-    the first to be evicted, until it is opened. A URL is a secret.
+    the first to be evicted, until it is opened; what `was_wrong` came with wrong bytes once. A URL
+    is a secret.
     """
 
     path: str
@@ -23,6 +24,7 @@ class Order(NamedTuple):
     url: str
     by_gateway: bool
     is_unread: bool
+    was_wrong: bool = False
 
 
 class Done(NamedTuple):

@@ -58,6 +58,11 @@ class Exchange:
             idle.close()
             raise
 
+    @property
+    def server(self) -> str:
+        """Who is asked."""
+        return self._idle.server
+
     def fileno(self) -> int:
         """Return the descriptor that is readable when `go_on` has something to do."""
         return self._sock.fileno()

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
+import weakref
 
 from wbfs.model.errors import StoreError
 from wbfs.store.folder import store_error
@@ -26,9 +27,9 @@ class SealedBlob:
         self.fd = fd
         self.in_memory = in_memory
         self.was_unread = False
-
-    def __del__(self) -> None:
-        os.close(self.fd)
+        # Not `__del__`: until that has ended, another thread may find the object by a weak
+        # reference, with a descriptor that is closed, or another file's.
+        weakref.finalize(self, os.close, fd).atexit = False
 
     def reopen(self) -> int:
         """Return a descriptor of the caller's own."""
