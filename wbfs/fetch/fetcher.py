@@ -134,6 +134,10 @@ class Fetcher:
         while len(self._manifests) > OPEN_MANIFESTS:
             self._manifests.popitem(last=False)[1].close()
 
+    def has_manifest(self, version: Version) -> bool:
+        """Whether `manifest` would return the version's table at once."""
+        return version.id in self._manifests
+
     def open_manifests(self) -> dict[str, ManifestTable]:
         """The open tables by artifact id, least recently used first."""
         return dict(self._manifests)

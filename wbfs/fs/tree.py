@@ -105,7 +105,7 @@ class Tree:
         self._rows = FolderRows()
         # Files that were opened lately: whoever reads them again, as each epoch does, has no need
         # of the manifest's table.
-        self._files: Lately[Inode, VersionFile] = Lately(OPENED_FILES)
+        self._files: Lately[Inode, File] = Lately(OPENED_FILES)
         # What the kernel was told of, but for folders and files: those are rows of a manifest. None
         # is dropped, since it may be some process's working directory; each takes 100 bytes.
         self._tops: dict[TreeKey, Listed | VersionDirectory | Version] = {}
@@ -186,7 +186,10 @@ class Tree:
         """Return what reads an inode's file. Raises IsADirectory, StaleInode, WbfsError."""
         known = self._files.get(inode)
         if known is not None:
-            return self._fetcher.reader(known.version, known.file, inode)
+            # By the way that it is shown now: by another one it may be denied.
+            top = self._tops.get(split_inode(inode)[0])
+            if isinstance(top, Version) and self._fetcher.has_manifest(top):
+                return self._fetcher.reader(top, known, inode)
         node = await self.node(inode)
         if not isinstance(node, VersionFile):
             raise IsADirectory(f"inode {inode} is a directory")
@@ -198,7 +201,7 @@ class Tree:
             file = _sized(file, (await self._size(node, inode, is_read=True)).bytes)
         is_learnt = self._fetcher.sizes.told(inode) is not None
         if node.file.entry.is_sized and not is_learnt:
-            self._files.put(inode, node)
+            self._files.put(inode, node.file)
         reader = self._fetcher.reader(node.version, file, inode, is_learnt=is_learnt)
         await reader.begin()
         return reader
