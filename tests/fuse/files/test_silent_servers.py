@@ -21,9 +21,9 @@ from stand_in import StandIn
 
 READERS = 500
 LARGE = 6 << 20
-TIMEOUT_S = 300
+TIMEOUT_S = 120
 """That of the mount: what waits for the silent server waits for the whole test."""
-PROMPT_S = 100.0
+PROMPT_S = 60.0
 """Less than that, and much for a busy machine."""
 READ_ALL = """
 import pathlib, sys, threading
@@ -136,7 +136,7 @@ def test_readers_of_a_silent_server_hold_up_nobody_else(
     finally:
         readers.send_signal(signal.SIGKILL)
         silent.close()
-        readers.wait(TIMEOUT_S)
+        readers.wait(2 * TIMEOUT_S)
         readers.stdout.close()
 
 
@@ -164,5 +164,5 @@ def test_a_silent_store_holds_up_no_look_up(
             assert time.monotonic() - began < PROMPT_S
         finally:
             readers.send_signal(signal.SIGKILL)
-    readers.wait(TIMEOUT_S)
+    readers.wait(2 * TIMEOUT_S)
     readers.stdout.close()

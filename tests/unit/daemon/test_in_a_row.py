@@ -91,3 +91,21 @@ async def test_who_is_cancelled_leaves_the_turn_to_others() -> None:
                 await trio.testing.wait_all_tasks_blocked()
         cancelled.cancel()
     assert order == ["other"]
+
+
+async def test_what_is_gone_again_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked was killed, or answered, before trio came back: pyfuse3's read would wait."""
+    reading, writing = os.pipe()
+    waited = 0
+
+    async def wait(_: int) -> None:
+        nonlocal waited
+        waited += 1
+        await trio.lowlevel.checkpoint()
+        if waited == 2:
+            os.write(writing, b"request")
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", wait)
+    with closing(os.fdopen(reading)), closing(os.fdopen(writing)):
+        await pyfuse3.trio.lowlevel.wait_readable(reading)  # type: ignore[attr-defined]
+    assert waited == 2

@@ -66,7 +66,12 @@ class _Lowlevel:
             self._in_a_row += 1
             return
         self._in_a_row = 0
-        await trio.lowlevel.wait_readable(fd)
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            # It may be gone again by now: whoever asked was killed, or has been answered. pyfuse3
+            # would wait for another one to come, and with it all that this process does.
+            if self._poll.poll(0):
+                return
 
 
 class _Trio:
