@@ -207,8 +207,9 @@ def test_a_daemon_that_is_killed_leaves_no_process(
     with held_builder(mount, mount.path / "large/v0") as (builder, listing):
         # The system ends what is stopped when its parent goes; this is to end by itself.
         os.kill(builder, signal.SIGCONT)
-        status = Path(f"/proc/{builder}/status")
-        wait_until(lambda: "(stopped)" not in status.read_text(), what="the process goes on")
+        # Until it is told which, nobody else knows of the table that was begun.
+        maps = Path(f"/proc/{builder}/maps")
+        wait_until(lambda: "scratch." in maps.read_text(), what="the process reads the manifest")
         mount.kill()
         mount.take_down()
     assert listing.returncode != 0
