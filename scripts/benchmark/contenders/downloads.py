@@ -69,12 +69,7 @@ def fetch_with_aria2c(site: Site, url: str, target: Path, *options: str) -> Samp
     command = ["aria2c", "--no-conf", "--no-proxy=*", "--quiet", *site.trusting("--ca-certificate")]
     command += [f"-x{CONNECTIONS}", f"-s{CONNECTIONS}", "--file-allocation=none"]
     command += [*options, "-d", str(target.parent), "-o", target.name, url]
-    began = time.perf_counter()
-    done = run(*command, timeout_s=LIMIT_S)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        raise Failed(f"aria2c: {done.stdout.strip()[-500:]}")
-    return Sample(seconds=seconds, bytes=target.stat().st_size)
+    return _timed(command, target, "aria2c")
 
 
 def fetch_checked_with_aria2c(site: Site, url: str, target: Path) -> Sample:
@@ -92,11 +87,17 @@ def get_with_least(site: Site, url: str, target: Path) -> Sample:
     command = [sys.executable, str(LEAST_GET), url, str(site.ca_file or ""), str(site.sizes.large)]
     command += [_md5_of_large(site), str(target.with_suffix(".cached")), str(target)]
     command += [str(max(1, carriers_for(processors())))]
+    return _timed(command, target, "the least download")
+
+
+def _timed(command: Sequence[str], target: Path, who: str) -> Sample:
+    """Have a command download one file, which is timed as a whole. Raises Failed."""
     began = time.perf_counter()
     done = run(*command, timeout_s=LIMIT_S)
     seconds = time.perf_counter() - began
     if done.returncode:
-        raise Failed(f"the least download: {done.stderr.strip()[-500:]}")
+        # aria2c says on its output what went wrong.
+        raise Failed(f"{who}: {(done.stderr or done.stdout).strip()[-500:]}")
     return Sample(seconds=seconds, bytes=target.stat().st_size)
 
 
