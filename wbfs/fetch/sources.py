@@ -130,13 +130,16 @@ class Sources:
         """Raise AccessDenied for a reference that may not be read; asks nobody."""
         self._references.refuse(reference)
 
-    def prepare(self, version: Version, entries: list[Entry], *, deadline: Deadline) -> None:
+    def prepare(
+        self, version: Version, entries: list[Entry], *, deadline: Deadline, is_ahead: bool = False
+    ) -> None:
         """Ask for what `open` needs to know of those entries, in one question to the server.
 
-        Raises RemoteError, AccessDenied, NotFound.
+        What `is_ahead` of who reads takes along files that follow. Raises RemoteError,
+        AccessDenied, NotFound.
         """
         paths = [entry.path for entry in entries if entry.reference is None]
-        self._urls.prepare(version, paths, deadline=deadline)
+        self._urls.prepare(version, paths, deadline=deadline, is_ahead=is_ahead)
 
     def origin(self, version: Version, entry: Entry) -> str | None:
         """Return what names the server that an entry's bytes come from; asks nobody.
@@ -165,9 +168,9 @@ class Sources:
         """How often the store refused a URL."""
         return self._urls.refused
 
-    def forget_url(self, version: Version, entry: Entry) -> None:
+    def forget_url(self, version: Version, entry: Entry, url: str) -> None:
         """Drop a URL that the store refuses."""
-        self._urls.forget(version, entry.path)
+        self._urls.forget(version, entry.path, url)
 
     @contextmanager
     def _open_wandb(
@@ -189,7 +192,7 @@ class Sources:
             with ask(location, start=start, stop=stop, deadline=deadline) as stream:
                 yield stream
         except UrlExpired:
-            self._urls.forget(version, entry.path)
+            self._urls.forget(version, entry.path, location.url)
             raise
 
     def _check_local(self, wanted: Entry, reference: Reference, deadline: Deadline) -> None:

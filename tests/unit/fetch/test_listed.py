@@ -100,8 +100,11 @@ class FakeSources:
     def origin(self, version: Version, entry: Entry) -> str | None:
         return "store" if entry.reference or self._urls.known(version, entry.path) else None
 
-    def prepare(self, version: Version, entries: list[Entry], *, deadline: Deadline) -> None:
-        self._urls.prepare(version, [entry.path for entry in entries], deadline=deadline)
+    def prepare(
+        self, version: Version, entries: list[Entry], *, deadline: Deadline, is_ahead: bool = False
+    ) -> None:
+        paths = [entry.path for entry in entries]
+        self._urls.prepare(version, paths, deadline=deadline, is_ahead=is_ahead)
 
     @contextmanager
     def open(
@@ -115,9 +118,9 @@ class FakeSources:
         is_checked: bool,
     ) -> Iterator[ByteStream]:
         if entry.reference is None:
-            self._urls.get(version, entry.path, deadline=deadline)
+            url = self._urls.get(version, entry.path, deadline=deadline)
             if entry.path in self.refuses:
-                self._urls.forget(version, entry.path)
+                self._urls.forget(version, entry.path, url)
                 raise UrlExpired("refused")
         content = entry.path.encode()
         yield ByteStream(size=len(content), etag="", pieces=iter([content[start:stop]]))
@@ -300,7 +303,7 @@ async def test_what_is_here_and_what_is_not_the_servers_is_not_asked_for(
     api.questions.clear()
     async with running(tmp_path, sources, prefix="a/0001") as program:
         await program.list("a")
-        sources._urls.forget(VERSION, paths[11])
+        sources._urls.forget(VERSION, paths[11], f"https://store/{paths[11]}")
         await program.read(paths[11])
         asked = {path for batch in api.batches for path in batch}
         assert asked == {path for path in paths if path.startswith("a/0001")} - {paths[11]} - set(

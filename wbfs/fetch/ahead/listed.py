@@ -2,15 +2,16 @@
 
 A program that lists folders and opens a file of them likely opens others, in whatever order, and
 each file's own question would cost it a round trip. So while it waits for a URL, those of other
-listed files are asked for beside it, in questions of their own that nobody waits for. From then on
-a file costs one round trip.
+listed files are asked for beside it, in questions of their own. From then on a file costs one round
+trip.
 
 What that costs the server: who reads n files, all that were listed, asks n / `NAMES` questions, and
-one for each file that was opened before its URL was there. Who lists many files and reads few asks,
-for each that has no URL, at most `MOST_AT_ONCE` questions more; for the first one, one. No name is
-asked for twice while its URL is good, nor a file's that is here, and of all that were asked for no
-more than `MOST_UNUSED` wait to be used. Where no folder was listed nothing is asked for ahead.
-Trio thread, but for what runs in `Offload`.
+one for each file that was opened before its URL was there; none where that is in a question for few
+files that is under way. Who lists many files and reads few asks, for each that has no URL, at most
+`MOST_AT_ONCE` questions more; for the first one, one. No name is asked for twice while its URL is
+good, nor a file's that is here, and of all that were asked for no more than `MOST_UNUSED` wait to
+be used. Where no folder was listed nothing is asked for ahead. Trio thread, but for what runs in
+`Offload`.
 """
 
 from __future__ import annotations

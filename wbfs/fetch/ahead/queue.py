@@ -145,15 +145,17 @@ class Prefetch:
         Raises WbfsError.
         """
         return await self._resources.offload.run(
-            Kind.URLS, partial(self.prepare_here, version, entries)
+            Kind.URLS, partial(self.prepare_here, version, entries, is_ahead=True)
         )
 
-    def prepare_here(self, version: Version, entries: Sequence[Entry]) -> list[Entry]:
-        """Do as `prepare` does, in a worker thread."""
+    def prepare_here(
+        self, version: Version, entries: Sequence[Entry], *, is_ahead: bool = False
+    ) -> list[Entry]:
+        """Do as `prepare` does, in a worker thread; `is_ahead` is as in `Sources.prepare`."""
         resources = self._resources
         missing = [entry for entry in entries if not resources.blobs.has(entry.blob)]
         deadline = Deadline.after(resources.timeout_s)
-        resources.sources.prepare(version, missing, deadline=deadline)
+        resources.sources.prepare(version, missing, deadline=deadline, is_ahead=is_ahead)
         return missing
 
     @contextmanager
@@ -215,7 +217,7 @@ class Prefetch:
             # It may wait there until all others have come that may be on their way.
             patience_s = timeout_s + stretched(timeout_s, BYTES_AT_ONCE)
             try:
-                done = partial(self._note_done, job)
+                done = partial(self._note_done, job, order)
                 process, _ = self._pool.order(order, done, timeout_s=patience_s)
                 self._processes[job.key] = process
                 return
@@ -237,12 +239,16 @@ class Prefetch:
             is_unread=job.is_unread,
         )
 
-    def _note_done(self, job: Job, done: Done | None, error: Exception | None) -> None:
+    def _note_done(
+        self, job: Job, order: Order, done: Done | None, error: Exception | None
+    ) -> None:
         """Note what the process did; what it failed at by its own fault is done here."""
         if done is not None:
             self._resources.sources.gateway.learn(
                 job.blob, job.size if done.by_gateway else 0, trouble=done.gateway_trouble
             )
+        if isinstance(error, UrlExpired):
+            self._resources.sources.forget_url(job.wanted.version, job.wanted.entry, order.url)
         if error is None or (isinstance(error, WbfsError) and not isinstance(error, Lost)):
             self._note(job, error, done.known if done is not None else None)
         elif job.key in self._demanded:
@@ -280,16 +286,13 @@ class Prefetch:
         self._go_on()
 
     def _note(self, job: Job, error: WbfsError | None, known: Known | None = None) -> None:
-        resources, counters = self._resources, self._resources.counters
-        try:
-            if error is None:
+        if error is None:
+            try:
                 self._note_fetched(job, known)
-            elif isinstance(error, UrlExpired):
-                resources.sources.forget_url(job.wanted.version, job.wanted.entry)
-        except Exception as defect:  # noqa: BLE001 - whoever waits is told
-            error = self._defect(job, defect)
+            except Exception as defect:  # noqa: BLE001 - whoever waits is told
+                error = self._defect(job, defect)
         if error is not None:
-            counters.failed_prefetches += 1
+            self._resources.counters.failed_prefetches += 1
             log.info("%s is not prefetched: %s", job.wanted.path, error)
         self._end(job, Outcome.FETCHED if error is None else Outcome.FAILED, error)
 
