@@ -17,6 +17,9 @@ from hypothesis import HealthCheck, settings
 from mounts import DEFECTS, run, wait_until
 from stand_in import StandIn
 
+LONG = ("fuse", "model", "unit/devserver", "unit/fetch", "unit/remote")
+"""Folders of files that take long. They come first, so that none of them is what ends last."""
+
 
 def pytest_configure() -> None:
     """Prepare this process for tests, each of xdist's too.
@@ -32,6 +35,12 @@ def pytest_configure() -> None:
     # As with an installed wbfs: without it each of a thousand commands would compile all modules.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put those first whose files take long; all else stays in its order."""
+    long = [Path(__file__).parent / folder for folder in LONG]
+    items.sort(key=lambda item: not any(folder in item.path.parents for folder in long))
 
 
 def pytest_unconfigure() -> None:
