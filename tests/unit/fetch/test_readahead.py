@@ -62,6 +62,34 @@ def test_requests_are_whole_ones_once_the_window_is_large() -> None:
         assert len(asked) <= SIZE // SEGMENT + 12
 
 
+def test_requests_are_whole_ones_in_a_file_of_parts_that_is_read_through() -> None:
+    # Parts end anywhere, and who reads on through them does not stop there.
+    size, part = 3 * MIB * 100, 3 * MIB + 40 * KIB
+    starts = range(0, size, part)
+    read_ahead = ReadAhead(size)
+    read_ahead.divide([(start, min(start + part, size)) for start in starts])
+    asked: list[tuple[int, int]] = []
+    lead = 0
+    for offset in range(0, size, MIB):
+        asked += read_ahead.plan(offset, MIB).ahead
+        read_ahead.delivered(offset, MIB)
+        lead = max(lead, max((stop for _, stop in asked), default=0) - offset)
+    assert lead >= LARGEST_WINDOW - SEGMENT
+    late = [(start, stop) for start, stop in asked if start >= size // 4]
+    assert all(stop - start == SEGMENT for start, stop in late if stop < size)
+
+
+def test_who_reads_two_neighbouring_parts_is_not_taken_to_read_on() -> None:
+    parts = [(start, start + 16 * MIB) for start in range(0, SIZE, 16 * MIB)]
+    read_ahead = ReadAhead(SIZE)
+    read_ahead.divide(parts)
+    asked: list[tuple[int, int]] = []
+    for offset in range(64 * MIB, 96 * MIB, MIB):
+        asked += read_ahead.plan(offset, MIB).ahead
+        read_ahead.delivered(offset, MIB)
+    assert max(stop for _, stop in asked) <= 96 * MIB
+
+
 def test_a_backward_reader_too() -> None:
     read_ahead = ReadAhead(SIZE)
     asked = Extents()
