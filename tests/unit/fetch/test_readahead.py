@@ -79,6 +79,26 @@ def test_requests_are_whole_ones_in_a_file_of_parts_that_is_read_through() -> No
     assert all(stop - start == SEGMENT for start, stop in late if stop < size)
 
 
+def test_few_reads_wait_for_requests_of_their_own_where_parts_are_of_all_sizes() -> None:
+    sizes = [300, 9318, 30720, 16, 7168, 4, 300, 4, 4, 4, 9318, 7168, 4, 2048]
+    ends = [KIB * sum(sizes[: count + 1]) for count in range(len(sizes))]
+    read_ahead = ReadAhead(ends[-1])
+    read_ahead.divide(list(zip([0, *ends], ends, strict=False)))
+    asked = Extents()
+    waiting = []
+    for offset in range(0, ends[-1], MIB):
+        stop = min(offset + MIB, ends[-1])
+        plan = read_ahead.plan(offset, stop - offset)
+        if asked.missing(offset, stop):
+            waiting.append(offset // MIB)
+        asked.add(offset, plan.stop)
+        for extent in plan.ahead:
+            asked.add(*extent)
+        read_ahead.delivered(offset, stop - offset)
+    # The first, and those with which it goes on from a part before it is known to read all.
+    assert waiting == [0, 1, 9, 10, 39, 46]
+
+
 def test_who_reads_two_neighbouring_parts_is_not_taken_to_read_on() -> None:
     parts = [(start, start + 16 * MIB) for start in range(0, SIZE, 16 * MIB)]
     read_ahead = ReadAhead(SIZE)

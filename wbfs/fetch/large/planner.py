@@ -195,9 +195,11 @@ class ReadAhead:
             reach = self._reach(run)
             target = min(run.stop + run.window, reach)
             start = max(run.ahead_stop, run.stop)
-            # A part is wanted to its end, unless it is one of many.
-            if target < reach or (run.goes_through_parts and target < self._size):
-                target -= target % run.step
+            whole = target - target % run.step
+            # A part is wanted to its end, unless it is one of many and more is asked for before it.
+            is_one_of_many = run.goes_through_parts and whole >= run.stop + run.step
+            if target < reach or (is_one_of_many and target < self._size):
+                target = whole
             ahead = segments(start, target)
             run.ahead_stop = max(run.ahead_stop, run.stop, *(stop for _, stop in ahead))
             own_stop = min(max(stop, run.ahead_stop), _next_boundary(offset))
