@@ -175,15 +175,16 @@ class _Worker:
                 self._lane.came_back(number)
 
     def _answer(self, answers: Sequence[tuple[int, Any, BaseException | None]]) -> None:
-        for number, _, _ in answers:
-            del self._under_way[number]
-            self._talks.pop(number, None)
         self._send(
             [
                 (number, answer, None if error is None else _portable(error))
                 for number, answer, error in answers
             ]
         )
+        # Not before: of what nobody is there to be told, nothing is to be left.
+        for number, _, _ in answers:
+            del self._under_way[number]
+            self._talks.pop(number, None)
 
     def _send(self, message: object) -> None:
         try:
