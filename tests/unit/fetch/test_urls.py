@@ -12,7 +12,7 @@ from fetching import new_manifests
 from tables import DIGEST, VERSION, add_table
 
 from wbfs.fetch.small import urls as urls_module
-from wbfs.fetch.small.urls import LIFETIME_S, MOST_AT_ONCE, SignedUrls
+from wbfs.fetch.small.urls import MOST_AT_ONCE, SignedUrls
 from wbfs.model.entries import Entry, Reference, Version
 from wbfs.model.errors import RemoteError
 from wbfs.remote.http.transport import Deadline
@@ -166,8 +166,12 @@ def test_what_is_fetched_ahead_takes_others_along_in_a_listed_folder(
     assert get(urls, f"a/{last:04}") == f"3:a/{last:04}"
 
 
-def test_a_question_for_many_files_is_not_waited_for(api: FakeApi, urls: SignedUrls) -> None:
-    api.first_waits_s = LIFETIME_S
+def test_a_question_for_many_files_is_not_waited_for(
+    api: FakeApi, urls: SignedUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who waits has the first question's URL.
+    monkeypatch.setattr(urls_module, "PATIENCE_S", 100.0)
+    api.first_waits_s = 5.0
     paths = [f"a/{number:04}" for number in range(MOST_AT_ONCE + 1)]
     with ThreadPoolExecutor() as threads:
         ahead = threads.submit(urls.prepare, VERSION, paths, deadline=Deadline.after(100))

@@ -61,7 +61,7 @@ class SignedUrls:
         """Return a URL of the version's file. Raises RemoteError, AccessDenied, NotFound."""
         with self._lock:
             other = self._under_way.get((version.id, path))
-        if other is not None:
+        if other is not None and not self.known(version, path):
             other.wait(min(PATIENCE_S, deadline.remaining_s))
         with self._lock:
             url, valid_until = self._urls.get((version.id, path), ("", 0.0))
