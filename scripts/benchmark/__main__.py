@@ -105,7 +105,7 @@ DECIDING = (
     "epochs-wan",
     "start",
 )
-"""Those that are run unless others are named, in a quarter of an hour."""
+"""Those that are run unless others are named, in less than half an hour."""
 
 
 def main() -> None:
