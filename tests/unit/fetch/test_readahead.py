@@ -99,6 +99,21 @@ def test_few_reads_wait_for_requests_of_their_own_where_parts_are_of_all_sizes()
     assert waiting == [0, 1, 9, 10, 39, 46]
 
 
+def test_no_more_is_fetched_ahead_of_parts_than_was_read_of_them() -> None:
+    part = 16 * MIB
+    for count in range(2, 8):
+        read_ahead = ReadAhead(SIZE)
+        read_ahead.divide([(start, start + part) for start in range(0, SIZE, part)])
+        asked = Extents()
+        for offset in range(10 * part, (10 + count) * part, MIB):
+            plan = read_ahead.plan(offset, MIB)
+            asked.add(offset, plan.stop)
+            for extent in plan.ahead:
+                asked.add(*extent)
+            read_ahead.delivered(offset, MIB)
+        assert asked.total <= 2 * count * part
+
+
 def test_who_reads_two_neighbouring_parts_is_not_taken_to_read_on() -> None:
     parts = [(start, start + 16 * MIB) for start in range(0, SIZE, 16 * MIB)]
     read_ahead = ReadAhead(SIZE)

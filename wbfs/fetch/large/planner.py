@@ -7,7 +7,7 @@ together, and in any order. Several runs go on side by side, as interleaved read
 
 Of a file whose parts are known a run is fetched ahead of to its part's end, and that at its first
 read, since programs read parts whole and skip others. Only one that has read on through several is
-fetched ahead of beyond, by as many as it has passed, and of many by several times as many.
+fetched ahead of beyond, by as many as it has read.
 """
 
 from __future__ import annotations
@@ -158,10 +158,8 @@ class ReadAhead:
         if run.passed == 1 and not run.is_in_part:
             # The kernel's own read-ahead comes as far.
             return run.stop
-        if run.goes_through_parts:
-            beyond = GROWTH * (run.passed - MANY_PARTS + 1)
-        else:
-            beyond = max(0, run.passed - 1)
+        # Of many, as many as were read: half of what is moved is wanted, wherever it stops.
+        beyond = run.passed + 1 if run.goes_through_parts else max(0, run.passed - 1)
         return self._parts[min(run.part + beyond, len(self._parts) - 1)][1]
 
     def _begin(self, offset: int, stop: int, part: int) -> Plan:
