@@ -62,69 +62,6 @@ def test_requests_are_whole_ones_once_the_window_is_large() -> None:
         assert len(asked) <= SIZE // SEGMENT + 12
 
 
-def test_requests_are_whole_ones_in_a_file_of_parts_that_is_read_through() -> None:
-    # Parts end anywhere, and who reads on through them does not stop there.
-    size, part = 3 * MIB * 100, 3 * MIB + 40 * KIB
-    starts = range(0, size, part)
-    read_ahead = ReadAhead(size)
-    read_ahead.divide([(start, min(start + part, size)) for start in starts])
-    asked: list[tuple[int, int]] = []
-    lead = 0
-    for offset in range(0, size, MIB):
-        asked += read_ahead.plan(offset, MIB).ahead
-        read_ahead.delivered(offset, MIB)
-        lead = max(lead, max((stop for _, stop in asked), default=0) - offset)
-    assert lead >= LARGEST_WINDOW - SEGMENT
-    late = [(start, stop) for start, stop in asked if start >= size // 4]
-    assert all(stop - start == SEGMENT for start, stop in late if stop < size)
-
-
-def test_few_reads_wait_for_requests_of_their_own_where_parts_are_of_all_sizes() -> None:
-    sizes = [300, 9318, 30720, 16, 7168, 4, 300, 4, 4, 4, 9318, 7168, 4, 2048]
-    ends = [KIB * sum(sizes[: count + 1]) for count in range(len(sizes))]
-    read_ahead = ReadAhead(ends[-1])
-    read_ahead.divide(list(zip([0, *ends], ends, strict=False)))
-    asked = Extents()
-    waiting = []
-    for offset in range(0, ends[-1], MIB):
-        stop = min(offset + MIB, ends[-1])
-        plan = read_ahead.plan(offset, stop - offset)
-        if asked.missing(offset, stop):
-            waiting.append(offset // MIB)
-        asked.add(offset, plan.stop)
-        for extent in plan.ahead:
-            asked.add(*extent)
-        read_ahead.delivered(offset, stop - offset)
-    # The first, and those with which it goes on from a part before it is known to read all.
-    assert waiting == [0, 1, 9, 10, 39, 46]
-
-
-def test_no_more_is_fetched_ahead_of_parts_than_was_read_of_them() -> None:
-    part = 16 * MIB
-    for count in range(2, 8):
-        read_ahead = ReadAhead(SIZE)
-        read_ahead.divide([(start, start + part) for start in range(0, SIZE, part)])
-        asked = Extents()
-        for offset in range(10 * part, (10 + count) * part, MIB):
-            plan = read_ahead.plan(offset, MIB)
-            asked.add(offset, plan.stop)
-            for extent in plan.ahead:
-                asked.add(*extent)
-            read_ahead.delivered(offset, MIB)
-        assert asked.total <= 2 * count * part
-
-
-def test_who_reads_two_neighbouring_parts_is_not_taken_to_read_on() -> None:
-    parts = [(start, start + 16 * MIB) for start in range(0, SIZE, 16 * MIB)]
-    read_ahead = ReadAhead(SIZE)
-    read_ahead.divide(parts)
-    asked: list[tuple[int, int]] = []
-    for offset in range(64 * MIB, 96 * MIB, MIB):
-        asked += read_ahead.plan(offset, MIB).ahead
-        read_ahead.delivered(offset, MIB)
-    assert max(stop for _, stop in asked) <= 96 * MIB
-
-
 def test_a_backward_reader_too() -> None:
     read_ahead = ReadAhead(SIZE)
     asked = Extents()

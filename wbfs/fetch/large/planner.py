@@ -7,7 +7,7 @@ together, and in any order. Several runs go on side by side, as interleaved read
 
 Of a file whose parts are known a run is fetched ahead of to its part's end, and that at its first
 read, since programs read parts whole and skip others. Only one that has read on through several is
-fetched ahead of beyond, by as many as it has read.
+fetched ahead of beyond, by as many as it has passed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,6 @@ WHOLE_PART = 8 << 20
 """Bytes of a part that is fetched at its first read; of a larger one a program may want less."""
 PIECE = 1 << 20
 """Bytes of one request for a part that a reader waits for: several come side by side."""
-MANY_PARTS = 3
-"""Parts that a run reads on from before it is taken to read all: who skips parts reads two or three
-neighbours now and then."""
 PAGE = 4096
 RUNS = 64
 """Runs in one file that are remembered."""
@@ -64,21 +61,6 @@ class _Run:
     @property
     def window(self) -> int:
         return min(GROWTH * self.delivered, LARGEST_WINDOW)
-
-    @property
-    def step(self) -> int:
-        """Bytes whose multiples it is fetched ahead to: in good time, and no few at a time."""
-        return min(1 << max(0, (self.window // 2).bit_length() - 1), SEGMENT)
-
-    @property
-    def passed(self) -> int:
-        """How many parts it has read on from."""
-        return self.part - self.first_part
-
-    @property
-    def goes_through_parts(self) -> bool:
-        """Whether those are more than a program reads that skips others."""
-        return self.passed >= MANY_PARTS
 
     @property
     def near(self) -> int:
@@ -155,12 +137,11 @@ class ReadAhead:
         """Return how far a run may be fetched ahead of, upwards."""
         if not self._parts:
             return self._size
-        if run.passed == 1 and not run.is_in_part:
+        passed = run.part - run.first_part
+        if passed == 1 and not run.is_in_part:
             # The kernel's own read-ahead comes as far.
             return run.stop
-        # Of many, as many as were read: half of what is moved is wanted, wherever it stops.
-        beyond = run.passed + 1 if run.goes_through_parts else max(0, run.passed - 1)
-        return self._parts[min(run.part + beyond, len(self._parts) - 1)][1]
+        return self._parts[min(run.part + max(0, passed - 1), len(self._parts) - 1)][1]
 
     def _begin(self, offset: int, stop: int, part: int) -> Plan:
         own_stop = min(max(stop, offset + FIRST), self._size)
@@ -189,24 +170,32 @@ class ReadAhead:
     def _go_on(self, run: _Run, offset: int, stop: int, *, upwards: bool) -> Plan:
         run.start = min(run.start, offset)
         run.stop = max(run.stop, stop)
+        window = run.window
         if upwards:
             reach = self._reach(run)
-            target = min(run.stop + run.window, reach)
-            start = max(run.ahead_stop, run.stop)
-            whole = target - target % run.step
-            # A part is wanted to its end, unless it is one of many and more is asked for before it.
-            is_one_of_many = run.goes_through_parts and whole >= run.stop + run.step
-            if target < reach or (is_one_of_many and target < self._size):
-                target = whole
-            ahead = segments(start, target)
+            target = min(run.stop + window, reach)
+            # In good time, and not for a few bytes each time.
+            if target < reach and target - run.ahead_stop < min(window // 2, SEGMENT):
+                ahead = []
+            else:
+                start = max(run.ahead_stop, run.stop)
+                boundary = target - target % SEGMENT
+                if window > SEGMENT and start < boundary and target < self._size:
+                    # Beyond it two requests would be made of the next one.
+                    target = boundary
+                ahead = segments(start, target)
             run.ahead_stop = max(run.ahead_stop, run.stop, *(stop for _, stop in ahead))
             own_stop = min(max(stop, run.ahead_stop), _next_boundary(offset))
             return Plan(stop=max(stop, own_stop), ahead=tuple(ahead), in_order=True)
         reach = self._parts[run.part][0] if self._parts else 0
-        target = min(max(run.start - run.window, reach), run.start)
-        if target > reach:
-            target = min(-(-target // run.step) * run.step, run.start)
-        ahead = segments(target, min(run.ahead_start, offset))
+        target = min(max(run.start - window, reach), run.start)
+        if target > reach and run.ahead_start - target < min(window // 2, SEGMENT):
+            return Plan(stop=stop, in_order=True)
+        stop_ahead = min(run.ahead_start, offset)
+        boundary = _next_boundary(target - 1)
+        if window > SEGMENT and boundary < stop_ahead:
+            target = boundary
+        ahead = segments(target, stop_ahead)
         run.ahead_start = min(run.ahead_start, target)
         return Plan(stop=stop, ahead=tuple(reversed(ahead)), in_order=True)
 
