@@ -59,13 +59,14 @@ class SignedUrls:
 
     def get(self, version: Version, path: str, *, deadline: Deadline) -> str:
         """Return a URL of the version's file. Raises RemoteError, AccessDenied, NotFound."""
+        if url := self.known(version, path):
+            return url
         with self._lock:
             other = self._under_way.get((version.id, path))
-        if other is not None and not self.known(version, path):
+        if other is not None:
             other.wait(min(PATIENCE_S, deadline.remaining_s))
         with self._lock:
-            url, valid_until = self._urls.get((version.id, path), ("", 0.0))
-            if url and time.monotonic() < valid_until:
+            if url := self._good(version, path):
                 return url
             count, question = self._begin(version, [path], ALONE)
         found = self._ask_for(version, [path], count, question, deadline).get(path)
@@ -127,7 +128,11 @@ class SignedUrls:
     def known(self, version: Version, path: str) -> str:
         """Return the URL of a file if it was asked for lately, "" if not."""
         with self._lock:
-            url, valid_until = self._urls.get((version.id, path), ("", 0.0))
+            return self._good(version, path)
+
+    def _good(self, version: Version, path: str) -> str:
+        """Return what `known` does; with the lock held."""
+        url, valid_until = self._urls.get((version.id, path), ("", 0.0))
         return url if time.monotonic() < valid_until else ""
 
     def prepare(
