@@ -292,6 +292,124 @@ async def test_it_is_not_hashed_twice_at_once(
     assert setting.sources.sent == len(CONTENT)
 
 
+@contextmanager
+def digest_that_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have no bytes be taken into digests until it is left."""
+    goes_on = threading.Event()
+    check_ahead = LargeBlob.check_ahead
+
+    def check_late(blob: LargeBlob, stop: int) -> None:
+        assert goes_on.wait(WAIT_S)
+        check_ahead(blob, stop)
+
+    monkeypatch.setattr(LargeBlob, "check_ahead", check_late)
+    try:
+        yield
+    finally:
+        goes_on.set()
+
+
+async def want_all(setting: Setting, got: trio.Event) -> None:
+    os.close(await setting.fetcher.ensure(VERSION, ENTRY))
+    got.set()
+
+
+async def test_no_more_is_fetched_than_the_digest_keeps_up_with(
+    setting: Setting, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
+    monkeypatch.setattr("wbfs.fetch.large.content.MOST_UNHASHED", 4 * MIB)
+    monkeypatch.setattr("wbfs.fetch.large.content.KEEP_UP_S", WAIT_S)
+    got = trio.Event()
+    with digest_that_waits(monkeypatch):
+        nursery.start_soon(want_all, setting, got)
+        await _until(lambda: setting.sources.sent == 8 * MIB)
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert setting.sources.asked == [(0, 8 * MIB)]
+    await _until(got.is_set)
+    assert setting.sources.sent == len(CONTENT)
+
+
+async def test_what_was_here_before_does_not_wait_for_the_digest(
+    setting: Setting, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
+    monkeypatch.setattr("wbfs.fetch.large.planner.LARGEST_WINDOW", 0)
+    monkeypatch.setattr("wbfs.fetch.large.content.MOST_UNHASHED", 8 * MIB)
+    monkeypatch.setattr("wbfs.fetch.large.content.KEEP_UP_S", 2 * WAIT_S)
+    reader = setting.open()
+    for offset in range(0, 12 * MIB, MIB):
+        await read(reader, offset, MIB)
+    reader.close()
+    await settled(setting)
+    got = trio.Event()
+    with digest_that_waits(monkeypatch):
+        nursery.start_soon(want_all, setting, got)
+        await _until(lambda: setting.sources.sent == len(CONTENT))
+    await _until(got.is_set)
+
+
+async def test_what_is_fetched_once_more_is_taken_into_the_digest_as_it_comes(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
+    setting.sources.content = bytes(len(CONTENT))
+    stops: list[int] = []
+    check_ahead = LargeBlob.check_ahead
+
+    def check_and_note(blob: LargeBlob, stop: int) -> None:
+        check_ahead(blob, stop)
+        stops.append(stop)
+        if stop == len(CONTENT):
+            setting.sources.content = CONTENT
+
+    monkeypatch.setattr(LargeBlob, "check_ahead", check_and_note)
+    with trio.fail_after(WAIT_S):
+        os.close(await setting.fetcher.ensure(VERSION, ENTRY))
+    assert stops.count(8 * MIB) == 2
+
+
+async def test_a_digest_that_does_not_go_on_is_not_waited_for_long(
+    setting: Setting, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
+    monkeypatch.setattr("wbfs.fetch.large.content.MOST_UNHASHED", 0)
+    monkeypatch.setattr("wbfs.fetch.large.content.KEEP_UP_S", 0.1)
+    got = trio.Event()
+    with digest_that_waits(monkeypatch):
+        nursery.start_soon(want_all, setting, got)
+        await _until(lambda: setting.sources.sent == len(CONTENT))
+    await _until(got.is_set)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+async def test_who_waits_for_the_digest_does_not_wait_where_none_is_taken(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    # However little may be left, the last of it is taken as the file is sealed.
+    monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
+    monkeypatch.setattr("wbfs.fetch.large.content.MOST_UNHASHED", -1)
+    monkeypatch.setattr("wbfs.fetch.large.content.KEEP_UP_S", 2 * WAIT_S)
+    failures = _fail_at_first(monkeypatch, failing)
+    with trio.fail_after(WAIT_S):
+        os.close(await setting.fetcher.ensure(VERSION, ENTRY))
+    assert failures == []
+
+
+def _fail_at_first(monkeypatch: pytest.MonkeyPatch, count: int) -> list[StoreError]:
+    """Have the digest fail to go on so many times; return the failures that are left."""
+    failures = [StoreError("the disk fails")] * count
+    check_ahead = LargeBlob.check_ahead
+
+    def fail_or_check(blob: LargeBlob, stop: int) -> None:
+        if failures:
+            raise failures.pop()
+        check_ahead(blob, stop)
+
+    monkeypatch.setattr(LargeBlob, "check_ahead", fail_or_check)
+    return failures
+
+
 async def test_a_whole_file_waits_for_a_request_that_stalls(
     setting: Setting, nursery: trio.Nursery
 ) -> None:

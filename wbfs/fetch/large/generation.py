@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -140,10 +140,17 @@ class Generation:
         if self._whole is not None and not self._whole.waiters:
             self._whole.end_at(max(self._whole.noted, self._whole.position))
 
-    async def fill(self, wanted: Wanted, on_progress: Callable[[], None]) -> None:
+    async def fill(
+        self,
+        wanted: Wanted,
+        *,
+        on_progress: Callable[[], None],
+        before_more: Callable[[], Awaitable[None]],
+    ) -> None:
         """Have all that is missing fetched.
 
-        `on_progress` is called now and then, when there is more of it. Raises WbfsError.
+        `on_progress` is called now and then, when there is more of it, and more is asked for once
+        `before_more` has returned. Raises WbfsError.
         """
         under_way: deque[Flight] = deque()
         for start, stop in self.held.missing(0, self._size):
@@ -154,6 +161,7 @@ class Generation:
                 while len(under_way) >= AT_ONCE:
                     await _landed(under_way.popleft())
                     on_progress()
+                    await before_more()
         # Also those whose bytes have all come.
         under_way.extend(flight for flight in self._flights if flight not in under_way)
         while under_way:
