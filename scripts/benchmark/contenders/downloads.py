@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from mounts import WBFS as COMMAND
 from mounts import run
 
-from benchmark.programs import LEAST_GET, LIMIT_S, LONG_LIMIT_S
+from benchmark.programs import LEAST_BATCH, LEAST_GET, LIMIT_S, LONG_LIMIT_S
 from benchmark.samples import Failed, Sample
 from benchmark.site import Site
 from benchmark.site.data import files_below
@@ -74,20 +73,32 @@ def fetch_with_aria2c(site: Site, url: str, target: Path, *options: str) -> Samp
 
 def fetch_checked_with_aria2c(site: Site, url: str, target: Path) -> Sample:
     """Download with aria2c, which checks the digest as wbfs does, once it has all of the file."""
-    return fetch_with_aria2c(site, url, target, f"--checksum=md5={_md5_of_large(site)}")
-
-
-def _md5_of_large(site: Site) -> str:
-    with site.large.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+    return fetch_with_aria2c(site, url, target, f"--checksum=md5={site.large_md5}")
 
 
 def get_with_least(site: Site, url: str, target: Path) -> Sample:
     """Download with what does the least: the whole command is timed. Raises Failed."""
+    # Each has one connection, of which the link has many at once.
+    is_far = url.startswith(site.far.files_url)
+    count = CONNECTIONS if is_far else max(1, carriers_for(processors()))
     command = [sys.executable, str(LEAST_GET), url, str(site.ca_file or ""), str(site.sizes.large)]
-    command += [_md5_of_large(site), str(target.with_suffix(".cached")), str(target)]
-    command += [str(max(1, carriers_for(processors())))]
+    command += [site.large_md5, str(target.with_suffix(".cached")), str(target), str(count)]
     return _timed(command, target, "the least download")
+
+
+def fetch_batch_with_least(site: Site, state: Path, *, seed: int) -> Sample:
+    """Fetch a loader's first batch over the link with what does the least. Raises Failed."""
+    command = [sys.executable, str(LEAST_BATCH), *site.version("train").split("/"), str(seed)]
+    done = run(*command, env=site.env(site.far, state / "home"), timeout_s=LIMIT_S)
+    if done.returncode:
+        raise Failed(f"the least batch: {done.stderr.strip()[-500:]}")
+    figures: dict[str, float] = json.loads(done.stdout)
+    return Sample(
+        seconds=figures.pop("seconds"),
+        bytes=int(figures.pop("bytes")),
+        count=int(figures.pop("count")),
+        more=figures,
+    )
 
 
 def _timed(command: Sequence[str], target: Path, who: str) -> Sample:

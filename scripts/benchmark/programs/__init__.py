@@ -19,6 +19,7 @@ PARTS = Path(__file__).with_name("parts.py")
 DAEMON = Path(__file__).with_name("daemon.py")
 LEAST = Path(__file__).with_name("least.py")
 LEAST_GET = Path(__file__).with_name("least_get.py")
+LEAST_BATCH = Path(__file__).with_name("least_batch.py")
 LIMIT_S = 300.0
 """Of one reading."""
 LONG_LIMIT_S = 1500.0

@@ -11,6 +11,7 @@ certificate made for the run, or all of it plain HTTP.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -54,6 +55,11 @@ class Site:
         self.plain.mkdir()
         for name in sorted(self.names):
             make(name, self.plain / name, sizes)
+        # In hexadecimal; of no file where that is not wanted.
+        self.large_md5 = ""
+        if "large" in self.names:
+            with self.large.open("rb") as file:
+                self.large_md5 = hashlib.file_digest(file, "md5").hexdigest()
         with (self.plain / "probe").open("wb") as probe:
             probe.truncate(PROBE_BYTES)
         self._stand_in = StandIn(home / "server")
@@ -157,20 +163,25 @@ class Site:
         return answer
 
     def settle(self, name: str) -> None:
-        """Make a cold start fair: nothing left to write, no page cached but the server's.
-
-        And free memory that is there to be taken: a virtual machine's host may have taken it back,
-        and who takes a GiB of that first waits a second for it (1.2 s to write one, 0.24 else).
-        """
+        """Make a cold start fair: nothing left to write, no page cached but the server's."""
         self.forget()
-        files = list(files_below(self.plain / name))
-        size = COPIES * sum(path.stat().st_size for path in files) or PIECE_BYTES
-        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
         piece = bytearray(PIECE_BYTES)
-        for path in files:
+        for path in files_below(self.plain / name):
             with path.open("rb", buffering=0) as file:
                 while file.readinto(piece):
                     pass
+        self.touch_memory(name)
+
+    def touch_memory(self, name: str) -> None:
+        """Have free memory that is there to be taken, for what is about to be read.
+
+        A virtual machine's host takes it back once it was free for a second or two, and who takes a
+        GiB of that first waits a second for it (1.2 s to write one, 0.24 else).
+        """
+        wanted = COPIES * sum(path.stat().st_size for path in files_below(self.plain / name))
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        size = max(mmap.PAGESIZE, min(wanted, free // 2))
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 
     def forget(self) -> None:
         """Leave nothing to write, and nothing cached where root's permission is there."""

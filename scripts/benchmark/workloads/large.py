@@ -173,5 +173,6 @@ def _with_kernel_settings(site: Site, wanted: Mapping[str, int] | None) -> dict[
         site.settle("large")
         with mounted_wbfs(site, site.near, state) as mounted:
             settings = kernel_settings(mounted.path, wanted)
+            site.touch_memory("large")
             sample = read("sequential", mounted.root("large") / LARGE)
             return {"cold": replace(sample, more={**sample.more, **settings})}

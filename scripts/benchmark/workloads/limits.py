@@ -5,9 +5,6 @@ the processors; beside them the time of a daemon that does these steps and no mo
 wbfs. What curl doesn't do is to give the bytes to a program through the kernel: that copies them
 three times more.
 
-So it is with downloads, too: of `wbfs get` and of what does nothing but receive, check and write
-twice, beside aria2c, which neither checks the file nor keeps it.
-
 Of many small files over the link the processor's seconds of each who takes part, and of all of them
 shared, in wbfs, and at the least: curl fetches the files and checks none, and a daemon that has
 them in memory answers the same readers.
@@ -17,19 +14,14 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from mounts import run
 
-from benchmark.contenders import ARIA2C, CURL, LEAST, LEAST_GET, WBFS
-from benchmark.contenders.downloads import (
-    fetch_with_aria2c,
-    fetch_with_curl,
-    get_with_least,
-    get_with_wbfs,
-)
+from benchmark.contenders import CURL, LEAST, WBFS
+from benchmark.contenders.downloads import fetch_with_curl
 from benchmark.contenders.kernel import read_ahead_as_wbfs
 from benchmark.contenders.mounts import (
     Mounted,
@@ -72,27 +64,14 @@ def limits_workload(site: Site) -> Workload:
         turns={
             ALONE: lambda: _steps(site, url),
             **reading,
-            WBFS: lambda: {
-                **reading[WBFS](),
-                "got": downloaded(site, "large", partial(get_with_wbfs, site, site.near, "large")),
-            },
-            **{
-                name: partial(_fetch, site, url, case, fetch)
-                for name, case, fetch in (
-                    (CURL, "cold", fetch_with_curl),
-                    (LEAST_GET, "got", get_with_least),
-                    (ARIA2C, "got", fetch_with_aria2c),
+            CURL: lambda: {
+                "cold": downloaded(
+                    site, "large", lambda state: fetch_with_curl(site, url, state / LARGE)
                 )
             },
         },
         about="the digest is taken once all is there, and no reader waits for it",
     )
-
-
-def _fetch(
-    site: Site, url: str, case: str, fetch: Callable[[Site, str, Path], Sample]
-) -> dict[str, Sample]:
-    return {case: downloaded(site, "large", lambda state: fetch(site, url, state / LARGE))}
 
 
 def small_limits_workload(site: Site) -> Workload:

@@ -8,12 +8,23 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmark.contenders import ARIA2C, ARIA2C_CHECKED, BARE, CURL, NATIVE, SDK, WBFS, WBFS_RUN
+from benchmark.contenders import (
+    ARIA2C,
+    ARIA2C_CHECKED,
+    BARE,
+    CURL,
+    LEAST_GET,
+    NATIVE,
+    SDK,
+    WBFS,
+    WBFS_RUN,
+)
 from benchmark.contenders.downloads import (
     CONNECTIONS,
     fetch_checked_with_aria2c,
     fetch_with_aria2c,
     fetch_with_curl,
+    get_with_least,
     get_with_sdk,
     get_with_wbfs,
 )
@@ -56,13 +67,17 @@ def small_workloads(site: Site) -> dict[str, Workload]:
         **{
             name: Workload(
                 title=f"an artifact downloaded: one file of {size}, or {files}{where}",
-                about=f"{ARIA2C}: {CONNECTIONS} connections; {CURL}: one; neither checks a digest",
+                about=(
+                    f"{ARIA2C}: {CONNECTIONS} connections; {CURL}: one; neither checks a digest."
+                    f" {LEAST_GET}: the bytes, MD5 and two copies, and nothing besides"
+                ),
                 turns={
                     WBFS: partial(_get, site, place, get_with_wbfs),
                     SDK: partial(_get, site, place, get_with_sdk),
                     ARIA2C: partial(_fetch, site, place, fetch_with_aria2c),
                     ARIA2C_CHECKED: partial(_fetch, site, place, fetch_checked_with_aria2c),
                     CURL: partial(_fetch, site, place, fetch_with_curl),
+                    LEAST_GET: partial(_fetch, site, place, get_with_least),
                 },
                 note=lambda more: (
                     f"{more['process_s']:.2f} s with its import" if "process_s" in more else ""

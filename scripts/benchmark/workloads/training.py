@@ -7,8 +7,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmark.contenders import BARE, CURL, NATIVE, RCLONE_DEFAULTS, SDK
-from benchmark.contenders.downloads import fetch_in_turn_with_curl, get_with_sdk
+from benchmark.contenders import BARE, CURL, LEAST_BATCH, NATIVE, RCLONE_DEFAULTS, SDK
+from benchmark.contenders.downloads import (
+    fetch_batch_with_least,
+    fetch_in_turn_with_curl,
+    get_with_sdk,
+)
 from benchmark.contenders.mounts import (
     RCLONE_SMALL,
     about_tuned,
@@ -21,7 +25,7 @@ from benchmark.programs.loader import BATCH_FILES, files_of, shuffled
 from benchmark.samples import Failed, Sample, Turn, Workload
 from benchmark.site import Site
 from benchmark.site.data import files_below
-from benchmark.workloads.turns import SEED, on_mounts
+from benchmark.workloads.turns import SEED, downloaded, on_mounts
 
 READERS = 4
 EPOCHS = 2
@@ -65,8 +69,8 @@ def training_workloads(site: Site) -> dict[str, Workload]:
             "a loader with one worker, its first batch",
             partial(_epochs, workers=1, epochs=1, batches=1),
             _batch_cases,
-            # The round trips, one after another: who reads so can't take less.
-            limit={CURL: partial(_in_turn, site)},
+            # The round trips, one after another, of who reads so and fetches nothing ahead.
+            limit={CURL: partial(_in_turn, site), LEAST_BATCH: partial(_least_batch, site)},
         ),
         "epochs-wan": workload(
             f"a loader with {READERS} workers, {EPOCHS} epochs",
@@ -142,6 +146,15 @@ def _in_turn(site: Site) -> dict[str, Sample]:
     names = [Path(path).relative_to(train) for path in chosen]
     sample = fetch_in_turn_with_curl(site, [f"{site.far.plain_url}/train/{name}" for name in names])
     return {ONCE_LISTED: sample}
+
+
+def _least_batch(site: Site) -> dict[str, Sample]:
+    """Ask what has to be asked, and fetch the same batch."""
+    sample = downloaded(
+        site, "train", lambda state: fetch_batch_with_least(site, state, seed=SEED + 1)
+    )
+    whole = replace(sample, more={**sample.more, "first_batch_s": sample.seconds})
+    return _batch_cases(whole)
 
 
 def _again(sample: Sample) -> dict[str, Sample]:
