@@ -369,16 +369,25 @@ async def test_what_is_fetched_once_more_is_taken_into_the_digest_as_it_comes(
     assert stops.count(8 * MIB) == 2
 
 
-async def test_a_digest_that_does_not_go_on_is_not_waited_for_long(
+async def test_a_digest_that_does_not_go_on_is_waited_for_once(
     setting: Setting, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
     monkeypatch.setattr("wbfs.fetch.large.content.MOST_UNHASHED", 0)
-    monkeypatch.setattr("wbfs.fetch.large.content.KEEP_UP_S", 0.1)
+    monkeypatch.setattr("wbfs.fetch.large.content.KEEP_UP_S", 0.125)
+    waits: list[float] = []
+    move_on_after = trio.move_on_after
+
+    def note(seconds: float) -> trio.CancelScope:
+        waits.append(seconds)
+        return move_on_after(seconds)
+
+    monkeypatch.setattr("wbfs.fetch.large.content.trio.move_on_after", note)
     got = trio.Event()
     with digest_that_waits(monkeypatch):
         nursery.start_soon(want_all, setting, got)
         await _until(lambda: setting.sources.sent == len(CONTENT))
+        assert waits.count(0.125) == 1
     await _until(got.is_set)
 
 
