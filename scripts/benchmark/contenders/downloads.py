@@ -12,7 +12,7 @@ from pathlib import Path
 from mounts import WBFS as COMMAND
 from mounts import run
 
-from benchmark.programs import LEAST_BATCH, LEAST_GET, LIMIT_S, LONG_LIMIT_S
+from benchmark.programs import LEAST_BATCH, LEAST_GET, LIMIT_S, LONG_LIMIT_S, sample_of
 from benchmark.samples import Failed, Sample
 from benchmark.site import Site
 from benchmark.site.data import files_below
@@ -92,13 +92,7 @@ def fetch_batch_with_least(site: Site, state: Path, *, seed: int) -> Sample:
     done = run(*command, env=site.env(site.far, state / "home"), timeout_s=LIMIT_S)
     if done.returncode:
         raise Failed(f"the least batch: {done.stderr.strip()[-500:]}")
-    figures: dict[str, float] = json.loads(done.stdout)
-    return Sample(
-        seconds=figures.pop("seconds"),
-        bytes=int(figures.pop("bytes")),
-        count=int(figures.pop("count")),
-        more=figures,
-    )
+    return sample_of(done.stdout)
 
 
 def _timed(command: Sequence[str], target: Path, who: str) -> Sample:

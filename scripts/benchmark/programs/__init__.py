@@ -59,6 +59,11 @@ def _run(program: Path, what: Mapping[str, object], limit_s: float) -> Sample:
         process.kill()
     if process.returncode:
         raise Failed(f"{program.name} fails: {what}: {errors.strip().rpartition(chr(10))[2]}")
+    return sample_of(output)
+
+
+def sample_of(output: str) -> Sample:
+    """Return the sample that a program has printed as JSON."""
     figures: dict[str, float] = json.loads(output)
     return Sample(
         seconds=figures.pop("seconds"),

@@ -55,21 +55,21 @@ def large_workloads(site: Site, *, reads: int) -> dict[str, Workload]:
             about=about_tuned(RCLONE_THROUGH),
             turns={
                 **on(near, _read_twice, RCLONE_THROUGH),
-                CURL: lambda: _curl(site, near),
+                CURL: lambda: read_with_curl(site, near),
                 NATIVE: lambda: _native(site, lambda: read("sequential", site.large)),
             },
         ),
         "sequential-wan": Workload(
             title=f"a file of {size} from end to end, over the link",
             about=about_tuned(RCLONE_THROUGH),
-            turns={**on(far, _read_once, RCLONE_THROUGH), CURL: lambda: _curl(site, far)},
+            turns={**on(far, _read_once, RCLONE_THROUGH), CURL: lambda: read_with_curl(site, far)},
         ),
         "first-bytes-wan": Workload(
             title=f"the first 4 KiB of {size}, after ls, over the link",
             about=about_tuned(RCLONE_HERE_AND_THERE),
             turns={
                 **on(far, lambda mounted: counted(site, lambda: _first_bytes(mounted))),
-                "curl -r": lambda: counted(site, lambda: _curl(site, far, "-r", "0-4095")),
+                "curl -r": lambda: counted(site, lambda: read_with_curl(site, far, "-r", "0-4095")),
             },
             note=lambda more: (
                 f"{more['round_trips']:.2f} round trips, {told_moved(more)},"
@@ -143,7 +143,8 @@ def _tensors(mounted: Mounted) -> dict[str, Sample]:
     return {"cold": read("tensors", path, share=TENSOR_SHARE, seed=SEED)}
 
 
-def _curl(site: Site, place: Place, *options: str) -> dict[str, Sample]:
+def read_with_curl(site: Site, place: Place, *options: str) -> dict[str, Sample]:
+    """Download the large file with curl, with nothing cached but by the server."""
     url = f"{place.plain_url}/large/{LARGE}"
     return {
         "cold": downloaded(

@@ -21,7 +21,6 @@ from pathlib import Path
 from mounts import run
 
 from benchmark.contenders import CURL, LEAST, WBFS
-from benchmark.contenders.downloads import fetch_with_curl
 from benchmark.contenders.kernel import read_ahead_as_wbfs
 from benchmark.contenders.mounts import (
     Mounted,
@@ -36,8 +35,9 @@ from benchmark.programs import LIMIT_S, load, read, step
 from benchmark.samples import Failed, Sample, Workload
 from benchmark.site import Site
 from benchmark.site.data import LARGE, files_below
+from benchmark.workloads.large import read_with_curl
 from benchmark.workloads.training import READERS
-from benchmark.workloads.turns import SEED, downloaded, on_mounts
+from benchmark.workloads.turns import SEED, on_mounts
 
 LIMITS, SMALL_LIMITS = "limits", "limits-small"
 ALONE = "alone"
@@ -64,11 +64,7 @@ def limits_workload(site: Site) -> Workload:
         turns={
             ALONE: lambda: _steps(site, url),
             **reading,
-            CURL: lambda: {
-                "cold": downloaded(
-                    site, "large", lambda state: fetch_with_curl(site, url, state / LARGE)
-                )
-            },
+            CURL: lambda: read_with_curl(site, site.near),
         },
         about="the digest is taken once all is there, and no reader waits for it",
     )

@@ -310,6 +310,7 @@ def digest_that_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 async def want_all(setting: Setting, got: trio.Event) -> None:
+    """Have all of the file fetched and checked, and tell when it is."""
     os.close(await setting.fetcher.ensure(VERSION, ENTRY))
     got.set()
 
@@ -431,18 +432,13 @@ async def test_a_whole_file_waits_for_a_request_that_stalls(
     for offset in range(0, len(CONTENT), MIB):
         await read(reader, offset, MIB)
     await _until(lambda: setting.fetcher.fetching == 1)
-    fds: list[int] = []
-
-    async def want_all() -> None:
-        fds.append(await setting.fetcher.ensure(VERSION, ENTRY))
-
-    nursery.start_soon(want_all)
+    got = trio.Event()
+    nursery.start_soon(want_all, setting, got)
     # Everything else goes on.
     await trio.testing.wait_all_tasks_blocked()
-    assert fds == []
+    assert not got.is_set()
     setting.sources.opened.set()
-    await _until(lambda: bool(fds))
-    os.close(fds[0])
+    await _until(got.is_set)
     reader.close()
 
 
@@ -451,20 +447,15 @@ async def test_a_whole_file_of_which_readers_bring_some_meanwhile(
 ) -> None:
     monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
     setting = Setting(nursery, tmp_path, LateFirstSources())
-    fds: list[int] = []
-
-    async def want_all() -> None:
-        fds.append(await setting.fetcher.ensure(VERSION, ENTRY))
-
-    nursery.start_soon(want_all)
+    got = trio.Event()
+    nursery.start_soon(want_all, setting, got)
     await _until(lambda: setting.sources.asked != [])
     reader = setting.open()
     await read(reader, len(CONTENT) - 4096, 4096)
     await read(reader, 13 * MIB, 4096)
     await _until(lambda: setting.fetcher.fetching == 1)
     setting.sources.opened.set()
-    await _until(lambda: bool(fds))
-    os.close(fds[0])
+    await _until(got.is_set)
     assert setting.sources.sent == len(CONTENT)
     reader.close()
 
