@@ -45,8 +45,8 @@ RUNS = 64
 class _Run:
     """Bytes read one after another; [start, stop) was read, [ahead_start, ahead_stop) asked for.
 
-    `part` is the furthest that a read is of; `is_in_part` tells that more than one is, or that the
-    run begins there.
+    `part` is the furthest that a read is of; `is_in_part` tells that a program reads there, and not
+    just the kernel ahead of one: it asks for as much again as it reads, and no more.
     """
 
     start: int
@@ -109,7 +109,7 @@ class ReadAhead:
                 # The least recently used run is the first.
                 self._runs.append(self._runs.pop(index))
                 if part >= run.part:
-                    run.is_in_part = part == run.part
+                    run.is_in_part = offset - self._start_of(part) >= stop - offset
                     run.part = part
                 return self._go_on(run, offset, stop, upwards=upwards)
         return self._begin(offset, stop, part)
@@ -133,13 +133,15 @@ class ReadAhead:
         is_first = first == second or any(run.part == first for run in self._runs)
         return first if is_first else second
 
+    def _start_of(self, part: int) -> int:
+        return self._parts[part][0] if self._parts else 0
+
     def _reach(self, run: _Run) -> int:
         """Return how far a run may be fetched ahead of, upwards."""
         if not self._parts:
             return self._size
         passed = run.part - run.first_part
         if passed == 1 and not run.is_in_part:
-            # The kernel's own read-ahead comes as far.
             return run.stop
         return self._parts[min(run.part + max(0, passed - 1), len(self._parts) - 1)][1]
 
