@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from importlib.resources import files
+from pathlib import Path
 
 import click
 
+import wbfs
 from wbfs.cli.words.echo import echo, echo_page
 from wbfs.model.errors import UsageError
 
@@ -106,7 +107,8 @@ def deploy(topic: str | None, texts: tuple[str, ...]) -> None:
 
 
 def _text(topic: str) -> str:
-    return files("wbfs").joinpath("deploy", SAMPLES[topic][0]).read_text(encoding="utf-8")
+    sample = Path(wbfs.__file__).parent / "deploy" / SAMPLES[topic][0]
+    return sample.read_text(encoding="utf-8")
 
 
 def _keys(text: str) -> list[str]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 
 import click
 
+import wbfs
 from wbfs.cli.words.echo import echo, echo_page
 from wbfs.model.errors import UsageError
 
 
-def _pages() -> dict[str, Traversable]:
+def _pages() -> dict[str, Path]:
     """Return the pages by their topic."""
-    pages = {page.name: page for page in files("wbfs").joinpath("help").iterdir()}
+    pages = {page.name: page for page in (Path(wbfs.__file__).parent / "help").iterdir()}
     return {name.removesuffix(".md"): pages[name] for name in sorted(pages)}
 
 

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-import requests
-
 from wbfs.model.errors import AccessDenied, LoginRefused, UsageError
 from wbfs.remote.user_files import UserFiles, refuse_to_wait
 
@@ -180,6 +178,9 @@ def is_same_server(named: str, base_url: str) -> bool:
 
 def _split(url: str, named_by: str) -> SplitResult:
     """Return the parts of W&B's URL, without user and password. Raises UsageError."""
+    # Imported late: who looks at mounts, or takes one down, asks no server.
+    import requests
+
     try:
         parts = urlsplit(url)
         is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
