@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from typing import NoReturn
 
@@ -71,6 +73,8 @@ def main() -> None:
 
     mount.fuse3 has a form of its own: `wbfs SOURCE MOUNTPOINT -o OPTIONS`.
     """
+    # All of it goes with the process: to look for garbage in what was imported takes a while.
+    atexit.register(gc.freeze)
     have_standard_streams()
     match sys.argv[1:]:
         case [source, _, "-o", _] if source not in commands.commands:

@@ -52,3 +52,12 @@ def printed(program: str, *arguments: str) -> str:
 def test_what_others_need_is_not_imported(modules: str, needed: set[str]) -> None:
     others = OF_ONE_COMMAND - needed
     assert printed(f"import sys, {modules}; print({others!r} & set(sys.modules))") == "set()\n"
+
+
+def test_no_garbage_is_looked_for_at_the_end() -> None:
+    program = (
+        "import atexit, gc; atexit.register(lambda: print(len(gc.get_objects())));"
+        "from wbfs.cli.main import main; main()"
+    )
+    *_, left = printed(program, "--version").split()
+    assert int(left) < 1000
