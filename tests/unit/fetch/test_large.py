@@ -319,8 +319,8 @@ async def test_no_more_is_fetched_than_the_digest_keeps_up_with(
     setting: Setting, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
-    monkeypatch.setattr("wbfs.fetch.large.content.MOST_UNHASHED", 4 * MIB)
-    monkeypatch.setattr("wbfs.fetch.large.content.KEEP_UP_S", WAIT_S)
+    monkeypatch.setattr("wbfs.fetch.large.hash_ahead.MOST_UNHASHED", 4 * MIB)
+    monkeypatch.setattr("wbfs.fetch.large.hash_ahead.KEEP_UP_S", WAIT_S)
     got = trio.Event()
     with digest_that_waits(monkeypatch):
         nursery.start_soon(want_all, setting, got)
@@ -336,8 +336,8 @@ async def test_what_was_here_before_does_not_wait_for_the_digest(
 ) -> None:
     monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
     monkeypatch.setattr("wbfs.fetch.large.planner.LARGEST_WINDOW", 0)
-    monkeypatch.setattr("wbfs.fetch.large.content.MOST_UNHASHED", 8 * MIB)
-    monkeypatch.setattr("wbfs.fetch.large.content.KEEP_UP_S", 2 * WAIT_S)
+    monkeypatch.setattr("wbfs.fetch.large.hash_ahead.MOST_UNHASHED", 8 * MIB)
+    monkeypatch.setattr("wbfs.fetch.large.hash_ahead.KEEP_UP_S", 2 * WAIT_S)
     reader = setting.open()
     for offset in range(0, 12 * MIB, MIB):
         await read(reader, offset, MIB)
@@ -374,8 +374,8 @@ async def test_a_digest_that_does_not_go_on_is_waited_for_once(
     setting: Setting, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
-    monkeypatch.setattr("wbfs.fetch.large.content.MOST_UNHASHED", 0)
-    monkeypatch.setattr("wbfs.fetch.large.content.KEEP_UP_S", 0.125)
+    monkeypatch.setattr("wbfs.fetch.large.hash_ahead.MOST_UNHASHED", 0)
+    monkeypatch.setattr("wbfs.fetch.large.hash_ahead.KEEP_UP_S", 0.125)
     waits: list[float] = []
     move_on_after = trio.move_on_after
 
@@ -383,7 +383,7 @@ async def test_a_digest_that_does_not_go_on_is_waited_for_once(
         waits.append(seconds)
         return move_on_after(seconds)
 
-    monkeypatch.setattr("wbfs.fetch.large.content.trio.move_on_after", note)
+    monkeypatch.setattr("wbfs.fetch.large.hash_ahead.trio.move_on_after", note)
     got = trio.Event()
     with digest_that_waits(monkeypatch):
         nursery.start_soon(want_all, setting, got)
@@ -398,8 +398,8 @@ async def test_who_waits_for_the_digest_does_not_wait_where_none_is_taken(
 ) -> None:
     # However little may be left, the last of it is taken as the file is sealed.
     monkeypatch.setattr("wbfs.fetch.large.generation.AT_ONCE", 1)
-    monkeypatch.setattr("wbfs.fetch.large.content.MOST_UNHASHED", -1)
-    monkeypatch.setattr("wbfs.fetch.large.content.KEEP_UP_S", 2 * WAIT_S)
+    monkeypatch.setattr("wbfs.fetch.large.hash_ahead.MOST_UNHASHED", -1)
+    monkeypatch.setattr("wbfs.fetch.large.hash_ahead.KEEP_UP_S", 2 * WAIT_S)
     failures = _fail_at_first(monkeypatch, failing)
     with trio.fail_after(WAIT_S):
         os.close(await setting.fetcher.ensure(VERSION, ENTRY))

@@ -20,6 +20,7 @@ import trio
 
 from wbfs.fetch.large.flight import Opening
 from wbfs.fetch.large.generation import PAST_STORE_S, Generation
+from wbfs.fetch.large.hash_ahead import HashAhead
 from wbfs.fetch.large.layout import HEADER_BEGINNING, header_stop, parts_of
 from wbfs.fetch.large.pages import PAST_STORE, UncheckedPages
 from wbfs.fetch.large.planner import Plan, ReadAhead
@@ -47,15 +48,6 @@ class State(Enum):
     WRONG = auto()
 
 
-HASHED_AT_LEAST, HASHED_AT_MOST = 4 << 20, 32 << 20
-"""Bytes that are worth a thread's while, and after which it says how far it is."""
-MOST_UNHASHED = 128 << 20
-"""Bytes that have come and are not in the digest yet before no more are asked for, where somebody
-waits for all: the digest ends last, and what fetches takes the processor from it. With two
-processors 1 GiB was got in 2.61 s, and in 2.85 without this; with half as much in 2.67, and 0.3 s
-later over a link."""
-KEEP_UP_S = 1.0
-"""Seconds for which more requests wait for a digest that does not go on."""
 _KEPT = (State.FILLING, State.CHECKING, State.UNSEALABLE)
 """States in which a later mount may go on with what is here."""
 
@@ -98,10 +90,7 @@ class LargeFile:
         self._error: WbfsError | None = None
         # The digest is taken, be it of a part, by one thread at a time.
         self._hashing: Work[None] | None = None
-        self._hashed = 0
-        self._hashed_more = trio.Event()
-        # Where the digest was when it did not go on for a while.
-        self._stuck_at: int | None = None
+        self.hashed = HashAhead(resources)
         # None while the store can't hold any.
         self._generation: Generation | None = None
         self._store_tried_at = -math.inf
@@ -110,7 +99,7 @@ class LargeFile:
     def _begin(self) -> None:
         """Go on with what the store has of it, or begin anew, where the store can hold it."""
         self._store_tried_at = trio.current_time()
-        self._hashed = 0
+        self.hashed.begin(None)
         try:
             blob = self._resources.partial.large(self.blob)
         except StoreError as error:
@@ -127,6 +116,7 @@ class LargeFile:
         self._generation = Generation(
             self._resources, blob, content=self.blob, on_landed=self.go_on
         )
+        self.hashed.begin(blob)
 
     def _try_store_again(self, wanted: Wanted) -> None:
         if self._generation is None and trio.current_time() > self._store_tried_at + PAST_STORE_S:
@@ -277,7 +267,12 @@ class LargeFile:
                 await generation.fill(
                     wanted,
                     on_progress=partial(self._hash_ahead, generation, wanted),
-                    before_more=partial(self._keep_up, generation, generation.held.total),
+                    before_more=partial(
+                        self.hashed.keep_up,
+                        generation,
+                        generation.held.total,
+                        is_taken=self._is_hashing_ahead,
+                    ),
                 )
                 self.go_on(wanted)
             return self._sealed
@@ -295,43 +290,17 @@ class LargeFile:
                 partial(self._hash, generation, wanted), name=f"hash {wanted.path}"
             )
 
-    async def _keep_up(self, generation: Generation, had: int) -> None:
-        """Wait while the digest is far behind what was fetched beside the `had` bytes before.
-
-        Not for long where it does not go on: others may have its thread, or the disk hangs.
-        """
-
-        def is_behind() -> bool:
-            is_hashing = self.state is State.FILLING and self._hashing is not None
-            return is_hashing and generation.held.total - had > self._hashed + MOST_UNHASHED
-
-        if self._hashed == self._stuck_at:
-            return
-        with trio.move_on_after(KEEP_UP_S) as waiting:
-            while is_behind():
-                await self._hashed_more.wait()
-        if waiting.cancelled_caught:
-            self._stuck_at = self._hashed
+    def _is_hashing_ahead(self) -> bool:
+        return self._hashing is not None and self.state is State.FILLING
 
     async def _hash(self, generation: Generation, wanted: Wanted) -> None:
-        blob = generation.blob
         try:
-            # More has come meanwhile, be it between two requests' ends, which come many at a time.
-            while (stop := generation.settled_stop) >= self._hashed + HASHED_AT_LEAST:
-                stop = min(stop, self._hashed + HASHED_AT_MOST)
-                await self._resources.offload.run(Kind.CHECK, partial(blob.check_ahead, stop))
-                self._hashed = stop
-                self._tell_hashed()
+            await self.hashed.take(generation)
         except StoreError as error:
             log.info("%s; it is tried again when all is there", error)
         finally:
             self._hashing = None
-            self._tell_hashed()
             self.go_on(wanted)
-
-    def _tell_hashed(self) -> None:
-        self._hashed_more.set()
-        self._hashed_more = trio.Event()
 
     async def _check(self, generation: Generation, wanted: Wanted) -> None:
         """Check the bytes of a generation, all of which are here; it ends in another state."""
