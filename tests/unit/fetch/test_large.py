@@ -392,6 +392,26 @@ async def test_a_digest_that_does_not_go_on_is_waited_for_once(
     await _until(got.is_set)
 
 
+async def test_a_session_ends_while_a_file_comes_that_nobody_waits_for(tmp_path: Path) -> None:
+    # In which order what is under way ends is left to chance.
+    for number in range(8):
+        sources = GatedSources()
+        sources.gate = 16 * MIB
+        async with trio.open_nursery() as session:
+            setting = Setting(session, tmp_path / str(number), sources)
+            with trio.CancelScope() as waiting:
+                session.start_soon(_cancel_late, setting, waiting)
+                await setting.fetcher.ensure(VERSION, ENTRY)
+            session.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        sources.opened.set()
+
+
+async def _cancel_late(setting: Setting, waiting: trio.CancelScope) -> None:
+    await _until(lambda: len(setting.sources.asked) == 3 and setting.fetcher.fetching == 1)
+    waiting.cancel()
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 async def test_who_waits_for_the_digest_does_not_wait_where_none_is_taken(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, failing: int

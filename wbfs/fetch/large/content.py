@@ -280,8 +280,12 @@ class LargeFile:
             self._change_soon()
 
     def _change_soon(self) -> None:
-        # A flight that others join is under way until it has returned.
-        self._resources.offload.post(partial(self._on_change, self))
+        async def change() -> None:
+            self._on_change(self)
+
+        # A flight that others join is under way until it has returned. Not posted: what is done
+        # after the session's end can't start anything.
+        self._resources.background.spawn(change, name=f"go on without {self.blob.key}")
 
     def _hash_ahead(self, generation: Generation, wanted: Wanted) -> None:
         """Take what is there into the digest while the rest comes: somebody waits for all of it."""
