@@ -17,6 +17,7 @@ from wbfs.fetch.ahead.listed import ListedFolders
 from wbfs.fetch.ahead.loaders import Loaders, Was
 from wbfs.fetch.ahead.queue import Prefetch
 from wbfs.fetch.journal import Journal
+from wbfs.fetch.large.content import LargeFile
 from wbfs.fetch.large.files import LargeFiles, OpenLargeFile
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.sizes import Sizes
@@ -176,10 +177,17 @@ class Fetcher:
         self.sizes.forget(entry, inode)
         self._drop_pages(frozenset({inode}))
 
-    async def ensure(self, version: Version, entry: Entry) -> int:
+    async def ensure(
+        self,
+        version: Version,
+        entry: Entry,
+        *,
+        on_large: Callable[[LargeFile], None] = lambda file: None,
+    ) -> int:
         """Fetch the entry's blob unless the store has it, and check it.
 
-        Return a descriptor for the caller. Raises WbfsError.
+        Where a large file is fetched, `on_large` is given it first. Return a descriptor for the
+        caller. Raises WbfsError.
         """
         wanted = Wanted(version, entry)
         if is_sized_by_reading(entry):
@@ -187,17 +195,18 @@ class Fetcher:
         elif not entry.is_sized:
             wanted = wanted.of_size(await self.sizes.ask(version, entry))
         try:
-            return (await self._ensure(wanted)).reopen()
+            return (await self._ensure(wanted, on_large)).reopen()
         except ReferenceChanged:
             if not entry.is_sized:
                 self.sizes.forget(entry)
             raise
 
-    async def _ensure(self, wanted: Wanted) -> SealedBlob:
+    async def _ensure(self, wanted: Wanted, on_large: Callable[[LargeFile], None]) -> SealedBlob:
         sealed = await self.find(wanted)
         if sealed is None and is_large(wanted.entry):
             file = self.large.use(wanted)
             try:
+                on_large(file)
                 sealed = await file.whole(wanted)
             finally:
                 self.large.release(file)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from wbfs.fetch.bulk.following import Following
 from wbfs.fetch.bulk.slices import Slice
 from wbfs.fetch.bulk.straight import fetch_straight
-from wbfs.fetch.bulk.target import Target, TargetError, TargetFull, copy
+from wbfs.fetch.bulk.target import Target, TargetError, TargetFull, copy, split
 from wbfs.fetch.resources import Resources
 from wbfs.fetch.small.whole import is_large
 from wbfs.fetch.transfer import deadline_of
@@ -44,10 +45,13 @@ class Delivery(Protocol):
     async def look(self, piece: Slice) -> Found:
         """Look which files are where they belong. Raises WbfsError where none of them can be."""
 
-    async def put(self, wanted: Wanted, fd: int) -> bool:
+    def follow(self, wanted: Wanted) -> Following | None:
+        """Return what gets a file while it begins to be delivered; None where it is no use."""
+
+    async def put(self, wanted: Wanted, fd: int, following: Following | None) -> bool:
         """Deliver a file whose bytes are open as `fd`; return False if it was there already.
 
-        Raises WbfsError.
+        `following` is closed in any case. Raises WbfsError.
         """
 
     async def put_past_cache(self, wanted: Wanted, error: StoreError) -> int:
@@ -69,6 +73,7 @@ class ToTarget:
         """Nothing is opened yet."""
         self._target = target
         self._resources = resources
+        self._copies: set[Following] = set()
 
     async def begin(self) -> None:
         """Open the directory, made where it isn't there. Raises TargetError."""
@@ -94,25 +99,41 @@ class ToTarget:
                 found.to_get.append(file)
         return found
 
-    async def put(self, wanted: Wanted, fd: int) -> bool:
-        """Write a copy of the open file. Raises TargetError."""
-        folder, name = _split(wanted.entry.path)
+    def follow(self, wanted: Wanted) -> Following | None:
+        """Return what copies a large file while it comes."""
+        # Whether one without a digest is right already is known once all of it is here.
+        if not is_large(wanted.entry) or wanted.entry.digest is None:
+            return None
+        return Following(self._resources, self._target, wanted, self._copies)
+
+    async def put(self, wanted: Wanted, fd: int, following: Following | None) -> bool:
+        """Write a copy of the open file, or the rest of one. Raises TargetError."""
+        folder, name = split(wanted.entry.path)
+        stop = os.fstat(fd).st_size
 
         def write() -> bool:
             opened = self._target.folder(folder)
             if wanted.entry.digest is None and opened.has_bytes_of(name, fd):
                 return False
-            opened.write(name, lambda new: copy(fd, new, checkpoint=checkpoint))
+            opened.write(
+                name,
+                lambda new: copy(fd, new, stop=stop, checkpoint=checkpoint),
+                begun=following.take() if following else None,
+            )
             return True
 
-        # To the end: a thread that was left behind would leave its file behind.
-        return await self._resources.offload.run(Kind.DISK, write, to_the_end=True)
+        try:
+            # To the end: a thread that was left behind would leave its file behind.
+            return await self._resources.offload.run(Kind.DISK, write, to_the_end=True)
+        finally:
+            if following is not None:
+                following.close()
 
     async def put_past_cache(self, wanted: Wanted, error: StoreError) -> int:
         """Fetch the file straight into the directory. Raises WbfsError."""
         log.info("%s is written past the cache: %s", wanted.path, error)
         resources, entry = self._resources, wanted.entry
-        folder, name = _split(entry.path)
+        folder, name = split(entry.path)
         deadline = deadline_of(resources.timeout_s, entry.size)
 
         def note(count: int) -> None:
@@ -139,12 +160,6 @@ class ToTarget:
 
     async def end(self) -> None:
         """Do nothing: every file has its name."""
-
-
-def _split(path: str) -> tuple[str, str]:
-    """Return a path's folder, with a slash behind it unless it is the root, and its name."""
-    folder, slash, name = path.rpartition("/")
-    return folder + slash, name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +235,10 @@ class ToCache:
         more = max(0, blobs.rounded(entry.size or 0) - now)
         return _Held(is_ready=False, is_missing=True, now=now, more=more)
 
-    async def put(self, wanted: Wanted, fd: int) -> bool:
+    def follow(self, wanted: Wanted) -> None:
+        """Do nothing: what comes is where it belongs."""
+
+    async def put(self, wanted: Wanted, fd: int, following: Following | None) -> bool:
         """Return whether it was missing, and not another one with the same content before it."""
         was_missing = wanted.entry.blob.key in self._missing
         self._missing.discard(wanted.entry.blob.key)

@@ -235,12 +235,16 @@ class Pipeline:
 
     async def _deliver(self, wanted: Wanted) -> tuple[int, bool]:
         """Bring a file to where it belongs; return its size, and whether it was not there yet."""
+        following = self._delivery.follow(wanted)
         try:
-            fd = await self._fetcher.ensure(wanted.version, wanted.entry)
+            if following is not None:
+                fd = await following.ensure(self._fetcher)
+            else:
+                fd = await self._fetcher.ensure(wanted.version, wanted.entry)
         except StoreError as error:
             return await self._delivery.put_past_cache(wanted, error), True
         try:
-            return os.fstat(fd).st_size, await self._delivery.put(wanted, fd)
+            return os.fstat(fd).st_size, await self._delivery.put(wanted, fd, following)
         finally:
             os.close(fd)
 

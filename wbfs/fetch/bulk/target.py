@@ -13,7 +13,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wbfs.model.entries import Blob
@@ -223,28 +223,47 @@ class TargetFolder:
         finally:
             os.close(fd)
 
-    def write(self, name: str, fill: Callable[[int], None]) -> None:
-        """Put what `fill` writes to an open file at `name`, in the place of what is there.
+    def begin(self) -> int | None:
+        """Open a new file without a name; None where the filesystem has no such files.
 
-        What is no folder is replaced, a symbolic link itself and not what it leads to. Raises
-        TargetError, TargetFull, and what `fill` raises; then nothing has changed.
+        Raises OSError.
         """
         try:
-            if not self._write_unnamed(name, fill):
+            return os.open(".", _FILE | os.O_TMPFILE, 0o600, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno in _NO_UNNAMED_FILES:
+                return None
+            raise
+
+    def write(self, name: str, fill: Callable[[int], None], *, begun: int | None = None) -> None:
+        """Put what `fill` writes to an open file at `name`, in the place of what is there.
+
+        That is an empty one, or what was `begun` first, which is closed in any case. What is no
+        folder is replaced, a symbolic link itself and not what it leads to. Raises TargetError,
+        TargetFull, and what `fill` raises; then nothing has changed.
+        """
+        with self.writing(name):
+            if not self._write_unnamed(name, fill, begun):
                 self._write_named(name, fill)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Say in words what is the matter where the file at `name` can't be written.
+
+        Raises TargetError, TargetFull.
+        """
+        try:
+            yield
         except IsADirectoryError as error:
             raise self._folder_in_the_way(name) from error
         except OSError as error:
             raise _error(f"write {self._path / name}", error) from error
 
-    def _write_unnamed(self, name: str, fill: Callable[[int], None]) -> bool:
+    def _write_unnamed(self, name: str, fill: Callable[[int], None], begun: int | None) -> bool:
         """Write the file and then name it; False where the filesystem has no such files."""
-        try:
-            fd = os.open(".", _FILE | os.O_TMPFILE, 0o600, dir_fd=self._fd)
-        except OSError as error:
-            if error.errno in _NO_UNNAMED_FILES:
-                return False
-            raise
+        fd = self.begin() if begun is None else begun
+        if fd is None:
+            return False
         try:
             fill(fd)
             with if_offered():
@@ -316,17 +335,22 @@ def _temporary_name() -> str:
     return f".wbfs-{secrets.token_hex(8)}"
 
 
-def copy(source: int, fd: int, *, checkpoint: Callable[[], None]) -> None:
-    """Write all bytes of the open file `source` to `fd`. Raises OSError.
+def split(path: str) -> tuple[str, str]:
+    """Return a path's folder, with a slash behind it unless it is the root, and its name."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash, name
+
+
+def copy(source: int, fd: int, *, stop: int, checkpoint: Callable[[], None]) -> None:
+    """Write the bytes before `stop` of the open file `source` to `fd`, from where that stands.
 
     The copy shares the source's blocks where the filesystem can do that. `checkpoint` raises when
-    nobody waits for it any more.
+    nobody waits for it any more. Raises OSError.
     """
-    size = os.fstat(source).st_size
-    done = 0
+    done = os.lseek(fd, 0, os.SEEK_CUR)
     in_kernel = True
-    while done < size:
-        count = min(size - done, PIECE_BYTES)
+    while done < stop:
+        count = min(stop - done, PIECE_BYTES)
         try:
             # Both leave alone the position of `source`, which others read as well.
             if in_kernel:

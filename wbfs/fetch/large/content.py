@@ -323,6 +323,8 @@ class LargeFile:
         resources = self._resources
         # The check of a large file takes a while, in which the daemon may be killed.
         await generation.save()
+        # In steps: there may be somebody who follows it.
+        await self.hashed.take(generation)
         try:
             self._sealed = await resources.offload.run(Kind.CHECK, generation.blob.seal)
         except IntegrityError as error:

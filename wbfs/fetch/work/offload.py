@@ -29,6 +29,7 @@ class Kind(StrEnum):
     DISK = "disk"  # the local cache
     SYNC = "sync"  # the local cache, until it is safely on its disk
     CHECK = "check"  # digests of whole large files
+    COPY = "copy"  # large files that come, to where they are got to
     READERS = "readers"  # whose run it is that reads
     LINEAGE = "lineage"  # telling the server what runs read
 
@@ -43,6 +44,7 @@ THREADS = {
     Kind.DISK: 8,
     Kind.SYNC: 2,
     Kind.CHECK: 2,
+    Kind.COPY: 4,
     Kind.READERS: 1,
     Kind.LINEAGE: 1,
 }

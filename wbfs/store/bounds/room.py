@@ -115,12 +115,17 @@ class Room:
         return self._tally.used
 
     @property
+    def free(self) -> int:
+        """How many bytes its disk takes, whatever its limit is. Raises StoreError."""
+        return free_room(self._cache_dir, self.bounds)
+
+    @property
     def left(self) -> int:
         """How many bytes may be added before something is removed, as far as this is known."""
         if self.state is not State.CACHING:
             return 0
         try:
-            left = free_room(self._cache_dir, self.bounds)
+            left = self.free
         except StoreError:
             return 0
         if self.bounds.limit is not None:
@@ -247,7 +252,7 @@ class Room:
             allowed = int(self.bounds.limit * (1 - ROOM_SHARE))
             if held + missing > allowed:
                 return Shortage(needed=held + missing, allowed=allowed, is_of_disk=False)
-        free = free_room(self._cache_dir, self.bounds)
+        free = self.free
         if missing <= free:
             return None
         allowed = max(0, free + self._count() - held)

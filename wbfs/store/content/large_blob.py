@@ -114,7 +114,7 @@ class LargeBlob:
         return Extents(), [], generation
 
     @contextmanager
-    def _in_use(self) -> Iterator[int]:
+    def in_use(self) -> Iterator[int]:
         """Give the descriptor, which stays open for as long as the context lasts.
 
         Raises StoreError where it is closed.
@@ -150,7 +150,7 @@ class LargeBlob:
 
     def discard(self) -> None:
         """Remove the file, whose bytes are not the blob's. Raises StoreError."""
-        with self._in_use() as fd:
+        with self.in_use() as fd:
             try:
                 # The map first: without it the bytes mean nothing to anybody.
                 self._unlink_map()
@@ -166,13 +166,13 @@ class LargeBlob:
     @property
     def file(self) -> FileOf:
         """What `WriterApart` in another process writes to. Raises StoreError."""
-        with self._in_use() as fd:
+        with self.in_use() as fd:
             found = os.fstat(fd)
             return FileOf(path=self._path, device=found.st_dev, inode=found.st_ino)
 
     def write(self, offset: int, piece: bytes | memoryview) -> None:
         """Put bytes in their place. Raises StoreError, StoreFull."""
-        with self._in_use() as fd:
+        with self.in_use() as fd:
             self._room.add(
                 len(piece),
                 lambda: self._write(fd, piece, offset),
@@ -185,22 +185,22 @@ class LargeBlob:
 
     def read_in_memory(self, buffer: memoryview, offset: int) -> int:
         """Read what the kernel has in memory; see `sealed.read_in_memory`. Raises StoreError."""
-        with self._in_use() as fd:
+        with self.in_use() as fd:
             return read_in_memory(fd, buffer, offset)
 
     def read(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` with the bytes at `offset`. Raises StoreError."""
-        with self._in_use() as fd:
+        with self.in_use() as fd:
             read_fully(fd, buffer, offset)
 
     def save(self, held: list[tuple[int, int]]) -> None:
         """Note what it holds, for a later mount while the machine is up. Raises StoreError."""
-        with self._in_use() as fd:
+        with self.in_use() as fd:
             self._write_map(fd, held, sync=False)
 
     def flush(self, held: list[tuple[int, int]]) -> None:
         """Wait until it is safely on disk, and note what it holds for good. Raises StoreError."""
-        with self._in_use() as fd:
+        with self.in_use() as fd:
             try:
                 os.fdatasync(fd)
             except OSError as error:
@@ -237,7 +237,7 @@ class LargeBlob:
 
         One thread at a time, with `seal`. Raises StoreError.
         """
-        with self._in_use():
+        with self.in_use():
             if self._digest is None:
                 return
             try:
@@ -251,7 +251,7 @@ class LargeBlob:
         Where somebody has removed the file, it stays without a name. Raises IntegrityError where
         the bytes are not the blob's, StoreError, StoreFull.
         """
-        with self._in_use() as fd:
+        with self.in_use() as fd:
             size = os.fstat(fd).st_size
             self.check_ahead(size)
             check_content(self._blob, size, self._digest.hexdigest() if self._digest else None)
