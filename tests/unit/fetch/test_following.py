@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,9 +20,10 @@ from tables import add_table
 from test_large import CONTENT, ENTRY, MIB, VERSION, WAIT_S, GatedSources, Setting
 
 from wbfs.fetch.bulk.delivery import ToTarget
+from wbfs.fetch.bulk.following import Following
 from wbfs.fetch.bulk.pipeline import Pipeline, Selection
 from wbfs.fetch.bulk.tally import Tally
-from wbfs.fetch.bulk.target import Target, TargetFolder, TargetFull
+from wbfs.fetch.bulk.target import Target, TargetError, TargetFolder, TargetFull
 from wbfs.fetch.large.hash_ahead import HashAhead
 from wbfs.fetch.wanted import Wanted
 from wbfs.model.entries import Entry, Version
@@ -93,17 +97,25 @@ class Getting:
     def unnamed(self) -> list[bytes]:
         """Return what the open files of `root` have that have no name."""
         found = []
-        for link in Path("/proc/self/fd").iterdir():
-            try:
-                if os.readlink(link).startswith(f"{self.root}/#"):
-                    found.append(link.read_bytes())
-            except FileNotFoundError:
-                continue
+        for link in unnamed_files(self.root):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(link.read_bytes())
         return found
 
     def named(self) -> dict[str, bytes]:
         """Return what the files of `root` have."""
         return {path.name: path.read_bytes() for path in self.root.iterdir()}
+
+
+def unnamed_files(root: Path) -> list[Path]:
+    """Return links to the open files of a folder that have no name."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        # What is closed meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(link).startswith(f"{root}/#"):
+                found.append(link)
+    return found
 
 
 @pytest.fixture
@@ -295,6 +307,9 @@ async def test_a_run_that_is_cancelled_leaves_nothing(
         await until(lambda: pieces == [1])
         getting.scope.cancel()
         await getting.is_over.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        # Its thread may still write to it.
+        assert len(getting.unnamed()) == 1
     finally:
         goes_on.set()
     await until(lambda: not getting.resources.offload.busy()["copy"])
@@ -308,7 +323,7 @@ async def test_where_it_is_copied_once_it_is_here(
     getting: Getting, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     if why == "the cache needs the room":
-        monkeypatch.setattr(Room, "free", 2 * len(CONTENT) - 1)
+        monkeypatch.setattr(Room, "free", len(CONTENT) - 1)
     else:
         monkeypatch.setattr(TargetFolder, "begin", lambda folder: None)
     asked: list[int] = []
@@ -327,6 +342,101 @@ async def test_where_it_is_copied_once_it_is_here(
     getting.open()
     assert await getting.is_right("a")
     assert len(asked) == 1
+
+
+async def test_what_is_there_already_needs_no_room(
+    getting: Getting,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    copied: list[tuple[int, int]],
+    tmp_path: Path,
+) -> None:
+    def free(_: Room) -> int:
+        blocks = {}
+        for one in [*(tmp_path / "cache").rglob("md5-*"), *unnamed_files(getting.root)]:
+            # It gets its name meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                blocks[one.stat().st_ino] = one.stat().st_blocks
+        return 2 * len(CONTENT) + MIB - 512 * sum(blocks.values())
+
+    monkeypatch.setattr(Room, "free", property(free))
+    nursery.start_soon(getting.run, "a")
+    await until(lambda: getting.copies(GATE) == 1)
+    getting.open()
+    assert await getting.is_right("a")
+    assert sum(count for _, count in copied) == len(CONTENT)
+
+
+async def test_another_disk_has_room_of_its_own(
+    getting: Getting, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Room, "free", 0)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        getting.root = Path(folder, "root")
+        nursery.start_soon(getting.run, "a")
+        await until(lambda: getting.copies(GATE) == 1)
+        getting.open()
+        assert await getting.is_right("a")
+
+
+async def test_another_copy_that_begins_takes_the_room(
+    getting: Getting, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, more = os.copy_file_range, HashAhead.more
+    is_alone = threading.Event()
+    followers: list[trio.lowlevel.Task] = []
+    ended = False
+
+    async def tell_one(
+        hashed: HashAhead, blob: LargeBlob | None, stop: int
+    ) -> tuple[LargeBlob, int]:
+        followers.append(trio.lowlevel.current_task())
+        found = await more(hashed, blob, stop)
+        if trio.lowlevel.current_task() is not followers[0]:
+            await until(is_alone.is_set)
+        return found
+
+    def fail_once(*words: int) -> int:
+        nonlocal ended
+        if ended:
+            return copy(*words)
+        ended = True
+        is_alone.set()
+        deadline = time.monotonic() + WAIT_S
+        while len(getting.unnamed()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(HashAhead, "more", tell_one)
+    monkeypatch.setattr(os, "copy_file_range", fail_once)
+    nursery.start_soon(getting.run, "a", "b")
+    await until(lambda: ended)
+    getting.open()
+    assert await getting.is_right("a", "b")
+
+
+async def test_a_folder_that_is_gone_in_the_end_leaves_no_copy(
+    getting: Getting, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = ToTarget.put
+
+    def fail(target: Target, path: str) -> TargetFolder:
+        raise TargetError("it is gone")
+
+    async def put_nowhere(
+        target: ToTarget, wanted: Wanted, fd: int, following: Following | None
+    ) -> bool:
+        monkeypatch.setattr(Target, "folder", fail)
+        return await put(target, wanted, fd, following)
+
+    monkeypatch.setattr(ToTarget, "put", put_nowhere)
+    nursery.start_soon(getting.run, "a")
+    await until(lambda: getting.copies(GATE) == 1)
+    getting.open()
+    await until(getting.is_over.is_set)
+    assert getting.tally is not None
+    assert len(getting.tally.errors) == 1
+    assert (getting.unnamed(), getting.named()) == ([], {})
 
 
 async def test_a_copy_that_can_not_have_a_name(

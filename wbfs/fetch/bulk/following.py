@@ -20,6 +20,7 @@ from wbfs.fetch.work.background import Work
 from wbfs.fetch.work.offload import Kind, checkpoint
 from wbfs.model.errors import StoreError
 from wbfs.store.content.large_blob import LargeBlob
+from wbfs.store.content.marks import BLOCK_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ class Following:
     """A copy that has no name yet, of what of a large file is in its digest.
 
     It is begun anew where that was wrong, and given up where it can't be made: whoever puts the
-    file in its place does without it, and finds out what is the matter.
+    file in its place does without it, and finds out what is the matter. But where there is no room
+    for this one copy, nobody waits for the rest of the file.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Following:
         # What the copy was made of, and where it is: one thread at a time has them.
         self._blob: LargeBlob | None = None
         self._fd: int | None = None
-        # Whether there was no other copy as it went on last.
+        # Whether there was no other copy since it went on last.
         self._was_alone = True
 
     async def ensure(self, fetcher: Fetcher) -> int:
@@ -116,7 +118,7 @@ class Following:
             log.info("%s is copied once it is here: %s", self._wanted.path, error)
             self.close()
             # Where other copies took the room, there may be enough for one after the other.
-            if isinstance(error, TargetFull) and self._was_alone and not self._copies:
+            if isinstance(error, TargetFull) and self._was_alone:
                 self._full = error
                 self._waiting.cancel()
         except StoreError as error:
@@ -132,6 +134,9 @@ class Following:
                 self.close()
                 self._blob = blob
                 self._copies.add(self)
+                # Each sees the other, whichever is first.
+                for one in list(self._copies):
+                    one._was_alone = False
                 self._fd = folder.begin()
             if self._fd is None or not self._has_room(source, self._fd):
                 self.close()
@@ -142,6 +147,11 @@ class Following:
 
     def _has_room(self, source: int, fd: int) -> bool:
         """Whether the copy takes nothing of the disk that the cache may need. Raises StoreError."""
-        # Else it would be the cache that finds no room for the file.
-        is_same_disk = os.fstat(source).st_dev == os.fstat(fd).st_dev
-        return not is_same_disk or self._resources.room.free >= 2 * os.fstat(source).st_size
+        if os.fstat(source).st_dev != os.fstat(fd).st_dev:
+            return True
+        # First, as more comes meanwhile.
+        free = self._resources.room.free
+        size = os.fstat(source).st_size
+        # Of both files, what is not there yet: else it would be the cache that finds no room.
+        blocks = (os.fstat(one).st_blocks for one in (source, fd))
+        return free >= sum(max(0, size - count * BLOCK_BYTES) for count in blocks)

@@ -81,9 +81,9 @@ class HashAhead:
             self._stuck_at = self.stop
 
     async def more(self, blob: LargeBlob | None, stop: int) -> tuple[LargeBlob, int]:
-        """Wait until others than `blob`'s bytes before `stop` are in the digest; return which.
+        """Wait until the digest is past `stop`, or of another generation than `blob`.
 
-        That may never be: for whoever has a deadline.
+        Return where it is. That may never be: for whoever has a deadline.
         """
         while self.blob is None or self.stop <= (stop if self.blob is blob else 0):
             await self._more.wait()

@@ -46,7 +46,7 @@ class _Run:
     """Bytes read one after another; [start, stop) was read, [ahead_start, ahead_stop) asked for.
 
     `part` is the furthest that a read is of; `is_in_part` tells that a program reads there, and not
-    just the kernel ahead of one: it asks for as much again as it reads, and no more.
+    just the kernel, which asks ahead for as much again as was read, in one request.
     """
 
     start: int
