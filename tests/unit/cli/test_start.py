@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,14 +28,15 @@ OF_ONE_COMMAND = {
 """What no command needs before it does something."""
 
 
-def printed(program: str, *arguments: str) -> str:
-    """Return what a Python of its own prints."""
+def printed(program: str, *arguments: str, env: dict[str, str] | None = None) -> str:
+    """Return what a Python of its own prints, with this environment or another one."""
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
         timeout=100,
         check=True,
+        env=env,
         cwd=Path(wbfs.__file__).parents[1],
     )
     return done.stdout
@@ -61,3 +63,14 @@ def test_no_garbage_is_looked_for_at_the_end() -> None:
     )
     *_, left = printed(program, "--version").split()
     assert int(left) < 1000
+
+
+def test_a_mount_looks_for_no_garbage_in_what_was_imported(tmp_path: Path) -> None:
+    program = (
+        "import gc, trio; trio.run = lambda *_: print(len(gc.get_objects()));"
+        "from wbfs.cli.main import main; main()"
+    )
+    (tmp_path / "mountpoint").mkdir()
+    words = ["mount", "-f", "--cache-dir", tmp_path / "cache", tmp_path / "mountpoint"]
+    env = dict(os.environ, WANDB_API_KEY="k" * 40, WANDB_BASE_URL="http://127.0.0.1:1")
+    assert int(printed(program, *map(str, words), env=env)) < 1000

@@ -174,6 +174,14 @@ def test_it_says_how_often_it_tried(server: Server, transport: Transport) -> Non
     assert "attempt" not in str(caught.value)
 
 
+def test_an_attempt_that_has_no_time_left_tells_nothing(
+    server: Server, transport: Transport
+) -> None:
+    server.answers = [reply(503), reply(502), silence]
+    with pytest.raises(RemoteError, match=r"answers 502 .*\(3 attempts\)"):
+        read(transport, server, seconds=SHORT_S)
+
+
 def test_who_has_time_waits_longer_for_one_answer(server: Server, transport: Transport) -> None:
     def think(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(1.5)

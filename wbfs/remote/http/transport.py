@@ -254,11 +254,19 @@ class Transport:
     ) -> Answer:
         """Go on after a first attempt that failed; a request that goes well does without this."""
         failures = [failure]
+        telling = failure
 
         def attempt_again() -> Answer:
+            nonlocal telling
             if failures:
                 raise failures.pop()
-            return attempt()
+            try:
+                return attempt()
+            except _Retryable as failure:
+                # One for which there was little time left tells nothing of the server.
+                if not (isinstance(failure.error, RemoteTimeout) and deadline.expired):
+                    telling = failure
+                raise
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Retryable),
@@ -271,8 +279,8 @@ class Transport:
         )
         try:
             return retrying(attempt_again)
-        except _Retryable as last:
-            raise _given_up(last, retrying.statistics.get("attempt_number", 1)) from None
+        except _Retryable:
+            raise _given_up(telling, retrying.statistics.get("attempt_number", 1)) from None
 
     def body(self, response: Answer, deadline: Deadline) -> bytes:
         """Return the whole body, decoded: some proxy may compress what nobody asked it to.
