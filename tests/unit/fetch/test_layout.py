@@ -125,11 +125,11 @@ class MappingInOrder(Mapping):
         if page == self._marked:
             self._marked = self._next
             self._read_on()
-        elif page == self._next and self.pages.missing(page, min(page + PAGE, self.size)):
-            self._marked = page + PAGE
-            self.waits += self._read_on()
         elif self.pages.missing(page, min(page + PAGE, self.size)):
-            self._next, self._marked = max(0, page - READ_AROUND // 2), -1
+            if page == self._next:
+                self._marked = page + PAGE
+            else:
+                self._next, self._marked = max(0, page - READ_AROUND // 2), -1
             self.waits += self._read_on()
 
     def _read_on(self) -> int:

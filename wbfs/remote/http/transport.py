@@ -262,10 +262,10 @@ class Transport:
                 raise failures.pop()
             try:
                 return attempt()
-            except _Retryable as failure:
+            except _Retryable as last:
                 # One for which there was little time left tells nothing of the server.
-                if not (isinstance(failure.error, RemoteTimeout) and deadline.expired):
-                    telling = failure
+                if not (isinstance(last.error, RemoteTimeout) and deadline.expired):
+                    telling = last
                 raise
 
         retrying = tenacity.Retrying(
