@@ -5,7 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wbfs.fetch.large.planner import FIRST, LARGEST_WINDOW, SEGMENT, TAIL, Plan, ReadAhead
+from wbfs.fetch.large.planner import (
+    CONNECTIONS,
+    FIRST,
+    GROWTH,
+    LARGEST_WINDOW,
+    SEGMENT,
+    TAIL,
+    Plan,
+    ReadAhead,
+)
 from wbfs.model.extents import Extents
 
 KIB = 1 << 10
@@ -53,13 +62,18 @@ def test_requests_are_whole_ones_once_the_window_is_large() -> None:
     # Each costs milliseconds of the processor's time, and is not to be cut in two.
     for reading in (range(0, SIZE, MIB), range(SIZE - MIB, -MIB, -MIB)):
         read_ahead = ReadAhead(SIZE)
-        asked = []
-        for offset in reading:
-            asked += read_ahead.plan(offset, MIB).ahead
+        asked, grown = [], []
+        for count, offset in enumerate(reading):
+            ahead = read_ahead.plan(offset, MIB).ahead
+            asked += ahead
+            if count * MIB > LARGEST_WINDOW // GROWTH:
+                grown += ahead
             read_ahead.delivered(offset, MIB)
-        # All but those that it grows with, and that the file ends within.
-        assert sum(stop - start == SEGMENT for start, stop in asked) >= SIZE // SEGMENT - 4
-        assert len(asked) <= SIZE // SEGMENT + 12
+        # All but the last, that the file may end within.
+        assert grown[0][1] - grown[0][0] == SEGMENT
+        assert sum(stop - start != SEGMENT for start, stop in grown) <= 1
+        # Of each size as many as there are connections, in place of fewer whole ones.
+        assert len(asked) <= SIZE // SEGMENT + 2 * CONNECTIONS
 
 
 def test_a_backward_reader_too() -> None:
