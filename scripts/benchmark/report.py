@@ -61,7 +61,7 @@ def write_json(
     *,
     findings: Findings,
     settings: Mapping[str, object],
-    met: list[dict[str, object]],
+    met: list[dict[str, str]],
 ) -> None:
     """Write everything that was measured."""
     document = {

@@ -6,21 +6,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mounts import WBFS as COMMAND
 from mounts import run
 
+from benchmark.contenders import CONNECTIONS
+from benchmark.contenders.mounts import least_processes
 from benchmark.programs import LEAST_BATCH, LEAST_GET, LIMIT_S, LONG_LIMIT_S, sample_of
 from benchmark.samples import Failed, Sample
 from benchmark.site import Site
-from benchmark.site.data import files_below
+from benchmark.site.data import LARGE, files_below
 from benchmark.site.servers import Place
-from wbfs.fetch.apart.carriers import carriers_for, processors
 
-CONNECTIONS = 16
-"""Of aria2c, which allows no more to one server; and those that wbfs has."""
 DOWNLOAD = """
 import json
 import sys
@@ -76,14 +75,15 @@ def fetch_checked_with_aria2c(site: Site, url: str, target: Path) -> Sample:
     return fetch_with_aria2c(site, url, target, f"--checksum=md5={site.large_md5}")
 
 
-def get_with_least(site: Site, url: str, target: Path) -> Sample:
-    """Download with what does the least: the whole command is timed. Raises Failed."""
-    # Each has one connection, of which the link has many at once.
-    is_far = url.startswith(site.far.files_url)
-    count = CONNECTIONS if is_far else max(1, carriers_for(processors()))
-    command = [sys.executable, str(LEAST_GET), url, str(site.ca_file or ""), str(site.sizes.large)]
-    command += [site.large_md5, str(target.with_suffix(".cached")), str(target), str(count)]
-    return _timed(command, target, "the least download")
+def get_with_least(site: Site, place: Place, name: str, state: Path) -> Sample:
+    """Download an artifact's one file with what does the least: the whole command is timed.
+
+    Raises Failed.
+    """
+    command = [sys.executable, str(LEAST_GET), *site.version(name).split("/"), LARGE]
+    command += [str(state / "cached"), str(state / LARGE), str(least_processes(site, place))]
+    env = site.env(place, state / "home")
+    return _timed(command, state / LARGE, "the least download", env)
 
 
 def fetch_batch_with_least(site: Site, state: Path, *, seed: int) -> Sample:
@@ -95,10 +95,12 @@ def fetch_batch_with_least(site: Site, state: Path, *, seed: int) -> Sample:
     return sample_of(done.stdout)
 
 
-def _timed(command: Sequence[str], target: Path, who: str) -> Sample:
+def _timed(
+    command: Sequence[str], target: Path, who: str, env: Mapping[str, str] | None = None
+) -> Sample:
     """Have a command download one file, which is timed as a whole. Raises Failed."""
     began = time.perf_counter()
-    done = run(*command, timeout_s=LIMIT_S)
+    done = run(*command, env=env, timeout_s=LIMIT_S)
     seconds = time.perf_counter() - began
     if done.returncode:
         # aria2c says on its output what went wrong.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mounts import Mount, run, wait_until
 
-from benchmark.contenders import RCLONE_DEFAULTS, RCLONE_TUNED, WBFS
+from benchmark.contenders import CONNECTIONS, RCLONE_DEFAULTS, RCLONE_TUNED, WBFS
 from benchmark.contenders.kernel import read_ahead_as_wbfs
 from benchmark.programs import DAEMON
 from benchmark.programs import LEAST as LEAST_DAEMON
@@ -125,15 +125,21 @@ def mounted_daemon(site: Site, _: Place, state: Path, *, name: str) -> Iterator[
 def mounted_least(
     site: Site, place: Place, state: Path, *, name: str, size: int
 ) -> Iterator[Mounted]:
-    """Mount one file with the daemon that does the least; it is called `file` there."""
+    """Mount one file, by its path among the plain ones, with the daemon that does the least."""
     path = state / "least"
     path.mkdir()
     command = [sys.executable, str(LEAST_DAEMON), f"{place.plain_url}/{name}"]
     command += [str(site.ca_file or ""), str(size), str(state / "kept"), str(path)]
-    command += [str(max(1, carriers_for(processors())))]
+    command += [str(least_processes(site, place))]
     with _mounted_by(command, path, state / "least.log") as pid:
         read_ahead_as_wbfs(path)
         yield Mounted(pid=pid, path=path, root=lambda _: path)
+
+
+def least_processes(site: Site, place: Place) -> int:
+    """Return how many processes fetch for what does the least, each over one connection."""
+    # Of the link one has many at once.
+    return CONNECTIONS if place is site.far else max(1, carriers_for(processors()))
 
 
 def mounts(tuned: Sequence[str]) -> dict[str, MountIt]:

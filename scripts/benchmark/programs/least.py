@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 import pyfuse3
 import trio
@@ -35,7 +36,8 @@ class Operations(DoNothing):
         self._go = go
         self._stops: dict[int, int] = {}
         self._waiting: list[tuple[int, int, trio.Event]] = []
-        served = self._attributes[self._children[1][b"file"]]
+        (inode,) = self._children[1].values()
+        served = self._attributes[inode]
         served.st_size = size
         served.st_mode = stat.S_IFREG | 0o444
         served.entry_timeout = served.attr_timeout = FOREVER_S
@@ -83,7 +85,7 @@ def main() -> None:
     os.ftruncate(fd, size)
     ours, go = fetchers(url, ca_file, size, fd, count)
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "file").touch()
+        Path(folder, Path(urlsplit(url).path).name).touch()
         operations = Operations(Path(folder), fd, size, go)
 
     async def serve() -> None:

@@ -1,14 +1,18 @@
 """The least that downloads a file as `wbfs get` does: into a cache, checked, and to its place.
 
-Processes fetch it in ranges and write them to a file; as far as it is there, this one takes the MD5
-of it and writes it once more, each in a thread. Nobody is asked who one is, which version it is or
-where it has its files, and no bound is kept. It is a process of its own,
-`least_get.py URL CA SIZE MD5 CACHED TARGET PROCESSES`; CA is empty for plain HTTP.
+The server is asked which version it is, what is in it, and where the file is. Processes fetch it in
+ranges and write them to a file; as far as it is there, this one takes the MD5 of it and writes it
+once more, each in a thread. No bound is kept, no request made twice, and nothing waits for a mount.
+It is a process of its own, with the environment of a W&B client,
+`least_get.py ENTITY PROJECT ARTIFACT VERSION PATH CACHED TARGET PROCESSES`.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
+import json
 import os
 import socket
 import sys
@@ -16,6 +20,12 @@ import threading
 
 from benchmark.programs.parts import WRITTEN_BYTES
 from benchmark.programs.ranges import PROGRESS, RANGE_BYTES, fetchers
+from wbfs.remote.api.artifacts import WandbApi
+from wbfs.remote.credentials import load_credentials
+from wbfs.remote.http.transport import Deadline, Transport
+
+LIMIT_S = 60.0
+LARGEST_MANIFEST = 1 << 20
 
 
 class Arrived:
@@ -46,8 +56,18 @@ class Arrived:
 
 def main() -> None:
     """Download the file. Exits with 1 where its digest is another one."""
-    url, ca_file, size_text, expected, cached, target, count = sys.argv[1:]
-    size = int(size_text)
+    entity, project, artifact, name, path, cached, target, count = sys.argv[1:]
+    credentials = load_credentials()
+    transport = Transport.for_credentials(credentials, checkpoint=lambda: None)
+    api = WandbApi(transport=transport, credentials=credentials)
+    deadline = Deadline.after(LIMIT_S)
+    version = api.version(entity, project, artifact, name, deadline=deadline)
+    manifest = io.BytesIO()
+    api.manifest(version, manifest, limit=LARGEST_MANIFEST, deadline=deadline)
+    entry = json.loads(manifest.getvalue())["contents"][path]
+    url = api.file_urls(version, [path], deadline=deadline)[path]
+    size: int = entry["size"]
+    ca_file = os.environ.get("SSL_CERT_FILE", "")
     source, copy = (os.open(path, os.O_RDWR | os.O_CREAT, 0o600) for path in (cached, target))
     os.ftruncate(source, size)
     progress, go = fetchers(url, ca_file, size, source, int(count))
@@ -80,7 +100,7 @@ def main() -> None:
     arrived.listen(progress)
     for thread in threads:
         thread.join()
-    sys.exit(hasher.hexdigest() != expected)
+    sys.exit(base64.b64encode(hasher.digest()).decode() != entry["digest"])
 
 
 if __name__ == "__main__":

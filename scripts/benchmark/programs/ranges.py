@@ -48,7 +48,7 @@ def _fetch(
         start = number * RANGE_BYTES
         stop = min(size, start + RANGE_BYTES)
         sock.sendall(
-            f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             f"Range: bytes={start}-{stop - 1}\r\n\r\n".encode()
         )
         head = b""

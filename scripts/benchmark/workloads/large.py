@@ -6,15 +6,18 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
-from benchmark.contenders import CURL, NATIVE, WBFS
+from benchmark.contenders import CURL, LEAST, NATIVE, WBFS
 from benchmark.contenders.downloads import fetch_with_curl
 from benchmark.contenders.kernel import KERNEL_DEFAULTS, kernel_settings
 from benchmark.contenders.mounts import (
     RCLONE_HERE_AND_THERE,
     RCLONE_THROUGH,
     Mounted,
+    MountIt,
     about_tuned,
+    mounted_least,
     mounted_wbfs,
     mounts,
     scratch,
@@ -41,20 +44,23 @@ def large_workloads(site: Site, *, reads: int) -> dict[str, Workload]:
         place: Place,
         measure: Callable[[Mounted], Mapping[str, Sample]],
         tuned: Sequence[str] = RCLONE_HERE_AND_THERE,
+        also: Mapping[str, MountIt] | None = None,
     ) -> dict[str, Turn]:
         def after_listing(mounted: Mounted) -> Mapping[str, Sample]:
             # curl has the file's address too.
             read("listing", mounted.root("large"))
             return measure(mounted)
 
-        return on_mounts(mounts(tuned), site, place, "large", after_listing)
+        contenders = {**mounts(tuned), **(also or {})}
+        return on_mounts(contenders, site, place, "large", after_listing)
 
+    least = {LEAST: partial(mounted_least, name=f"large/{LARGE}", size=site.sizes.large)}
     return {
         "sequential": Workload(
             title=f"a file of {size} from end to end",
             about=about_tuned(RCLONE_THROUGH),
             turns={
-                **on(near, _read_twice, RCLONE_THROUGH),
+                **on(near, _read_twice, RCLONE_THROUGH, least),
                 CURL: lambda: read_with_curl(site, near),
                 NATIVE: lambda: _native(site, lambda: read("sequential", site.large)),
             },
@@ -62,7 +68,10 @@ def large_workloads(site: Site, *, reads: int) -> dict[str, Workload]:
         "sequential-wan": Workload(
             title=f"a file of {size} from end to end, over the link",
             about=about_tuned(RCLONE_THROUGH),
-            turns={**on(far, _read_once, RCLONE_THROUGH), CURL: lambda: read_with_curl(site, far)},
+            turns={
+                **on(far, _read_once, RCLONE_THROUGH, least),
+                CURL: lambda: read_with_curl(site, far),
+            },
         ),
         "first-bytes-wan": Workload(
             title=f"the first 4 KiB of {size}, after ls, over the link",

@@ -1,9 +1,8 @@
 """What a file, or many, can't be had in less than: its steps one by one, and nothing but them.
 
 Of a large file the processor's seconds of each step, and of all that a reader waits for shared by
-the processors; beside them the time of a daemon that does these steps and no more, of curl and of
-wbfs. What curl doesn't do is to give the bytes to a program through the kernel: that copies them
-three times more.
+the processors. What curl doesn't do is to give the bytes to a program through the kernel: that
+copies them three times more.
 
 Of many small files over the link the processor's seconds of each who takes part, and of all of them
 shared, in wbfs, and at the least: curl fetches the files and checks none, and a daemon that has
@@ -15,18 +14,16 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 from mounts import run
 
-from benchmark.contenders import CURL, LEAST, WBFS
+from benchmark.contenders import WBFS
 from benchmark.contenders.kernel import read_ahead_as_wbfs
 from benchmark.contenders.mounts import (
     Mounted,
     descendants,
     mounted_daemon,
-    mounted_least,
     mounted_wbfs,
     processor_s,
     scratch,
@@ -35,9 +32,8 @@ from benchmark.programs import LIMIT_S, load, read, step
 from benchmark.samples import Failed, Sample, Workload
 from benchmark.site import Site
 from benchmark.site.data import LARGE, files_below
-from benchmark.workloads.large import read_with_curl
 from benchmark.workloads.training import READERS
-from benchmark.workloads.turns import SEED, on_mounts
+from benchmark.workloads.turns import SEED
 
 LIMITS, SMALL_LIMITS = "limits", "limits-small"
 ALONE = "alone"
@@ -49,23 +45,9 @@ def limits_workload(site: Site) -> Workload:
     """Return the workload."""
     size = f"{site.sizes.large / (1 << 20):,.0f} MiB"
     url = f"{site.near.plain_url}/large/{LARGE}"
-    reading = on_mounts(
-        {
-            LEAST: partial(mounted_least, name=f"large/{LARGE}", size=site.sizes.large),
-            WBFS: mounted_wbfs,
-        },
-        site,
-        site.near,
-        "large",
-        _read,
-    )
     return Workload(
-        title=f"a file of {size} from end to end: processor's seconds of each step, and how long",
-        turns={
-            ALONE: lambda: _steps(site, url),
-            **reading,
-            CURL: lambda: read_with_curl(site, site.near),
-        },
+        title=f"a file of {size} from end to end: processor's seconds of each step",
+        turns={ALONE: lambda: _steps(site, url)},
         about="the digest is taken once all is there, and no reader waits for it",
     )
 
@@ -149,13 +131,6 @@ def _shared(took: Mapping[str, float]) -> dict[str, Sample]:
     return {name: Sample(seconds=seconds) for name, seconds in took.items()} | {
         "all, shared": Sample(seconds=all_s)
     }
-
-
-def _read(mounted: Mounted) -> dict[str, Sample]:
-    root = mounted.root("large")
-    # What is listed has an address.
-    read("listing", root)
-    return {"cold": read("sequential", root / LARGE if (root / LARGE).exists() else root / "file")}
 
 
 def _steps(site: Site, url: str) -> dict[str, Sample]:
