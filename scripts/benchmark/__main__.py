@@ -197,7 +197,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--contenders", nargs="+", metavar="NAME", help="only these, as the tables call them"
     )
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if a requirement fails")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 if a requirement is not met"
+    )
     parser.add_argument(
         "--json",
         type=lambda text: Path(text).absolute(),

@@ -6,5 +6,5 @@ SDK, CURL = "SDK", "curl"
 ARIA2C, ARIA2C_CHECKED = "aria2c", "aria2c --checksum"
 NATIVE, BARE, LEAST = "native", "do-nothing daemon", "least daemon"
 CONNECTIONS = 16
-"""Of aria2c, which allows no more to one server; those that wbfs has; and at the least."""
+"""How many aria2c makes, which allows no more to one server; wbfs has as many, and the least."""
 LEAST_GET, LEAST_BATCH = "least download", "least batch"

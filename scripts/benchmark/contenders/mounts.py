@@ -138,7 +138,7 @@ def mounted_least(
 
 def least_processes(site: Site, place: Place) -> int:
     """Return how many processes fetch for what does the least, each over one connection."""
-    # Of the link one has many at once.
+    # Over the link one connection is slow: as many as wbfs has.
     return CONNECTIONS if place is site.far else max(1, carriers_for(processors()))
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from benchmark.programs.parts import PIECE_BYTES, WRITTEN_BYTES, connected
 
-RANGE_BYTES = 16 << 20
+RANGE_BYTES = 4 << 20
 HEAD_BYTES = 4096
 PROGRESS = struct.Struct("QQ")
 """Where bytes begin and end that have come."""
@@ -30,8 +30,9 @@ def fetchers(
         if not os.fork():
             for inherited in (*go, starting):
                 os.close(inherited)
+            sock = connected(url, ca_file)
             os.read(waiting, 1)
-            _fetch(url, ca_file, size, fd, theirs, range(number, -(-size // RANGE_BYTES), count))
+            _fetch(sock, url, size, fd, theirs, range(number, -(-size // RANGE_BYTES), count))
             os._exit(0)
         os.close(waiting)
         go.append(starting)
@@ -39,28 +40,33 @@ def fetchers(
 
 
 def _fetch(
-    url: str, ca_file: str, size: int, fd: int, progress: socket.socket, numbers: range
+    sock: socket.socket, url: str, size: int, fd: int, progress: socket.socket, numbers: range
 ) -> None:
     parts = urlsplit(url)
-    sock = connected(url, ca_file)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
     piece = memoryview(bytearray(PIECE_BYTES))
     for number in numbers:
         start = number * RANGE_BYTES
         stop = min(size, start + RANGE_BYTES)
         sock.sendall(
-            f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             f"Range: bytes={start}-{stop - 1}\r\n\r\n".encode()
         )
         head = b""
         while b"\r\n\r\n" not in head:
-            head += sock.recv(HEAD_BYTES)
+            more = sock.recv(HEAD_BYTES)
+            assert more, "the server closed the connection"
+            head += more
+        assert head.startswith(b"HTTP/1.1 206"), head[:64]
         body = head.partition(b"\r\n\r\n")[2]
         piece[: len(body)] = body
         have = len(body)
         while start < stop:
             wanted = min(PIECE_BYTES, stop - start)
             while have < wanted:
-                have += sock.recv_into(piece[have:wanted])
+                count = sock.recv_into(piece[have:wanted])
+                assert count, "the server closed the connection"
+                have += count
             for at in range(0, have, WRITTEN_BYTES):
                 os.pwrite(fd, piece[at : min(at + WRITTEN_BYTES, have)], start + at)
             progress.send(PROGRESS.pack(start, start + have))

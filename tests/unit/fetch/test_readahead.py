@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +73,7 @@ def test_requests_are_whole_ones_once_the_window_is_large() -> None:
         # All but the last, that the file may end within.
         assert grown[0][1] - grown[0][0] == SEGMENT
         assert sum(stop - start != SEGMENT for start, stop in grown) <= 1
-        # Of each size as many as there are connections, in place of fewer whole ones.
+        # While the window is small there are more of them, and smaller ones.
         assert len(asked) <= SIZE // SEGMENT + 2 * CONNECTIONS
 
 
@@ -94,7 +95,18 @@ def test_the_kernels_requests_for_one_window_are_no_sign_of_more() -> None:
     for offset in (0, MIB, 3 * MIB, 2 * MIB):
         read_ahead.delivered(100 * MIB + offset, MIB)
     # Four times what was delivered, to where the last whole request ends.
-    assert 16 * MIB - SEGMENT < ahead_bytes(read_ahead.plan(104 * MIB, MIB)) <= 16 * MIB
+    assert 15 * MIB < ahead_bytes(read_ahead.plan(104 * MIB, MIB)) <= 16 * MIB
+
+
+@pytest.mark.parametrize("delivered", [4, 8, 16, 32])
+@pytest.mark.parametrize("step", [MIB, -MIB])
+def test_a_window_is_shared_by_all_connections(delivered: int, step: int) -> None:
+    read_ahead = ReadAhead(SIZE)
+    read_ahead.plan(SIZE // 2, MIB)
+    read_ahead.delivered(SIZE // 2, delivered * MIB)
+    ahead = read_ahead.plan(SIZE // 2 + step, MIB).ahead
+    whole = [(start, stop) for start, stop in ahead if stop - start == delivered * MIB // 4]
+    assert CONNECTIONS - 2 <= len(whole) <= len(ahead) <= CONNECTIONS + 1
 
 
 def test_a_seek_starts_anew_and_the_run_before_it_goes_on() -> None:

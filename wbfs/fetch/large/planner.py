@@ -5,8 +5,8 @@ or downwards, once its first bytes were delivered is fetched ahead of, in a wind
 what was delivered. The kernel's own read-ahead is no sign of that: its requests for a window come
 together, and in any order. Several runs go on side by side, as interleaved readers make them.
 
-A window is shared by as many requests as one server has connections for that: of 1 MiB at first,
-since over a link each is as slow as the others, and larger as it grows, since each has its cost.
+A window is shared by up to as many requests as one server has connections for that: of 1 MiB at
+first, since over a link they come sooner side by side, and larger as it grows, as each has a cost.
 
 Of a file whose parts are known a run is fetched ahead of to its part's end, and that at its first
 read, since programs read parts whole and skip others. Only one that has read on through several is
@@ -23,7 +23,7 @@ from operator import itemgetter
 FIRST = 256 << 10
 """Bytes that a first read fetches; one of more bytes fetches its own."""
 SEGMENT = 8 << 20
-"""Bytes of one request at most; its multiples are where requests begin and end."""
+"""Bytes of one request at most."""
 CONNECTIONS = 16
 """Requests that a window is shared by: as many at once as one server has connections for that."""
 LARGEST_WINDOW = CONNECTIONS * SEGMENT
@@ -40,7 +40,7 @@ NEAR_BY_PARTS = 512 << 10
 WHOLE_PART = 8 << 20
 """Bytes of a part that is fetched at its first read; of a larger one a program may want less."""
 PIECE = 1 << 20
-"""Bytes of one request of several side by side that a reader waits for; no window's are fewer."""
+"""Bytes of one request where a reader waits for several: a window is cut no smaller."""
 PAGE = 4096
 RUNS = 64
 """Runs in one file that are remembered."""
@@ -178,7 +178,7 @@ class ReadAhead:
         run.start = min(run.start, offset)
         run.stop = max(run.stop, stop)
         window = run.window
-        size = _request_of(window)
+        size = _request_bytes(window)
         if upwards:
             reach = self._reach(run)
             target = min(run.stop + window, reach)
@@ -208,7 +208,7 @@ class ReadAhead:
         return Plan(stop=stop, ahead=tuple(reversed(ahead)), in_order=True)
 
 
-def _request_of(window: int) -> int:
+def _request_bytes(window: int) -> int:
     """Return the bytes of one request of those that share a window."""
     size = PIECE
     while size < SEGMENT and size * CONNECTIONS < window:
