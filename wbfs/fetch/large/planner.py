@@ -5,9 +5,6 @@ or downwards, once its first bytes were delivered is fetched ahead of, in a wind
 what was delivered. The kernel's own read-ahead is no sign of that: its requests for a window come
 together, and in any order. Several runs go on side by side, as interleaved readers make them.
 
-A window is shared by up to as many requests as one server has connections for that: of 1 MiB at
-first, since over a link they come sooner side by side, and larger as it grows, as each has a cost.
-
 Of a file whose parts are known a run is fetched ahead of to its part's end, and that at its first
 read, since programs read parts whole and skip others. Only one that has read on through several is
 fetched ahead of beyond, by as many as it has passed.
@@ -23,11 +20,9 @@ from operator import itemgetter
 FIRST = 256 << 10
 """Bytes that a first read fetches; one of more bytes fetches its own."""
 SEGMENT = 8 << 20
-"""Bytes of one request at most."""
-CONNECTIONS = 16
-"""Requests that a window is shared by: as many at once as one server has connections for that."""
-LARGEST_WINDOW = CONNECTIONS * SEGMENT
-"""Bytes that are fetched ahead at most."""
+"""Bytes of one request at most; its multiples are where requests begin and end."""
+LARGEST_WINDOW = 128 << 20
+"""Bytes that are fetched ahead at most: on as many connections as one server has for that."""
 GROWTH = 4
 """A run's window, as a multiple of what was delivered of it."""
 TAIL = 512 << 10
@@ -40,7 +35,7 @@ NEAR_BY_PARTS = 512 << 10
 WHOLE_PART = 8 << 20
 """Bytes of a part that is fetched at its first read; of a larger one a program may want less."""
 PIECE = 1 << 20
-"""Bytes of one request where a reader waits for several: a window is cut no smaller."""
+"""Bytes of one request for a part that a reader waits for: several come side by side."""
 PAGE = 4096
 RUNS = 64
 """Runs in one file that are remembered."""
@@ -178,42 +173,33 @@ class ReadAhead:
         run.start = min(run.start, offset)
         run.stop = max(run.stop, stop)
         window = run.window
-        size = _request_bytes(window)
         if upwards:
             reach = self._reach(run)
             target = min(run.stop + window, reach)
             # In good time, and not for a few bytes each time.
-            if target < reach and target - run.ahead_stop < min(window // 2, size):
+            if target < reach and target - run.ahead_stop < min(window // 2, SEGMENT):
                 ahead = []
             else:
                 start = max(run.ahead_stop, run.stop)
-                boundary = target - target % size
-                if window > size and start < boundary and target < self._size:
+                boundary = target - target % SEGMENT
+                if window > SEGMENT and start < boundary and target < self._size:
                     # Beyond it two requests would be made of the next one.
                     target = boundary
-                ahead = segments(start, target, size)
+                ahead = segments(start, target)
             run.ahead_stop = max(run.ahead_stop, run.stop, *(stop for _, stop in ahead))
             own_stop = min(max(stop, run.ahead_stop), _next_boundary(offset))
             return Plan(stop=max(stop, own_stop), ahead=tuple(ahead), in_order=True)
         reach = self._parts[run.part][0] if self._parts else 0
         target = min(max(run.start - window, reach), run.start)
-        if target > reach and run.ahead_start - target < min(window // 2, size):
+        if target > reach and run.ahead_start - target < min(window // 2, SEGMENT):
             return Plan(stop=stop, in_order=True)
         stop_ahead = min(run.ahead_start, offset)
-        boundary = _next_boundary(target - 1, size)
-        if window > size and boundary < stop_ahead:
+        boundary = _next_boundary(target - 1)
+        if window > SEGMENT and boundary < stop_ahead:
             target = boundary
-        ahead = segments(target, stop_ahead, size)
+        ahead = segments(target, stop_ahead)
         run.ahead_start = min(run.ahead_start, target)
         return Plan(stop=stop, ahead=tuple(reversed(ahead)), in_order=True)
-
-
-def _request_bytes(window: int) -> int:
-    """Return the bytes of one request of those that share a window."""
-    size = PIECE
-    while size < SEGMENT and size * CONNECTIONS < window:
-        size *= 2
-    return size
 
 
 def _next_boundary(offset: int, size: int = SEGMENT) -> int:
