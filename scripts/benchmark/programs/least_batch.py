@@ -10,20 +10,15 @@ own, `least_batch.py ENTITY PROJECT ARTIFACT VERSION SEED`, with the environment
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from benchmark.programs.client import client, contents_of
 from benchmark.programs.loader import BATCH_FILES, shuffled
-from wbfs.remote.api.artifacts import WandbApi
-from wbfs.remote.credentials import load_credentials
 from wbfs.remote.http.bytes import Location, open_stream
-from wbfs.remote.http.transport import Deadline, Transport
 
-LIMIT_S = 60.0
-LARGEST_MANIFEST = 1 << 30
 PAGE_FILES = 1000
 """As many as the server gives in a page. With two, four or ten pages at once it takes longer."""
 
@@ -31,19 +26,14 @@ PAGE_FILES = 1000
 def main() -> None:
     """Fetch a batch; print how long it took, in seconds, and its bytes, as JSON."""
     entity, project, artifact, name, seed = sys.argv[1:]
-    credentials = load_credentials()
-    transport = Transport.for_credentials(credentials, checkpoint=lambda: None)
-    api = WandbApi(transport=transport, credentials=credentials)
-    deadline = Deadline.after(LIMIT_S)
+    api, transport, deadline = client()
     api.viewer(deadline=deadline)
     api.ask_features(deadline=deadline)
     began = time.perf_counter()
     api.project(entity, project, deadline=deadline)
     api.collection(entity, project, artifact, deadline=deadline)
     version = api.version(entity, project, artifact, name, deadline=deadline)
-    manifest = io.BytesIO()
-    api.manifest(version, manifest, limit=LARGEST_MANIFEST, deadline=deadline)
-    paths = sorted(json.loads(manifest.getvalue())["contents"])
+    paths = sorted(contents_of(api, version, deadline))
     listed = time.perf_counter()
     order = shuffled(len(paths), int(seed))[:BATCH_FILES]
     from_first = paths[order[0] :] + paths[: order[0]]

@@ -11,21 +11,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import json
 import os
 import socket
 import sys
 import threading
 
+from benchmark.programs.client import client, contents_of
 from benchmark.programs.parts import WRITTEN_BYTES
 from benchmark.programs.ranges import PROGRESS, RANGE_BYTES, fetchers
-from wbfs.remote.api.artifacts import WandbApi
-from wbfs.remote.credentials import load_credentials
-from wbfs.remote.http.transport import Deadline, Transport
-
-LIMIT_S = 60.0
-LARGEST_MANIFEST = 1 << 20
 
 
 class Arrived:
@@ -57,14 +50,9 @@ class Arrived:
 def main() -> None:
     """Download the file. Exits with 1 where its digest is another one."""
     entity, project, artifact, name, path, cached, target, count = sys.argv[1:]
-    credentials = load_credentials()
-    transport = Transport.for_credentials(credentials, checkpoint=lambda: None)
-    api = WandbApi(transport=transport, credentials=credentials)
-    deadline = Deadline.after(LIMIT_S)
+    api, _, deadline = client()
     version = api.version(entity, project, artifact, name, deadline=deadline)
-    manifest = io.BytesIO()
-    api.manifest(version, manifest, limit=LARGEST_MANIFEST, deadline=deadline)
-    entry = json.loads(manifest.getvalue())["contents"][path]
+    entry = contents_of(api, version, deadline)[path]
     url = api.file_urls(version, [path], deadline=deadline)[path]
     size: int = entry["size"]
     ca_file = os.environ.get("SSL_CERT_FILE", "")
